@@ -1,0 +1,79 @@
+# The words people type. The work itself is in tools/, .ci/run and CMakePresets.json.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: build serve test bench lint fuzz clean help
+
+# make serve
+WORKERS ?=
+PORT ?= 8000
+MODEL ?=
+ARGS ?=
+# make test
+STAGES ?=
+# make fuzz
+FUZZ_SECONDS ?= 60
+
+say := @printf '==> %s\n'
+
+build:
+	@tools/setup.sh
+	@tools/llama.sh >/dev/null
+	$(say) "penstock: compiling (minutes the first time, then only what changed)"
+	@cmake --preset release --log-level=WARNING \
+	  $(if $(wildcard build/CMakeCache.txt),,-DPENSTOCK_TESTS=OFF) >/dev/null
+	@cmake --build build --target penstock
+	$(say) "penstock: built, build/penstock"
+
+serve: build
+	@model="$(MODEL)"; \
+	[ -n "$$model" ] || model="$$(tools/model.sh)" || exit 1; \
+	set -- build/penstock serve --model "$$model" --port $(PORT) \
+	  $(if $(WORKERS),--workers $(WORKERS)) $(ARGS); \
+	printf '==> %s\n' "$$*" "stop it with Ctrl-C"; \
+	exec "$$@"
+
+test:
+	@.ci/run $(STAGES)
+
+bench: build
+	@tools/llama.sh --server >/dev/null
+	@tools/model.sh >/dev/null
+	@for script in bench/*/run.sh; do printf '==> %s\n' "$$script"; "$$script" || exit 1; done
+
+lint:
+	@tools/setup.sh --test
+	@tools/llama.sh >/dev/null
+	$(say) "format: clang-format (mend with: clang-format-19 -i FILE)"
+	@git ls-files -co --exclude-standard '*.h' '*.cc' | xargs clang-format-19 --dry-run -Werror
+	$(say) "lint: clang-tidy over every file, then only over what changed"
+	@cmake --preset tidy --log-level=WARNING >/dev/null
+	@cmake --build --preset tidy
+
+fuzz:
+	@tools/setup.sh --test
+	@tools/llama.sh >/dev/null
+	@cmake --preset fuzz --log-level=WARNING >/dev/null
+	@cmake --build --preset fuzz
+	@tools/fuzz.sh build-asan/fuzz $(FUZZ_SECONDS)
+
+clean:
+	rm -rf build build-dev build-asan build-tsan build-tidy
+	$(say) "kept: llama.cpp, the demo model and SDKs in $$(. tools/lib.sh; penstock_cache)"
+
+help:
+	@printf '%s\n' \
+	  'make serve   set everything up, build, and serve a small real model on port 8000' \
+	  '               make serve PORT=9000 WORKERS=2' \
+	  '               make serve MODEL=~/models/llama.gguf ARGS="--api-key secret"' \
+	  'make build   set up and build build/penstock' \
+	  'make test    everything CI runs: all tests, sanitizers, fuzzing, official SDKs' \
+	  '               make test STAGES="release test"      only the release build and its tests' \
+	  'make bench   measure, beside the floor and the peers, as docs state it' \
+	  'make lint    clang-format and clang-tidy over everything' \
+	  'make fuzz    fuzz each parser; make fuzz FUZZ_SECONDS=600 for longer' \
+	  'make clean   remove what was built here' \
+	  '' \
+	  'then ask it something:' \
+	  '  curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" \' \
+	  '    -d '"'"'{"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]}'"'"

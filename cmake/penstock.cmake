@@ -1,0 +1,124 @@
+# How Penstock is compiled, and the one way a module is declared.
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+
+find_program(PENSTOCK_CCACHE ccache)
+if(PENSTOCK_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${PENSTOCK_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${PENSTOCK_CCACHE})
+endif()
+find_program(PENSTOCK_MOLD mold)
+if(PENSTOCK_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)  # libstdc++ 12's own std::stable_sort sets it off; GCC still warns
+  add_compile_options(-Wno-deprecated-declarations)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_compile_options(-Wno-maybe-uninitialized)  # GCC 12 sees ghosts inside std::expected
+endif()
+if(PENSTOCK_SANITIZE)
+  add_compile_options(-fsanitize=${PENSTOCK_SANITIZE} -fno-sanitize-recover=all
+                      -fno-omit-frame-pointer -g1 -D_GLIBCXX_ASSERTIONS)
+  add_link_options(-fsanitize=${PENSTOCK_SANITIZE})
+endif()
+if(PENSTOCK_FUZZ)  # all code tells the fuzzer where it went; only fuzz targets link its main
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+# What sanitizer trees build: no binary, no benchmarks, only what their ctest runs need.
+add_custom_target(unit_tests)
+add_custom_target(fuzzers)
+
+# Tests that need a real vocabulary or model find it in PENSTOCK_DEMO_MODEL, and skip themselves
+# without it. Sanitizer trees go without: a real model under them costs minutes and shows no more.
+set(test_environment "")
+if(PENSTOCK_TESTS AND NOT PENSTOCK_SANITIZE)
+  execute_process(COMMAND ${CMAKE_SOURCE_DIR}/tools/model.sh --print-path
+                  OUTPUT_VARIABLE demo_model OUTPUT_STRIP_TRAILING_WHITESPACE
+                  COMMAND_ERROR_IS_FATAL ANY)
+  if(EXISTS ${demo_model})
+    set(test_environment ENVIRONMENT PENSTOCK_DEMO_MODEL=${demo_model})
+  else()
+    message(STATUS "no demo model: tests that need it are skipped (tools/model.sh fetches it)")
+  endif()
+endif()
+
+# penstock_module(NAME USES modules... LIBS libraries...)
+#
+# Makes from src/NAME/**:
+#   penstock_NAME       every .cc that is not a test, benchmark, fuzz target or main
+#   NAME_test           every *_test.cc, registered with ctest a case each, label NAME
+#   NAME_bench          every *_bench.cc, with PENSTOCK_BENCH
+#   <file>_fuzz         each *_fuzz.cc, with PENSTOCK_FUZZ; registered with ctest, label fuzz, as a
+#                       run of PENSTOCK_FUZZ_SECONDS from a fixed seed; <file>_fuzz.dict and the
+#                       folder <file>_fuzz_seeds beside it are used if they exist
+function(penstock_module name)
+  cmake_parse_arguments(ARG "" "" "USES;LIBS" ${ARGN})
+  set(dir ${CMAKE_SOURCE_DIR}/src/${name})
+  file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cc)
+  set(sources ${all})
+  list(FILTER sources EXCLUDE REGEX "(_test|_bench|_fuzz|/main)\\.cc$")
+  set(tests ${all})
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  set(benches ${all})
+  list(FILTER benches INCLUDE REGEX "_bench\\.cc$")
+  set(fuzzers ${all})
+  list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cc$")
+
+  add_library(penstock_${name} STATIC ${sources})
+  target_include_directories(penstock_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  list(TRANSFORM ARG_USES PREPEND penstock_)
+  target_link_libraries(penstock_${name} PUBLIC ${ARG_USES} ${ARG_LIBS})
+
+  if(PENSTOCK_TESTS AND tests)
+    find_package(GTest REQUIRED)
+    include(GoogleTest)
+    add_executable(${name}_test ${tests})
+    target_link_libraries(${name}_test PRIVATE penstock_${name} GTest::gmock GTest::gtest_main)
+    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
+                         PROPERTIES LABELS ${name} TIMEOUT 300 ${test_environment})
+    add_dependencies(unit_tests ${name}_test)
+  endif()
+  if(PENSTOCK_BENCH AND benches)
+    find_package(benchmark REQUIRED)
+    add_executable(${name}_bench ${benches})
+    target_link_libraries(${name}_bench PRIVATE penstock_${name} benchmark::benchmark_main)
+  endif()
+  if(PENSTOCK_FUZZ)
+    foreach(fuzzer ${fuzzers})
+      penstock_fuzzer(${name} ${fuzzer})
+    endforeach()
+  endif()
+endfunction()
+
+function(penstock_fuzzer module source)
+  cmake_path(GET source STEM LAST_ONLY target)
+  cmake_path(REMOVE_EXTENSION source LAST_ONLY OUTPUT_VARIABLE stem)
+  add_executable(${target} ${source})
+  target_link_libraries(${target} PRIVATE penstock_${module})
+  target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+  add_dependencies(fuzzers ${target})
+
+  set(arguments -timeout=10 -rss_limit_mb=2048 -artifact_prefix=${CMAKE_BINARY_DIR}/fuzz/)
+  if(EXISTS ${stem}.dict)
+    list(APPEND arguments -dict=${stem}.dict)
+  endif()
+  if(EXISTS ${stem}_seeds)
+    list(APPEND arguments ${stem}_seeds)
+  endif()
+  math(EXPR timeout_s "${PENSTOCK_FUZZ_SECONDS} + 120")
+  add_test(NAME fuzz.${target} COMMAND ${target} -seed=1 -max_total_time=${PENSTOCK_FUZZ_SECONDS}
+                                       -print_final_stats=1 ${arguments})
+  set_tests_properties(fuzz.${target} PROPERTIES LABELS fuzz TIMEOUT ${timeout_s})
+endfunction()

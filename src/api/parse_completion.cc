@@ -1,0 +1,75 @@
+#include <fmt/format.h>
+
+#include <limits>
+#include <optional>
+
+#include "api/internal/generation_fields.h"
+#include "api/internal/read_value.h"
+#include "api/openai.h"
+
+namespace penstock::api {
+namespace {
+
+struct State : GenerationState {
+  CompletionRequest& request;
+  std::optional<std::uint32_t> best_of;
+};
+
+void read_prompt(JsonReader& json, State& state) {
+  read_texts_or_tokens(json, kPromptsMax, state.request.prompts);
+}
+
+void read_suffix(JsonReader& json, State&) {
+  std::string suffix;
+  if (read_string(json, suffix) && !suffix.empty()) {
+    json.fail("this server does not fill in the middle of a text", Code::kUnprocessable);
+  }
+}
+
+constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
+
+constexpr FieldTable kFields(std::to_array<Field<State>>({
+    {"prompt", read_prompt},
+    {"max_tokens",
+     [](JsonReader& j, State& s) { read_int(j, 1, kTokensMax, s.request.max_tokens.emplace()); }},
+    {"logprobs",
+     [](JsonReader& j, State& s) { read_int(j, 0, 5, s.request.top_logprobs.emplace()); }},
+    {"echo", [](JsonReader& j, State& s) { read_bool(j, s.request.echo); }},
+    {"best_of", [](JsonReader& j, State& s) { read_int(j, 1, kChoicesMax, s.best_of.emplace()); }},
+    {"suffix", read_suffix},
+}));
+
+void check(JsonReader& json, const State& state) {
+  const CompletionRequest& request = state.request;
+  if (request.prompts.empty()) {
+    json.fail_below("prompt", "missing, expected a string, an array of strings or token ids");
+  }
+  if (state.best_of && *state.best_of != request.n) {
+    json.fail_below("best_of", fmt::format("must be left out or the same as n ({}), got {}",
+                                           request.n, *state.best_of));
+  }
+  if (request.prompts.size() * request.n > kCompletionChoicesMax) {
+    json.fail_below("n", fmt::format("{} choices for each of {} prompts are more than {} together",
+                                     request.n, request.prompts.size(), kCompletionChoicesMax));
+  }
+}
+
+}  // namespace
+
+Result<CompletionRequest> parse_completion_request(std::string_view body) {
+  CompletionRequest request;
+  JsonReader json(body);
+  State state{{request}, request, {}};
+  FieldsSeen seen = 0;
+  std::string_view key;
+  while (json.next_field(key)) {
+    if (kFields.read(json, key, state, seen) || read_generation_field(json, key, state)) continue;
+    note_unknown_field(key, request.unknown_fields);
+  }
+  finish_generation(json, state);
+  check(json, state);
+  if (!json.ok()) return std::unexpected(json.take_error());
+  return request;
+}
+
+}  // namespace penstock::api

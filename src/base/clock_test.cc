@@ -1,0 +1,59 @@
+#include "base/clock.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+namespace penstock {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(Clock, AManualClockMovesOnlyWhenTold) {
+  ManualClock clock;
+  const TimePoint start = clock.now();
+  EXPECT_EQ(clock.now(), start);
+  clock.advance(5ms);
+  EXPECT_EQ(clock.now() - start, 5ms);
+  clock.advance(1ns);
+  EXPECT_EQ(clock.now() - start, 5ms + 1ns);
+}
+
+TEST(Clock, TheSteadyClockNeverGoesBack) {
+  const SteadyClock clock;
+  TimePoint last = clock.now();
+  for (int i = 0; i < 1000; ++i) {
+    const TimePoint now = clock.now();
+    EXPECT_GE(now, last);
+    last = now;
+  }
+}
+
+TEST(Deadline, PassesAtItsMoment) {
+  ManualClock clock;
+  const Deadline deadline(clock.now() + 10ms);
+  EXPECT_EQ(deadline.at(), clock.now() + 10ms);
+  EXPECT_FALSE(deadline.passed(clock.now()));
+  clock.advance(10ms - 1ns);
+  EXPECT_FALSE(deadline.passed(clock.now()));
+  clock.advance(1ns);
+  EXPECT_TRUE(deadline.passed(clock.now()));
+  clock.advance(1h);
+  EXPECT_TRUE(deadline.passed(clock.now()));
+}
+
+TEST(Deadline, NeverIsLaterThanAnyTime) {
+  constexpr Deadline never;
+  ManualClock clock;
+  clock.advance(std::chrono::hours(24 * 365 * 200));
+  EXPECT_FALSE(never.passed(clock.now()));
+}
+
+TEST(Clock, MillisecondsKeepTheirFraction) {
+  EXPECT_DOUBLE_EQ(to_ms(1500us), 1.5);
+  EXPECT_DOUBLE_EQ(to_ms(-2ms), -2.0);
+  EXPECT_DOUBLE_EQ(to_ms(1ns), 1e-6);
+}
+
+}  // namespace
+}  // namespace penstock

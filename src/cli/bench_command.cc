@@ -1,0 +1,7 @@
+#include "cli/command.h"
+
+namespace penstock::cli {
+
+void add_bench(CLI::App&, int&) {}
+
+}  // namespace penstock::cli

@@ -1,0 +1,74 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "base/version.h"
+#include "cli/command.h"
+#include "cli/suggest.h"
+
+namespace {
+
+constexpr const char* kDescription =
+    "Penstock turns GPUs, or one laptop, into one fast OpenAI-compatible service.\n"
+    "\n"
+    "  penstock serve --model demo          serve a small real model on http://127.0.0.1:8000\n"
+    "  penstock serve --model model.gguf    serve your own\n"
+    "  penstock bench --url http://127.0.0.1:8000\n"
+    "\n"
+    "Every flag of a subcommand can also be set in the environment (PENSTOCK_PORT=8080 for\n"
+    "--port 8080) or in a TOML file given with --config. A flag beats the environment, and the\n"
+    "environment beats the file.";
+
+/// All option names of a subcommand, for suggestions.
+std::vector<std::string> names_of(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands({})) {
+    names.push_back(sub->get_name());
+    if (!sub->parsed()) continue;
+    for (const CLI::Option* option : sub->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+  }
+  return names;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(kDescription, "penstock");
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+  app.set_version_flag("--version", penstock::kVersion);
+  app.failure_message(CLI::FailureMessage::simple);
+  int exit_status = 0;
+  penstock::cli::add_serve(app, exit_status);
+  penstock::cli::add_bench(app, exit_status);
+  penstock::cli::add_version(app, exit_status);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::CallForAllHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::CallForVersion& version) {
+    return app.exit(version);
+  } catch (const CLI::ParseError& problem) {
+    std::string message = problem.what();
+    for (int i = 1; i < argc; ++i) {
+      const std::string word(argv[i]);
+      if (message.find(word.substr(0, word.find('='))) == std::string::npos) continue;
+      const std::string close = penstock::cli::closest(word.substr(0, word.find('=')), names_of(app));
+      if (!close.empty()) message += fmt::format(" (did you mean {}?)", close);
+      break;
+    }
+    fmt::print(stderr, "penstock: {}\nTry --help.\n", message);
+    return 2;
+  } catch (const std::exception& problem) {
+    fmt::print(stderr, "penstock: {}\n", problem.what());
+    return 1;
+  }
+  return exit_status;
+}

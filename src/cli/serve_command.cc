@@ -1,0 +1,296 @@
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "cli/command.h"
+#include "cli/model_path.h"
+#include "net/http_server.h"
+#include "serve/served_model.h"
+#include "serve/service.h"
+
+namespace penstock::cli {
+namespace {
+
+/// Everything the flags of `penstock serve` set. The defaults are right for one machine.
+struct ServeFlags {
+  std::string model;
+  std::vector<std::string> names;
+  std::string chat_template_file;
+  std::uint32_t workers = 1;
+  std::uint32_t sequences = 0;
+  std::uint64_t kv_cache_mib = 1024;
+  std::string kv_type = "f16";
+  std::string speedup = "1";
+  double request_timeout_s = 600;
+  double heartbeat_s = 10;
+  double drain_timeout_s = 30;
+  double header_timeout_s = 10;
+  double body_timeout_s = 60;
+  double idle_timeout_s = 75;
+  double stall_timeout_s = 30;
+  std::uint64_t body_mib_max = 64;
+  std::string log_level = "info";
+  std::string api_key_file;
+  bool check_only = false;
+  engine::LlamaOptions llama;
+  net::HttpServerOptions http;
+  serve::ServiceOptions service;
+};
+
+Nanos from_seconds(double s) {
+  return std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(s));
+}
+
+/// One table gives flags, environment, file and help: NAME, where it goes, what it says.
+void declare(CLI::App& sub, ServeFlags& f) {
+  const auto add = [&](const char* flag, auto& target, const char* help) {
+    CLI::Option* option = sub.add_option(flag, target, help)->capture_default_str();
+    std::string env = "PENSTOCK_";
+    for (const char c : option->get_lnames().front()) {
+      env += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    }
+    return option->envname(env);
+  };
+  sub.set_config("--config", "", "TOML file with any of these flags as keys; unknown keys are errors");
+  sub.allow_config_extras(CLI::config_extras_mode::error);
+  sub.add_flag("--check-config", f.check_only, "Check flags, environment and file, then exit");
+
+  add("--model", f.model, "demo, simulated, a .gguf file, or a folder with one")->required()->group("Model");
+  add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)")->group("Model");
+  add("--chat-template", f.chat_template_file, "Jinja file that replaces the model's chat template")->check(CLI::ExistingFile)->group("Model");
+
+  add("--workers", f.workers, "Engines; they share the weights, each has its own KV and threads")->check(CLI::Range(1, 256))->group("Engine");
+  add("--sequences", f.sequences, "Requests computed at once by a worker; 0: 8, divided among workers")->check(CLI::Range(0, 256))->group("Engine");
+  add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")->check(CLI::Range(64, 1 << 24))->group("Engine");
+  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")->check(CLI::Range(1, 4096))->group("Engine");
+  add("--kv-cache-mib", f.kv_cache_mib, "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")->check(CLI::Range(0, 1 << 24))->group("Engine");
+  add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")->check(CLI::IsMember({"f16", "q8_0"}))->group("Engine");
+  add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")->check(CLI::Range(0, 1024))->group("Engine");
+  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")->check(CLI::Range(1, 1 << 20))->group("Engine");
+  add("--step-tokens", f.llama.step_tokens, "Prompt tokens a worker computes between two looks at its queue")->check(CLI::Range(64, 4096))->group("Engine");
+  add("--slice-ms", f.llama.slice_ms, "Prompt work that running answers wait for at a time, ms (aim)")->check(CLI::Range(1, 60000))->group("Engine");
+  sub.add_flag("--exact", f.llama.exact, "Every token as if its request ran alone (slower when many run)")->envname("PENSTOCK_EXACT")->group("Engine");
+  add("--speedup", f.speedup, "Of --model simulated: 1 is real time, N is N times faster, max never waits")->group("Engine");
+
+  add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface")->group("Server");
+  add("--port", f.http.port, "TCP port; 0: any free one")->check(CLI::Range(0, 65535))->group("Server");
+  add("--loops", f.http.loops, "Event loops; 0: one a core")->check(CLI::Range(0, 1024))->group("Server");
+  add("--api-key", f.service.api_keys, "Key that clients must show, one or more (default: none needed)")->group("Server");
+  add("--api-key-file", f.api_key_file, "File with a key a line")->check(CLI::ExistingFile)->group("Server");
+  add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")->check(CLI::Range(1, 1 << 20))->group("Server");
+  add("--max-connections", f.http.connections_max, "Open connections before 503")->check(CLI::Range(1, 1 << 20))->group("Server");
+  add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)")->check(CLI::Range(1, 4096))->group("Server");
+  add("--max-tokens-default", f.service.max_tokens_default, "Answer length when the client names none; 0: what the context holds")->group("Server");
+  add("--request-timeout-s", f.request_timeout_s, "From request to complete answer, seconds (504 above)")->check(CLI::Range(0.001, 1e6))->group("Server");
+  add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")->check(CLI::Range(0.1, 1e6))->group("Server");
+  add("--drain-timeout-s", f.drain_timeout_s, "How long running answers may take after SIGTERM, seconds")->check(CLI::Range(0.0, 1e6))->group("Server");
+  add("--header-timeout-s", f.header_timeout_s, "For a request's headers to arrive, seconds (408 above)")->check(CLI::Range(0.1, 1e6))->group("Server");
+  add("--body-timeout-s", f.body_timeout_s, "For a request's body to arrive, seconds (408 above)")->check(CLI::Range(0.1, 1e6))->group("Server");
+  add("--idle-timeout-s", f.idle_timeout_s, "A kept-alive connection without a request, seconds")->check(CLI::Range(0.1, 1e6))->group("Server");
+  add("--stall-timeout-s", f.stall_timeout_s, "A client that takes none of its answer, seconds")->check(CLI::Range(0.1, 1e6))->group("Server");
+  add("--log-level", f.log_level, "debug, info, warn, error or off")->group("Server");
+}
+
+Result<std::string> read_file(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return fail(Code::kNotFound, fmt::format("cannot read {}", path));
+  std::ostringstream text;
+  text << file.rdbuf();
+  return std::move(text).str();
+}
+
+/// Turns what was typed into the options of each part. Fails with what is wrong.
+Result<serve::ModelOptions> settle(ServeFlags& f) {
+  const Result<log::Level> level = log::parse_level(f.log_level);
+  if (!level) return std::unexpected(level.error());
+  log::set_level(*level);
+  f.http.body_bytes_max = f.body_mib_max << 20;
+  f.http.header_timeout = from_seconds(f.header_timeout_s);
+  f.http.body_timeout = from_seconds(f.body_timeout_s);
+  f.http.idle_timeout = from_seconds(f.idle_timeout_s);
+  f.http.write_stall_timeout = from_seconds(f.stall_timeout_s);
+  f.service.request_timeout = from_seconds(f.request_timeout_s);
+  f.service.heartbeat = from_seconds(f.heartbeat_s);
+  if (!f.api_key_file.empty()) {
+    Result<std::string> text = read_file(f.api_key_file);
+    if (!text) return std::unexpected(text.error());
+    std::istringstream lines(*text);
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.empty()) f.service.api_keys.push_back(line);
+    }
+    if (f.service.api_keys.empty()) return fail(Code::kInvalidArgument, fmt::format("{} holds no key", f.api_key_file));
+  }
+  serve::ModelOptions model;
+  model.names = f.names.empty() ? std::vector<std::string>{model_name(f.model)} : f.names;
+  model.simulated = f.model == "simulated";
+  model.workers = f.workers;
+  model.llama = f.llama;
+  model.llama.sequences_max = f.sequences != 0 ? f.sequences : std::max(2U, 8 / f.workers);
+  model.llama.reuse_bytes = f.kv_cache_mib << 20;
+  model.llama.quantized_kv = f.kv_type == "q8_0";
+  if (f.speedup == "max") {
+    model.speedup = std::numeric_limits<double>::infinity();
+  } else {
+    char* end = nullptr;
+    model.speedup = std::strtod(f.speedup.c_str(), &end);
+    if (end == f.speedup.c_str() || *end != '\0' || !(model.speedup > 0) || !std::isfinite(model.speedup)) {
+      return fail(Code::kInvalidArgument, fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
+    }
+  }
+  if (!f.chat_template_file.empty()) {
+    Result<std::string> text = read_file(f.chat_template_file);
+    if (!text) return std::unexpected(text.error());
+    model.chat_template = std::move(*text);
+  }
+  return model;
+}
+
+/// A bar on a terminal, nothing elsewhere.
+void show_progress(float fraction) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  constexpr int kWidth = 40;
+  const int filled = static_cast<int>(fraction * kWidth);
+  fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3.0f} %", "", filled, "", kWidth - filled, 100 * fraction);
+  if (fraction >= 1) fmt::print(stderr, "\n");
+  std::fflush(stderr);
+}
+
+/// Signals are waited for by the main thread; every other thread blocks them.
+class Signals {
+ public:
+  Signals() {
+    sigemptyset(&set_);
+    for (const int s : {SIGINT, SIGTERM}) sigaddset(&set_, s);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+  }
+  /// The signal that came within `wait`, or 0.
+  int next(Nanos wait) const {
+    const timespec time{.tv_sec = static_cast<time_t>(wait.count() / 1'000'000'000),
+                        .tv_nsec = static_cast<long>(wait.count() % 1'000'000'000)};
+    const int s = sigtimedwait(&set_, nullptr, &time);
+    return s > 0 ? s : 0;
+  }
+
+ private:
+  sigset_t set_{};
+};
+
+/// Loads the model beside the server that is already listening.
+class Loader {
+ public:
+  Loader(const serve::ModelOptions& options, const std::string& model, const Clock& clock, serve::Service& service)
+      : thread_([this, options, model, &clock, &service] { load(options, model, clock, service); }) {}
+  ~Loader() {
+    give_up_ = true;
+    thread_.join();
+  }
+  [[nodiscard]] bool failed() const noexcept { return failed_.load(); }
+
+ private:
+  void load(serve::ModelOptions options, const std::string& name, const Clock& clock, serve::Service& service) {
+    const TimePoint start = clock.now();
+    Result<std::string> path = resolve_model(name);
+    if (!path) return fail_with(path.error(), service);
+    options.path = *path;
+    auto model = serve::ServedModel::load(options, clock, [&](float fraction) {
+      service.set_loading(fraction);
+      show_progress(fraction);
+      return !give_up_.load();
+    });
+    if (!model) return fail_with(model.error(), service);
+    model_ = std::move(*model);
+    service.set_model(*model_);
+    const engine::EngineInfo& info = model_->info();
+    log::info("ready in {:.0f} ms: {} by {} worker{}, {} tokens of context, {} at once each", to_ms(clock.now() - start),
+              model_->name(), options.workers, options.workers == 1 ? "" : "s", info.context_tokens_max, info.sequences_max);
+  }
+  void fail_with(const Error& error, serve::Service& service) {
+    if (!give_up_) log::error("{}", error.message);
+    service.set_failed(error.message);
+    failed_ = true;
+  }
+
+  std::atomic<bool> give_up_{false};
+  std::atomic<bool> failed_{false};
+  std::unique_ptr<serve::ServedModel> model_;
+  std::thread thread_;  // last: it uses the others
+};
+
+int run_serve(ServeFlags& flags) {
+  Result<serve::ModelOptions> model = settle(flags);
+  if (!model) {
+    fmt::print(stderr, "penstock serve: {}\n", model.error().message);
+    return 2;
+  }
+  const Signals signals;
+  const SteadyClock clock;
+  serve::Service service(flags.service, clock);
+  Result<std::unique_ptr<net::HttpServer>> started = net::start_http_server(flags.http, service);
+  if (!started) {
+    fmt::print(stderr, "penstock serve: {}\n", started.error().message);
+    return 1;
+  }
+  net::HttpServer& server = **started;
+  service.open(server);
+  fmt::print("listening on http://{}:{}\n", flags.http.address, server.port());
+  std::fflush(stdout);
+
+  int status = 0;
+  {
+    const Loader loader(*model, flags.model, clock, service);
+    while (signals.next(std::chrono::milliseconds(200)) == 0) {
+      if (!loader.failed()) continue;
+      status = 1;
+      break;
+    }
+    service.drain();
+    server.drain();
+    const TimePoint until = clock.now() + from_seconds(flags.drain_timeout_s);
+    if (status == 0 && service.in_flight() > 0) {
+      log::info("finishing {} running requests (at most {:.0f} s; a second signal ends them now)",
+                service.in_flight(), flags.drain_timeout_s);
+    }
+    while (service.in_flight() > 0 && clock.now() < until) {
+      if (signals.next(std::chrono::milliseconds(20)) != 0) break;
+    }
+    server.stop();
+  }  // the workers end while the server's loops can still be posted to
+  service.close();
+  return status;
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, int& exit_status) {
+  auto flags = std::make_shared<ServeFlags>();
+  CLI::App* sub = app.add_subcommand(
+      "serve", "Serve a model over HTTP, OpenAI-compatible: /v1/chat/completions, /v1/completions,\n"
+               "/v1/embeddings, /v1/models, and /health, /ready, /metrics for operators");
+  declare(*sub, *flags);
+  sub->callback([flags, &exit_status] {
+    if (flags->check_only) {
+      const Result<serve::ModelOptions> settled = settle(*flags);
+      if (!settled) fmt::print(stderr, "penstock serve: {}\n", settled.error().message);
+      exit_status = settled ? 0 : 2;
+      return;
+    }
+    exit_status = run_serve(*flags);
+  });
+}
+
+}  // namespace penstock::cli

@@ -1,0 +1,167 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "kv/events.h"
+
+namespace penstock::engine {
+
+/// How the next token is drawn. Defaults are llama.cpp's own (its `common_params_sampling`).
+struct Sampling {
+  float temperature = 0.8F;       // 0: greedy
+  float top_p = 0.95F;            // 1: off
+  float min_p = 0.05F;            // 0: off
+  std::int32_t top_k = 40;        // <= 0: whole vocabulary
+  float frequency_penalty = 0;
+  float presence_penalty = 0;
+  float repetition_penalty = 1;   // 1: off
+  std::int32_t penalty_last_n = 64;
+  std::optional<std::uint32_t> seed;  // absent: drawn by the engine
+  std::vector<std::pair<Token, float>> logit_bias;  // -100 or below bans the token
+};
+
+/// Restricts the output to a language. `lazy`: only from the first trigger on.
+struct Grammar {
+  struct Trigger {
+    enum class Kind : std::uint8_t { kWord, kPattern, kPatternFull };
+    Kind kind = Kind::kWord;
+    std::string value;
+  };
+  std::string gbnf;  // empty: unrestricted
+  bool lazy = false;
+  std::vector<Trigger> triggers;
+  std::vector<std::string> preserved_tokens;  // token texts that must stay whole
+  std::string prefill;  // text the grammar has already consumed when generation starts
+};
+
+enum class FinishReason : std::uint8_t {
+  kStop,       // end-of-generation token, or one of stop_token_ids
+  kLength,     // max_tokens, or the context is full
+  kCancelled,  // abort() or the deadline
+  kError,      // see Output::error
+};
+
+enum class CancelReason : std::uint8_t { kClientGone, kDeadline, kStopString, kShutdown };
+
+struct TopLogprob {
+  Token token;
+  float logprob;
+};
+
+struct Usage {
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t cached_tokens = 0;      // of those, taken from KV computed before
+  std::uint32_t completion_tokens = 0;
+};
+
+/// One step of one sequence: a token, an end, or both (the token then comes first).
+struct Output {
+  RequestId request;
+  std::optional<Token> token;           // absent: only the end is told. End-of-generation tokens are not shown
+  float logprob = 0;                    // natural log; only if logprobs were asked for
+  std::vector<TopLogprob> top;          // descending; at most GenerateRequest::top_logprobs
+  std::optional<FinishReason> finish;   // present exactly once a request, in its last Output
+  Usage usage;                          // valid with the first token and with finish
+  std::string error;                    // with kError: for the client
+};
+
+/// Where an engine leaves what it made. One sink serves many requests, so that a step's worth of
+/// outputs costs one hand-over. Called on the engine's own thread; must not block.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  virtual void deliver(std::span<Output> outputs) = 0;  // elements may be moved from
+};
+
+struct GenerateRequest {
+  RequestId id;
+  OutputSink* sink = nullptr;         // must outlive the request's finishing Output
+  std::vector<Token> prompt;          // never empty; the engine adds nothing (no BOS)
+  std::string cache_salt;             // separates tenants' KV
+  Sampling sampling;
+  Grammar grammar;
+  std::vector<Token> stop_token_ids;
+  bool ignore_eos = false;
+  std::uint32_t max_tokens = 0;       // >= 1
+  std::uint32_t min_tokens = 0;       // no end-of-generation before that many
+  std::optional<std::uint32_t> top_logprobs;  // absent: no logprobs; 0: the drawn token's only
+  std::int32_t priority = 0;          // higher first among those waiting
+  Deadline deadline;
+};
+
+struct EmbedRequest {
+  RequestId id;
+  std::vector<Token> tokens;
+};
+
+using EmbedDone = std::move_only_function<void(Result<std::vector<float>>)>;
+
+struct EngineInfo {
+  std::string model;                  // names the weights; part of every block's identity
+  std::string kv_compatibility_key;   // blocks move only between engines with equal keys
+  std::uint32_t block_tokens = 64;
+  std::uint32_t context_tokens_max = 0;   // prompt + completion of one request
+  std::uint32_t sequences_max = 0;        // running at once
+  std::uint32_t queue_max = 0;            // waiting at most
+  std::uint64_t kv_blocks_max = 0;        // reusable blocks kept
+  std::uint32_t vocabulary_size = 0;
+  std::uint32_t embedding_size = 0;       // 0: the model cannot embed
+};
+
+/// What a worker says of itself. Reports are ordered by `generation`; an older one is dropped.
+struct LoadReport {
+  std::uint64_t generation = 0;
+  std::uint32_t running = 0;
+  std::uint32_t waiting = 0;
+  std::uint64_t waiting_prefill_tokens = 0;   // prompt tokens not yet computed, running or waiting
+  std::uint64_t kv_blocks_used = 0;           // reusable blocks held now
+  std::uint64_t kv_blocks_max = 0;
+  std::uint64_t steps = 0;
+  std::uint64_t prompt_tokens = 0;            // totals since start
+  std::uint64_t cached_tokens = 0;
+  std::uint64_t completion_tokens = 0;
+  std::uint64_t preemptions = 0;
+  std::uint64_t blocks_evicted = 0;
+  std::uint64_t sequence_errors = 0;
+};
+
+/// One worker, whatever runs behind it: token ids in, tokens out. Thread: any, for every call.
+/// The destructor cancels what still runs, delivers those finishes, and joins its threads.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  [[nodiscard]] virtual const EngineInfo& info() const = 0;
+
+  /// Queues the request. On success exactly one Output with `finish` will reach `sink`, also after
+  /// abort() and on shutdown. Fails with kOverloaded when the queue is full, kInvalidArgument when
+  /// the prompt or grammar can never run (the message says why), kUnavailable when stopping; then
+  /// nothing reaches the sink.
+  virtual Result<void> generate(GenerateRequest request) = 0;
+
+  /// Ends a request before its time, within one step. Unknown or finished ids are ignored.
+  virtual void abort(RequestId id, CancelReason reason) = 0;
+
+  /// Calls `done` once, on the engine's thread, with info().embedding_size L2-normalised floats.
+  /// Fails at once (and never calls) with kUnprocessable when the model cannot embed, kOverloaded
+  /// when the queue is full.
+  virtual Result<void> embed(EmbedRequest request, EmbedDone done) = 0;
+
+  [[nodiscard]] virtual LoadReport load() const = 0;
+
+  /// Null: this worker does not tell what it caches.
+  [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;
+};
+
+[[nodiscard]] std::string_view to_string(FinishReason reason) noexcept;
+
+}  // namespace penstock::engine

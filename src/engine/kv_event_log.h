@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <mutex>
+#include <span>
+#include <unordered_map>
+
+#include "kv/events.h"
+
+namespace penstock::engine {
+
+/// A worker's KV events: the last `events_max` of them in order, and what they add up to. Written
+/// by the worker's thread, read by any.
+class KvEventLog final : public kv::EventSource {
+ public:
+  explicit KvEventLog(std::size_t events_max = 65536) : events_max_(events_max) {}
+
+  /// The parent of a stored block is held (or is a chain root); a removed block has no children.
+  void stored(const kv::BlockHash& hash, const kv::BlockHash& parent,
+              std::span<const Token> tokens);
+  void removed(const kv::BlockHash& hash);
+  void cleared();
+
+  Result<void> read(std::uint64_t from, std::size_t count_max,
+                    std::vector<kv::Event>& out) const override;
+  std::vector<kv::Event> snapshot(std::uint64_t& sequence) const override;
+
+ private:
+  void append(kv::Event event);
+
+  const std::size_t events_max_;
+  mutable std::mutex mutex_;
+  std::uint64_t next_sequence_ = 1;
+  std::deque<kv::Event> events_;
+  std::list<kv::Event> held_;  // in the order stored, so parents come first
+  std::unordered_map<kv::BlockHash, std::list<kv::Event>::iterator> held_by_hash_;
+};
+
+}  // namespace penstock::engine

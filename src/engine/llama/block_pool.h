@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/kv_event_log.h"
+#include "kv/block.h"
+
+namespace penstock::engine::llama {
+
+/// KV blocks in host memory under their content identity: a tree of blocks, each the child of the
+/// block before it, so that any two prompts share what they begin with. The bytes live in one
+/// mapping of fixed size, cut into slots of one block each: the budget cannot be exceeded.
+/// Eviction takes the least recently used block that has no children and no pin (leaf first, so a
+/// chain never loses its middle). Every change is told to the event log.
+/// One thread: the worker's. Invariant: a held block's parent is held.
+class BlockPool final {
+ public:
+  struct Options {
+    std::uint32_t block_tokens = 64;
+    std::size_t block_bytes = 0;     // KV of one block
+    std::uint64_t budget_bytes = 0;  // rounded down to whole blocks
+  };
+
+  BlockPool(const Options& options, KvEventLog& events);
+  ~BlockPool();
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+
+  struct Block;
+
+  /// Keeps a block from being evicted while it lives. Movable.
+  class Pin final {
+   public:
+    Pin() = default;
+    Pin(Pin&& other) noexcept : pool_(other.pool_), block_(other.block_) { other.block_ = nullptr; }
+    Pin& operator=(Pin&& other) noexcept;
+    ~Pin() { release(); }
+    [[nodiscard]] explicit operator bool() const noexcept { return block_ != nullptr; }
+
+   private:
+    friend class BlockPool;
+    Pin(BlockPool* pool, Block* block);
+    void release() noexcept;
+    BlockPool* pool_ = nullptr;
+    Block* block_ = nullptr;
+  };
+
+  /// The longest run of held blocks that `tokens` begins with, first block first. Token ids are
+  /// compared, not only hashes.
+  [[nodiscard]] std::vector<Pin> match(const kv::BlockHash& root, std::span<const Token> tokens);
+
+  [[nodiscard]] std::span<const std::byte> bytes(const Pin& pin) const noexcept;
+
+  /// Makes room for the block `tokens` after `parent` (an empty pin: the first of a chain under
+  /// `root`). On success the block is held and `bytes` (block_bytes) is to be filled before the
+  /// next call; if it was held already, `bytes` is empty. An empty pin: no room, every slot is
+  /// pinned.
+  struct Place {
+    Pin pin;
+    std::span<std::byte> bytes;
+  };
+  [[nodiscard]] Place insert(const kv::BlockHash& root, const Pin& parent,
+                             std::span<const Token> tokens);
+
+  /// Drops every block that is not pinned, leaf first.
+  void clear();
+
+  [[nodiscard]] std::uint64_t blocks_held() const noexcept { return blocks_.size(); }
+  [[nodiscard]] std::uint64_t blocks_max() const noexcept { return slots_; }
+  [[nodiscard]] std::uint64_t evictions() const noexcept { return evictions_; }
+
+ private:
+  using LeafKey = std::pair<std::uint64_t, Block*>;  // last use, block
+
+  Block* find(const kv::BlockHash& hash, std::span<const Token> tokens);
+  void touch(Block& block);
+  void became_evictable(Block& block);
+  void no_longer_evictable(Block& block);
+  void drop(Block& block);
+
+  Options options_;
+  KvEventLog& events_;
+  std::uint64_t slots_ = 0;
+  std::byte* memory_ = nullptr;
+  std::vector<std::uint32_t> free_;
+  std::unordered_map<kv::BlockHash, std::unique_ptr<Block>> blocks_;
+  std::set<LeafKey> evictable_;
+  std::uint64_t clock_ = 0;
+  std::uint64_t evictions_ = 0;
+};
+
+}  // namespace penstock::engine::llama

@@ -1,0 +1,248 @@
+#include "engine/llama/context.h"
+
+#include <fmt/format.h>
+#include <ggml-cpu.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/llama/batch_shape.h"
+
+namespace penstock::engine::llama {
+namespace {
+
+constexpr std::size_t kStagingKeptBytes = 32 << 20;
+
+/// llama_batch over arrays of ours; llama.cpp only reads it during the call.
+class Batch {
+ public:
+  explicit Batch(std::span<const Context::Row> rows) {
+    const std::size_t n = rows.size();
+    tokens_.resize(n);
+    positions_.resize(n);
+    counts_.assign(n, 1);
+    sequences_.resize(n);
+    sequence_pointers_.resize(n);
+    outputs_.resize(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      tokens_[i] = rows[i].token;
+      positions_[i] = static_cast<llama_pos>(rows[i].position);
+      sequences_[i] = static_cast<llama_seq_id>(rows[i].stream);
+      sequence_pointers_[i] = &sequences_[i];
+      outputs_[i] = rows[i].wants_logits ? 1 : 0;
+    }
+  }
+  llama_batch get() {
+    return {.n_tokens = static_cast<std::int32_t>(tokens_.size()),
+            .token = tokens_.data(),
+            .embd = nullptr,
+            .pos = positions_.data(),
+            .n_seq_id = counts_.data(),
+            .seq_id = sequence_pointers_.data(),
+            .logits = outputs_.data()};
+  }
+
+ private:
+  std::vector<llama_token> tokens_;
+  std::vector<llama_pos> positions_;
+  std::vector<std::int32_t> counts_;
+  std::vector<llama_seq_id> sequences_;
+  std::vector<llama_seq_id*> sequence_pointers_;
+  std::vector<std::int8_t> outputs_;
+};
+
+bool pools_embeddings(const text::ModelFile& model) {
+  const std::string pooling =
+      model.metadata(model.metadata("general.architecture") + ".pooling_type");
+  return !pooling.empty() && pooling != "0" && pooling != "4";  // none, rank
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Context>> Context::make(std::shared_ptr<const text::ModelFile> model,
+                                               const LlamaOptions& options) {
+  std::unique_ptr<Context> made(new Context());
+  made->model_ = std::move(model);
+  if (Result<void> started = made->start(options); !started) {
+    return std::unexpected(started.error());
+  }
+  return made;
+}
+
+Result<void> Context::start(const LlamaOptions& options) {
+  threads_ =
+      options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
+  sequences_max_ = options.sequences_max;
+  const std::uint32_t trained = model_->context_tokens_trained();
+  context_tokens_ =
+      trained == 0 ? options.context_tokens : std::min(options.context_tokens, trained);
+  context_tokens_ = (context_tokens_ + kCellPadding - 1) / kCellPadding * kCellPadding;
+
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = context_tokens_ * sequences_max_;
+  params.n_batch = std::max(kPartRows, sequences_max_);
+  params.n_ubatch = kPartRows;
+  params.n_seq_max = sequences_max_;
+  params.kv_unified = false;
+  params.n_threads = static_cast<std::int32_t>(threads_);
+  params.n_threads_batch = static_cast<std::int32_t>(threads_);
+  params.no_perf = true;
+  if (options.quantized_kv) {
+    params.type_k = GGML_TYPE_Q8_0;
+    params.type_v = GGML_TYPE_Q8_0;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  }
+  context_ = llama_init_from_model(model_->handle(), params);
+  if (context_ == nullptr) {
+    return fail(Code::kUnavailable,
+                fmt::format("llama.cpp cannot make a context of {} sequences of {} tokens for {}: "
+                            "memory is probably short; lower --sequences or --context",
+                            sequences_max_, context_tokens_, model_->path()));
+  }
+  ggml_threadpool_params pool_params = ggml_threadpool_params_default(static_cast<int>(threads_));
+  pool_ = ggml_threadpool_new(&pool_params);
+  llama_attach_threadpool(context_, pool_, pool_);
+
+  if (pools_embeddings(*model_)) {
+    llama_context_params embedding = params;
+    embedding.n_seq_max = 1;
+    embedding.n_ctx = context_tokens_;
+    embedding.n_batch = context_tokens_;
+    embedding.n_ubatch = context_tokens_;
+    embedding.embeddings = true;
+    embedding_context_ = llama_init_from_model(model_->handle(), embedding);
+    if (embedding_context_ != nullptr) {
+      llama_attach_threadpool(embedding_context_, pool_, pool_);
+      embedding_size_ = static_cast<std::uint32_t>(llama_model_n_embd_out(model_->handle()));
+    }
+  }
+  compatibility_key_ = fmt::format("llama.cpp-state{}/{}/{}", LLAMA_STATE_SEQ_VERSION,
+                                   model_->fingerprint(), options.quantized_kv ? "q8_0" : "f16");
+  learn_codec();
+  return {};
+}
+
+Context::~Context() {
+  if (embedding_context_ != nullptr) llama_free(embedding_context_);
+  if (context_ != nullptr) llama_free(context_);
+  if (pool_ != nullptr) ggml_threadpool_free(pool_);
+}
+
+Result<void> Context::compute(std::span<const Row> rows) {
+  CHECK(!rows.empty());
+  Batch batch(rows);
+  const std::int32_t status = llama_decode(context_, batch.get());
+  if (status != 0) {
+    return fail(Code::kInternal, fmt::format("llama.cpp could not compute a batch of {} rows "
+                                             "(status {})",
+                                             rows.size(), status));
+  }
+  return {};
+}
+
+void Context::truncate(std::uint32_t stream, std::uint32_t from) {
+  llama_memory_seq_rm(llama_get_memory(context_), static_cast<llama_seq_id>(stream),
+                      static_cast<llama_pos>(from), -1);
+}
+
+/// Runs two positions, cuts their state into two blocks, joins them, loads the result into another
+/// stream and compares it with what that stream then says of itself. Warms the weights up as well.
+void Context::learn_codec() {
+  const std::array<Row, 2> rows = {Row{0, 0, 0, false}, Row{1, 1, 0, true}};
+  const auto clean = [&] {
+    for (std::uint32_t s = 0; s < sequences_max_; ++s) truncate(s, 0);
+  };
+  if (Result<void> computed = compute(rows); !computed) {
+    log::warn("KV reuse is off: {}", computed.error().message);
+    clean();
+    return;
+  }
+  staging_.resize(llama_state_seq_get_size(context_, 0));
+  staging_.resize(llama_state_seq_get_data(context_, staging_.data(), staging_.size(), 0));
+  Result<StateCodec> learned = StateCodec::learn(staging_, 2);
+  if (learned) {
+    codec_ = std::move(*learned);
+    std::vector<std::byte> first(codec_->bytes_per_token());
+    std::vector<std::byte> second(codec_->bytes_per_token());
+    codec_->cut(staging_, 2, 0, 1, first);
+    codec_->cut(staging_, 2, 1, 1, second);
+    const std::array<std::span<const std::byte>, 2> blocks = {first, second};
+    const std::uint32_t other = sequences_max_ - 1;
+    truncate(other, 0);
+    bool same = load(other, blocks, 1);
+    if (same) {
+      const std::span<const std::uint8_t> again = save(other, 2);
+      std::vector<std::byte> check(2 * codec_->bytes_per_token());
+      same = again.size() == codec_->state_bytes(2);
+      if (same) {
+        codec_->cut(again, 2, 0, 1, std::span(check).first(first.size()));
+        codec_->cut(again, 2, 1, 1, std::span(check).last(second.size()));
+        same = std::equal(first.begin(), first.end(), check.begin()) &&
+               std::equal(second.begin(), second.end(),
+                          check.begin() + static_cast<std::ptrdiff_t>(first.size()));
+      }
+    }
+    if (!same) codec_.reset();
+  }
+  if (!codec_) {
+    log::warn("KV reuse is off: {}",
+              learned ? "blocks did not come back as they were saved" : learned.error().message);
+  }
+  clean();
+}
+
+std::span<const std::uint8_t> Context::save(std::uint32_t stream, std::uint32_t cells) {
+  staging_.resize(codec_->state_bytes(cells));
+  const std::size_t written = llama_state_seq_get_data(context_, staging_.data(), staging_.size(),
+                                                       static_cast<llama_seq_id>(stream));
+  if (written != staging_.size()) return {};
+  return staging_;
+}
+
+bool Context::load(std::uint32_t stream, std::span<const std::span<const std::byte>> blocks,
+                   std::uint32_t block_tokens) {
+  codec_->join(blocks, block_tokens, staging_);
+  const std::size_t read = llama_state_seq_set_data(context_, staging_.data(), staging_.size(),
+                                                    static_cast<llama_seq_id>(stream));
+  const bool whole = read == staging_.size();
+  if (!whole) truncate(stream, 0);
+  shrink_staging();
+  return whole;
+}
+
+void Context::shrink_staging() {
+  if (staging_.capacity() <= kStagingKeptBytes) return;
+  staging_.clear();
+  staging_.shrink_to_fit();
+}
+
+Result<std::vector<float>> Context::embed(std::span<const Token> tokens) {
+  if (embedding_context_ == nullptr) {
+    return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
+  }
+  std::vector<Row> rows;
+  for (std::uint32_t i = 0; i < tokens.size(); ++i) rows.push_back({tokens[i], i, 0, true});
+  Batch batch(rows);
+  if (llama_memory_t memory = llama_get_memory(embedding_context_); memory != nullptr) {
+    llama_memory_clear(memory, true);
+  }
+  const std::int32_t status = llama_model_has_decoder(model_->handle())
+                                  ? llama_decode(embedding_context_, batch.get())
+                                  : llama_encode(embedding_context_, batch.get());
+  const float* values = status == 0 ? llama_get_embeddings_seq(embedding_context_, 0) : nullptr;
+  if (values == nullptr) return fail(Code::kInternal, "llama.cpp could not compute the embedding");
+  std::vector<float> vector(values, values + embedding_size_);
+  double squares = 0;
+  for (const float v : vector) squares += static_cast<double>(v) * v;
+  const auto scale = static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
+  for (float& v : vector) v *= scale;
+  return vector;
+}
+
+}  // namespace penstock::engine::llama

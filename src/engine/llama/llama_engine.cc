@@ -1,0 +1,558 @@
+#include "engine/llama/llama_engine.h"
+
+#include <fmt/format.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <list>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/kv_event_log.h"
+#include "engine/llama/batch_shape.h"
+#include "engine/llama/block_pool.h"
+#include "engine/llama/context.h"
+#include "engine/llama/sampler.h"
+#include "engine/llama/sequence.h"
+
+namespace penstock::engine {
+namespace llama {
+namespace {
+
+/// A step's outputs, gathered by sink so that each is called once.
+class Outbox {
+ public:
+  void add(OutputSink* sink, Output output) {
+    for (auto& [known, outputs] : by_sink_) {
+      if (known == sink) {
+        outputs.push_back(std::move(output));
+        return;
+      }
+    }
+    by_sink_.emplace_back(sink, std::vector<Output>{}).second.push_back(std::move(output));
+  }
+  void deliver() {
+    for (auto& [sink, outputs] : by_sink_) {
+      if (outputs.empty()) continue;
+      sink->deliver(outputs);
+      outputs.clear();
+    }
+  }
+  void forget_sinks() { by_sink_.clear(); }  // a sink may die once its last request has ended
+
+ private:
+  std::vector<std::pair<OutputSink*, std::vector<Output>>> by_sink_;
+};
+
+class LlamaEngine final : public Engine {
+ public:
+  LlamaEngine(std::shared_ptr<const text::ModelFile> model, const LlamaOptions& options,
+              const Clock& clock, std::unique_ptr<Context> context);
+  ~LlamaEngine() override;
+
+  const EngineInfo& info() const override { return info_; }
+  Result<void> generate(GenerateRequest request) override;
+  void abort(RequestId id, CancelReason reason) override;
+  Result<void> embed(EmbedRequest request, EmbedDone done) override;
+  LoadReport load() const override;
+  const kv::EventSource* kv_events() const override { return &events_; }
+
+ private:
+  using SequencePtr = std::unique_ptr<Sequence>;
+  struct Embedding {
+    EmbedRequest request;
+    EmbedDone done;
+  };
+
+  Result<void> check(const GenerateRequest& request) const;
+
+  // The compute thread's life, in the order of a step.
+  void run();
+  bool take_inbox();  // false: stop
+  void end_expired();
+  void admit();
+  void compute_prompts();
+  void decode();
+  void run_embeddings();
+  void report_load();
+
+  bool start(Sequence& sequence);
+  void restore_prefix(Sequence& sequence);
+  [[nodiscard]] Sequence* twin_of(const Sequence& waiting);
+  void compute_part(Sequence& sequence, std::uint32_t budget);
+  void decode_together(std::span<Sequence*> group);
+  void draw(Sequence& sequence, std::int32_t row);
+  void publish(Sequence& sequence);
+  void finish(Sequence& sequence, FinishReason reason, std::string error = {});
+  [[nodiscard]] std::uint32_t prompt_budget(bool others_decode) const;
+
+  const std::shared_ptr<const text::ModelFile> model_;
+  const LlamaOptions options_;
+  const Clock& clock_;
+  const std::unique_ptr<Context> context_;
+  EngineInfo info_;
+  KvEventLog events_;
+
+  // Shared with callers.
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<SequencePtr> inbox_;
+  std::vector<RequestId> aborts_;
+  std::deque<Embedding> embeddings_inbox_;
+  std::uint32_t queued_ = 0;  // in inbox_ or waiting_
+  bool stopping_ = false;
+  LoadReport report_;
+
+  // The compute thread's own.
+  BlockPool pool_;
+  std::list<SequencePtr> waiting_;
+  std::vector<SequencePtr> running_;  // in the order they started
+  std::vector<std::uint32_t> free_streams_;
+  std::deque<Embedding> embeddings_;
+  Outbox outbox_;
+  LoadReport counts_;
+  double row_ms_ = 5;          // measured cost of a prompt row, smoothed
+  double decode_step_ms_ = 0;  // measured cost of the last decode round
+
+  std::thread thread_;
+};
+
+BlockPool::Options pool_options(const Context& context, const LlamaOptions& options) {
+  const bool reuses = context.codec() != nullptr;
+  return {.block_tokens = options.block_tokens,
+          .block_bytes = reuses ? context.codec()->bytes_per_token() * options.block_tokens : 1,
+          .budget_bytes = reuses ? options.reuse_bytes : 0};
+}
+
+LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const LlamaOptions& options,
+                         const Clock& clock, std::unique_ptr<Context> context)
+    : model_(std::move(model)),
+      options_(options),
+      clock_(clock),
+      context_(std::move(context)),
+      pool_(pool_options(*context_, options), events_) {
+  info_ = {.model = model_->fingerprint(),
+           .kv_compatibility_key = context_->compatibility_key(),
+           .block_tokens = options.block_tokens,
+           .context_tokens_max = context_->context_tokens(),
+           .sequences_max = options.sequences_max,
+           .queue_max = options.queue_max,
+           .kv_blocks_max = pool_.blocks_max(),
+           .vocabulary_size = static_cast<std::uint32_t>(
+               llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
+           .embedding_size = context_->embedding_size()};
+  for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
+  thread_ = std::thread([this] { run(); });
+}
+
+LlamaEngine::~LlamaEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+Result<void> LlamaEngine::check(const GenerateRequest& r) const {
+  CHECK(r.sink != nullptr);
+  if (r.prompt.empty()) return fail(Code::kInvalidArgument, "the prompt is empty", "prompt");
+  if (r.max_tokens == 0) {
+    return fail(Code::kInvalidArgument, "max_tokens: expected at least 1", "max_tokens");
+  }
+  if (r.prompt.size() >= info_.context_tokens_max) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("the prompt has {} tokens; with at least one to answer, this server "
+                            "takes at most {}",
+                            r.prompt.size(), info_.context_tokens_max - 1),
+                "messages");
+  }
+  for (const Token token : r.prompt) {
+    if (token < 0 || static_cast<std::uint32_t>(token) >= info_.vocabulary_size) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("token id {} is not in this model's vocabulary of {}", token,
+                              info_.vocabulary_size),
+                  "prompt");
+    }
+  }
+  return {};
+}
+
+Result<void> LlamaEngine::generate(GenerateRequest request) {
+  if (Result<void> fine = check(request); !fine) return fine;
+  Result<std::unique_ptr<Sampler>> sampler = Sampler::make(*model_, request);
+  if (!sampler) return std::unexpected(sampler.error());
+  const kv::BlockHash root = kv::chain_root(info_.model, "", request.cache_salt);
+  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*sampler), root);
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return fail(Code::kUnavailable, "the worker is stopping");
+    if (queued_ >= options_.queue_max) {
+      Error full{Code::kOverloaded, fmt::format("{} requests are waiting already", queued_), "", 1};
+      return std::unexpected(std::move(full));
+    }
+    ++queued_;
+    inbox_.push_back(std::move(sequence));
+  }
+  wake_.notify_one();
+  return {};
+}
+
+void LlamaEngine::abort(RequestId id, CancelReason) {
+  {
+    const std::lock_guard lock(mutex_);
+    aborts_.push_back(id);
+  }
+  wake_.notify_one();
+}
+
+Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
+  if (info_.embedding_size == 0) {
+    return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
+  }
+  if (request.tokens.empty() || request.tokens.size() > info_.context_tokens_max) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("the input has {} tokens; this model takes 1 to {}",
+                            request.tokens.size(), info_.context_tokens_max),
+                "input");
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return fail(Code::kUnavailable, "the worker is stopping");
+    if (embeddings_inbox_.size() >= options_.queue_max) {
+      return std::unexpected(Error{Code::kOverloaded, "too many embeddings are waiting", "", 1});
+    }
+    embeddings_inbox_.push_back({std::move(request), std::move(done)});
+  }
+  wake_.notify_one();
+  return {};
+}
+
+LoadReport LlamaEngine::load() const {
+  const std::lock_guard lock(mutex_);
+  LoadReport report = report_;
+  report.waiting = queued_;
+  return report;
+}
+
+void LlamaEngine::run() {
+  while (take_inbox()) {
+    end_expired();
+    admit();
+    compute_prompts();
+    outbox_.deliver();  // a first token does not wait for the others' next one
+    decode();
+    run_embeddings();
+    report_load();
+    outbox_.deliver();
+    if (running_.empty()) outbox_.forget_sinks();
+  }
+  for (const SequencePtr& s : running_) finish(*s, FinishReason::kCancelled);
+  for (const SequencePtr& s : waiting_) finish(*s, FinishReason::kCancelled);
+  for (Embedding& e : embeddings_) e.done(fail(Code::kUnavailable, "the worker is stopping"));
+  outbox_.deliver();
+}
+
+bool LlamaEngine::take_inbox() {
+  std::vector<RequestId> aborts;
+  {
+    std::unique_lock lock(mutex_);
+    const auto has_news = [&] {
+      return stopping_ || !inbox_.empty() || !aborts_.empty() || !embeddings_inbox_.empty();
+    };
+    if (running_.empty() && waiting_.empty() && embeddings_.empty()) wake_.wait(lock, has_news);
+    for (SequencePtr& s : inbox_) {
+      const auto place = std::ranges::find_if(waiting_, [&](const SequencePtr& w) {
+        return w->request.priority < s->request.priority;
+      });
+      waiting_.insert(place, std::move(s));
+    }
+    inbox_.clear();
+    aborts.swap(aborts_);
+    std::ranges::move(embeddings_inbox_, std::back_inserter(embeddings_));
+    embeddings_inbox_.clear();
+    if (stopping_) return false;
+  }
+  for (const RequestId id : aborts) {
+    const auto is_it = [&](const SequencePtr& s) { return s->request.id == id; };
+    if (const auto r = std::ranges::find_if(running_, is_it); r != running_.end()) {
+      finish(**r, FinishReason::kCancelled);
+    } else if (const auto w = std::ranges::find_if(waiting_, is_it); w != waiting_.end()) {
+      finish(**w, FinishReason::kCancelled);
+    }
+  }
+  return true;
+}
+
+void LlamaEngine::end_expired() {
+  const TimePoint now = clock_.now();
+  const auto end = [&](auto& sequences) {
+    for (const SequencePtr& s : sequences) {
+      if (s->request.deadline.passed(now)) finish(*s, FinishReason::kCancelled);
+    }
+  };
+  end(running_);
+  end(waiting_);
+  std::erase_if(running_, [](const SequencePtr& s) { return s->request.sink == nullptr; });
+  const auto before = waiting_.size();
+  std::erase_if(waiting_, [](const SequencePtr& s) { return s->request.sink == nullptr; });
+  if (before != waiting_.size()) {
+    const std::lock_guard lock(mutex_);
+    queued_ -= static_cast<std::uint32_t>(before - waiting_.size());
+  }
+}
+
+void LlamaEngine::admit() {
+  for (auto it = waiting_.begin(); it != waiting_.end() && !free_streams_.empty();) {
+    if (!start(**it)) {
+      ++it;
+      continue;
+    }
+    running_.push_back(std::move(*it));
+    it = waiting_.erase(it);
+    const std::lock_guard lock(mutex_);
+    --queued_;
+  }
+}
+
+/// A running sequence that is still computing blocks `waiting` begins with and the pool lacks.
+Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
+  if (pool_.blocks_max() == 0) return nullptr;
+  for (const SequencePtr& s : running_) {
+    if (s->decoding() || s->root != waiting.root) continue;
+    const auto [a, b] = std::ranges::mismatch(s->request.prompt, waiting.request.prompt);
+    const auto common = static_cast<std::uint32_t>(a - s->request.prompt.begin());
+    const std::uint32_t usable =
+        reusable_tokens(waiting.prompt_tokens(), common, options_.block_tokens, options_.exact);
+    const std::uint32_t published =
+        static_cast<std::uint32_t>(s->chain.size()) * options_.block_tokens;
+    if (usable > published) {
+      if (s->computed >= usable) publish(*s);  // it has them already: share now
+      if (s->computed < usable) return s.get();
+    }
+  }
+  return nullptr;
+}
+
+bool LlamaEngine::start(Sequence& sequence) {
+  if (twin_of(sequence) != nullptr) return false;  // cheaper to wait than to compute twice
+  sequence.stream = free_streams_.back();
+  free_streams_.pop_back();
+  restore_prefix(sequence);
+  counts_.prompt_tokens += sequence.prompt_tokens();
+  counts_.cached_tokens += sequence.cached;
+  return true;
+}
+
+void LlamaEngine::restore_prefix(Sequence& sequence) {
+  if (pool_.blocks_max() == 0) return;
+  std::vector<BlockPool::Pin> chain = pool_.match(sequence.root, sequence.request.prompt);
+  const std::uint32_t matched = static_cast<std::uint32_t>(chain.size()) * options_.block_tokens;
+  const std::uint32_t reused =
+      reusable_tokens(sequence.prompt_tokens(), matched, options_.block_tokens, options_.exact);
+  std::vector<std::span<const std::byte>> blocks;
+  for (std::uint32_t i = 0; i < reused / options_.block_tokens; ++i) {
+    blocks.push_back(pool_.bytes(chain[i]));
+  }
+  if (!blocks.empty() && !context_->load(*sequence.stream, blocks, options_.block_tokens)) {
+    log::warn("a cached prefix of {} tokens could not be restored; it is computed anew", reused);
+    ++counts_.sequence_errors;
+    return;
+  }
+  sequence.computed = sequence.cached = reused;
+  sequence.settled = reused;
+  sequence.chain = std::move(chain);  // all that matched: publishing starts after it
+}
+
+std::uint32_t LlamaEngine::prompt_budget(bool others_decode) const {
+  if (!others_decode) return options_.step_tokens;
+  // Others wait while prompts are computed: aim at a slice of time, but never so little of it that
+  // prompts starve behind decoding.
+  const double slice_ms = std::max<double>(options_.slice_ms, 3 * decode_step_ms_);
+  const double rows = slice_ms / std::max(row_ms_, 1e-3);
+  return static_cast<std::uint32_t>(
+      std::clamp<double>(rows, kTiledRows, static_cast<double>(options_.step_tokens)));
+}
+
+void LlamaEngine::compute_prompts() {
+  const bool others_decode =
+      std::ranges::any_of(running_, [](const SequencePtr& s) { return s->decoding(); });
+  std::uint32_t budget = prompt_budget(others_decode);
+  for (const SequencePtr& s : running_) {
+    while (s->request.sink != nullptr && !s->decoding() && budget > 0) {
+      const std::uint32_t before = s->computed;
+      compute_part(*s, budget);
+      budget -= std::min(budget, s->computed - before);
+      if (s->computed == before) break;  // it failed and was ended
+    }
+    if (budget == 0) break;
+  }
+}
+
+void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
+  const std::uint32_t rows = next_rows(s.computed, s.prompt_tokens(), budget);
+  std::vector<Context::Row> batch;
+  batch.reserve(rows);
+  for (std::uint32_t i = 0; i < rows; ++i) {
+    const std::uint32_t position = s.computed + i;
+    batch.push_back({s.tokens[position], position, *s.stream, position + 1 == s.prompt_tokens()});
+  }
+  const TimePoint start = clock_.now();
+  if (Result<void> computed = context_->compute(batch); !computed) {
+    finish(s, FinishReason::kError, computed.error().message);
+    return;
+  }
+  if (rows >= kTiledRows && s.settled == s.computed) s.settled += rows;
+  s.computed += rows;
+  ++counts_.steps;
+  if (s.decoding()) {
+    draw(s, static_cast<std::int32_t>(rows) - 1);
+    if (s.request.sink != nullptr) publish(s);
+  }
+  const double row_ms = to_ms(clock_.now() - start) / rows;
+  row_ms_ = 0.7 * row_ms_ + 0.3 * row_ms;
+}
+
+void LlamaEngine::decode() {
+  std::vector<Sequence*> together;
+  std::vector<Sequence*> alone;
+  for (const SequencePtr& s : running_) {
+    if (s->request.sink == nullptr || !s->decoding() || s->computed >= s->tokens.size()) continue;
+    const bool shares = !options_.exact || may_share_step(s->computed, context_->threads());
+    (shares ? together : alone).push_back(s.get());
+  }
+  if (together.empty() && alone.empty()) return;
+  const TimePoint start = clock_.now();
+  // Streams in a row are computed as one batch by llama.cpp; it wants them in order.
+  std::ranges::sort(together, {}, [](const Sequence* s) { return *s->stream; });
+  if (!together.empty()) decode_together(together);
+  for (Sequence*& s : alone) decode_together({&s, 1});
+  decode_step_ms_ = to_ms(clock_.now() - start);
+}
+
+void LlamaEngine::decode_together(std::span<Sequence*> group) {
+  std::vector<Context::Row> batch;
+  for (const Sequence* s : group) {
+    batch.push_back({s->tokens[s->computed], s->computed, *s->stream, true});
+  }
+  ++counts_.steps;
+  if (Result<void> computed = context_->compute(batch); !computed) {
+    for (Sequence* s : group) finish(*s, FinishReason::kError, computed.error().message);
+    return;
+  }
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    ++group[i]->computed;
+    draw(*group[i], static_cast<std::int32_t>(i));
+  }
+}
+
+void LlamaEngine::draw(Sequence& s, std::int32_t row) {
+  Result<Sampler::Drawn> drawn = s.sampler->draw(context_->handle(), row);
+  if (!drawn) {
+    finish(s, FinishReason::kError, drawn.error().message);
+    return;
+  }
+  if (drawn->ends) {
+    finish(s, FinishReason::kStop);
+    return;
+  }
+  s.tokens.push_back(drawn->token);
+  ++s.drawn;
+  ++counts_.completion_tokens;
+  outbox_.add(s.request.sink, {.request = s.request.id,
+                               .token = drawn->token,
+                               .logprob = drawn->logprob,
+                               .top = std::move(drawn->top),
+                               .usage = s.usage()});
+  if (s.drawn >= s.request.max_tokens || s.tokens.size() >= info_.context_tokens_max) {
+    finish(s, FinishReason::kLength);
+  }
+}
+
+/// Puts the full blocks that this sequence computed and the pool lacks into the pool; with `exact`
+/// only settled ones, so that whatever the pool holds may be reused.
+void LlamaEngine::publish(Sequence& s) {
+  const std::uint32_t size = options_.block_tokens;
+  const std::uint32_t reach = options_.exact ? std::min(s.computed, s.settled) : s.computed;
+  if (pool_.blocks_max() == 0 || reach / size <= s.chain.size()) return;
+  const std::span<const std::uint8_t> state = context_->save(*s.stream, s.computed);
+  if (state.empty()) {
+    ++counts_.sequence_errors;
+    return;
+  }
+  static const BlockPool::Pin kNoParent;
+  while (s.chain.size() < reach / size) {
+    const auto first = static_cast<std::uint32_t>(s.chain.size()) * size;
+    const BlockPool::Pin& parent = s.chain.empty() ? kNoParent : s.chain.back();
+    BlockPool::Place place = pool_.insert(s.root, parent, std::span(s.tokens).subspan(first, size));
+    if (!place.pin) break;  // every slot is pinned by running sequences
+    if (!place.bytes.empty()) {
+      context_->codec()->cut(state, s.computed, first, size, place.bytes);
+    }
+    s.chain.push_back(std::move(place.pin));
+  }
+}
+
+void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
+  if (s.request.sink == nullptr) return;  // ended before
+  if (reason == FinishReason::kError) ++counts_.sequence_errors;
+  if (s.stream) {
+    if (reason == FinishReason::kStop || reason == FinishReason::kLength) publish(s);
+    context_->truncate(*s.stream, 0);
+    free_streams_.push_back(*s.stream);
+    std::ranges::sort(free_streams_,
+                      std::greater<>{});  // the lowest next: streams in a row batch best
+    s.stream.reset();
+  }
+  s.chain.clear();
+  outbox_.add(
+      s.request.sink,
+      {.request = s.request.id, .finish = reason, .usage = s.usage(), .error = std::move(error)});
+  s.request.sink = nullptr;  // ended; swept by end_expired()
+}
+
+void LlamaEngine::run_embeddings() {
+  if (embeddings_.empty()) return;
+  Embedding next = std::move(embeddings_.front());
+  embeddings_.pop_front();
+  next.done(context_->embed(next.request.tokens));
+}
+
+void LlamaEngine::report_load() {
+  counts_.running = 0;
+  counts_.waiting_prefill_tokens = 0;
+  for (const SequencePtr& s : running_) {
+    if (s->request.sink == nullptr) continue;
+    ++counts_.running;
+    counts_.waiting_prefill_tokens +=
+        s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
+  }
+  for (const SequencePtr& s : waiting_) counts_.waiting_prefill_tokens += s->prompt_tokens();
+  counts_.kv_blocks_used = pool_.blocks_held();
+  counts_.kv_blocks_max = pool_.blocks_max();
+  counts_.blocks_evicted = pool_.evictions();
+  ++counts_.generation;
+  const std::lock_guard lock(mutex_);
+  report_ = counts_;
+}
+
+}  // namespace
+}  // namespace llama
+
+Result<std::unique_ptr<Engine>> make_llama_engine(std::shared_ptr<const text::ModelFile> model,
+                                                  const LlamaOptions& options, const Clock& clock) {
+  CHECK(model->has_weights());
+  Result<std::unique_ptr<llama::Context>> context = llama::Context::make(model, options);
+  if (!context) return std::unexpected(context.error());
+  return std::make_unique<llama::LlamaEngine>(std::move(model), options, clock,
+                                              std::move(*context));
+}
+
+}  // namespace penstock::engine

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "text/model_file.h"
+
+namespace penstock::engine {
+
+struct LlamaOptions {
+  std::uint32_t sequences_max = 8;      // running at once; each has its own KV of context_tokens
+  std::uint32_t context_tokens = 4096;  // prompt + completion of one request
+  std::uint32_t block_tokens = 64;
+  std::uint64_t reuse_bytes = 1ULL
+                              << 30;  // host memory for KV blocks of earlier prompts; 0: no reuse
+  std::uint32_t queue_max = 256;      // requests waiting; more are refused
+  std::uint32_t threads = 0;          // compute threads; 0: one a core
+  std::uint32_t step_tokens = 512;    // prompt rows a step at most
+  std::uint32_t slice_ms = 300;       // prompt work a step aims at while others decode
+  bool exact = false;                 // every token as if the request ran alone (README)
+  bool quantized_kv = false;          // q8_0 instead of f16
+};
+
+/// A worker over llama.cpp: one context, one compute thread, continuous batching, KV reuse by
+/// content. Several workers may share one ModelFile (weights in memory once). Fails when the
+/// context does not fit in memory or the model cannot generate; the message says what to lower.
+Result<std::unique_ptr<Engine>> make_llama_engine(std::shared_ptr<const text::ModelFile> model,
+                                                  const LlamaOptions& options, const Clock& clock);
+
+}  // namespace penstock::engine

@@ -1,0 +1,374 @@
+#include "engine/llama/llama_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <random>
+
+#include "text/tiny_model.h"
+
+namespace penstock::engine {
+namespace {
+
+struct Answer {
+  std::vector<Token> tokens;
+  std::optional<FinishReason> finish;
+  Usage usage;
+  std::string error;
+  std::vector<float> logprobs;
+};
+
+/// Collects what engines deliver and lets a test wait for it.
+class Collector final : public OutputSink {
+ public:
+  void deliver(std::span<Output> outputs) override {
+    const std::lock_guard lock(mutex_);
+    for (Output& o : outputs) {
+      Answer& a = answers_[o.request.value];
+      EXPECT_FALSE(a.finish.has_value()) << "output after the finish";
+      if (o.token) {
+        a.tokens.push_back(*o.token);
+        a.logprobs.push_back(o.logprob);
+      }
+      a.usage = o.usage;
+      if (o.finish) {
+        a.finish = o.finish;
+        a.error = o.error;
+        ++finished_;
+      }
+    }
+    changed_.notify_all();
+  }
+  Answer wait(RequestId id) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return answers_[id.value].finish.has_value(); });
+    return answers_[id.value];
+  }
+  void wait_for_token(RequestId id) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock,
+                  [&] { return !answers_[id.value].tokens.empty() || answers_[id.value].finish; });
+  }
+  std::size_t finished() {
+    const std::lock_guard lock(mutex_);
+    return finished_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::uint64_t, Answer> answers_;
+  std::size_t finished_ = 0;
+};
+
+class LlamaEngineTest : public testing::Test {
+ protected:
+  std::unique_ptr<Engine> engine(LlamaOptions options = {}) {
+    options.threads = 2;
+    if (options.context_tokens == 4096) options.context_tokens = 1024;
+    Result<std::unique_ptr<Engine>> made = make_llama_engine(model_, options, clock_);
+    EXPECT_TRUE(made.has_value()) << (made ? "" : made.error().message);
+    return std::move(*made);
+  }
+
+  GenerateRequest request(std::vector<Token> prompt, std::uint32_t max_tokens = 8) {
+    GenerateRequest r;
+    r.id = RequestId{++last_id_};
+    r.sink = &sink_;
+    r.prompt = std::move(prompt);
+    r.max_tokens = max_tokens;
+    r.sampling.temperature = 0;
+    r.ignore_eos = true;
+    return r;
+  }
+
+  Answer run(Engine& e, GenerateRequest r) {
+    const RequestId id = r.id;
+    const Result<void> queued = e.generate(std::move(r));
+    EXPECT_TRUE(queued.has_value()) << (queued ? "" : queued.error().message);
+    return sink_.wait(id);
+  }
+
+  std::vector<Token> tokens(std::size_t count, std::uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<Token> made(count);
+    for (Token& t : made) t = static_cast<Token>(random() % 256);
+    return made;
+  }
+
+  std::shared_ptr<const text::ModelFile> model_ = text::tiny_model();
+  SteadyClock clock_;
+  Collector sink_;
+  std::uint64_t last_id_ = 0;
+};
+
+TEST_F(LlamaEngineTest, AnswersAndStopsAtTheLimit) {
+  const auto e = engine();
+  const Answer a = run(*e, request(tokens(100, 1), 12));
+  EXPECT_EQ(a.finish, FinishReason::kLength);
+  EXPECT_EQ(a.tokens.size(), 12u);
+  EXPECT_EQ(a.usage.prompt_tokens, 100u);
+  EXPECT_EQ(a.usage.completion_tokens, 12u);
+  EXPECT_EQ(a.usage.cached_tokens, 0u);
+}
+
+TEST_F(LlamaEngineTest, ContextIsTheOtherLimit) {
+  const auto e = engine();
+  const Answer a = run(*e, request(tokens(1020, 1), 100));
+  EXPECT_EQ(a.finish, FinishReason::kLength);
+  EXPECT_EQ(a.tokens.size(), 4u);
+}
+
+TEST_F(LlamaEngineTest, ExactAnswersDependOnNothingElse) {
+  // Alone and cold in a fresh worker: what every other way must give.
+  std::vector<std::vector<Token>> prompts;
+  std::mt19937 random(4);
+  const std::vector<Token> stem = tokens(700, 99);
+  for (std::uint32_t i = 0; i < 8; ++i) {
+    std::vector<Token> p(stem.begin(), stem.begin() + static_cast<std::ptrdiff_t>(random() % 700));
+    const std::vector<Token> rest = tokens(1 + random() % 250, 100 + i);
+    p.insert(p.end(), rest.begin(), rest.end());
+    prompts.push_back(std::move(p));
+  }
+  std::vector<std::vector<Token>> expected;
+  for (const auto& p : prompts) {
+    const auto fresh = engine({.sequences_max = 1, .exact = true});
+    expected.push_back(run(*fresh, request(p, 16)).tokens);
+  }
+  // One worker, everything at once, several times: concurrent twins, warm and half-evicted cache.
+  const std::uint64_t block_bytes = 64 * 2 * 2 * 32 * 2;  // tokens, layers, K and V, width, f16
+  struct Case {
+    std::uint64_t budget;
+    std::uint32_t step;
+  };
+  for (const auto& [budget, step] : {Case{1 << 26, 512}, Case{9 * block_bytes, 64}, Case{0, 512}}) {
+    const auto e =
+        engine({.sequences_max = 5, .reuse_bytes = budget, .step_tokens = step, .exact = true});
+    for (int round = 0; round < 2; ++round) {
+      std::vector<RequestId> ids;
+      for (const auto& p : prompts) {
+        GenerateRequest r = request(p, 16);
+        ids.push_back(r.id);
+        ASSERT_TRUE(e->generate(std::move(r)).has_value());
+      }
+      std::uint64_t cached = 0;
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        const Answer a = sink_.wait(ids[i]);
+        EXPECT_EQ(a.tokens, expected[i])
+            << "prompt " << i << " of " << prompts[i].size() << ", budget " << budget;
+        cached += a.usage.cached_tokens;
+      }
+      if (budget >= 1ULL << 26) {
+        EXPECT_GT(cached, 0u);
+      }
+    }
+  }
+}
+
+TEST_F(LlamaEngineTest, PrefixIsReusedAndToldInEvents) {
+  const auto e = engine();
+  const std::vector<Token> prompt = tokens(300, 7);
+  const Answer cold = run(*e, request(prompt));
+  const Answer warm = run(*e, request(prompt));
+  EXPECT_EQ(warm.usage.cached_tokens, 256u);
+  EXPECT_EQ(warm.tokens, cold.tokens);
+  GenerateRequest salted = request(prompt);
+  salted.cache_salt = "another tenant";
+  EXPECT_EQ(run(*e, std::move(salted)).usage.cached_tokens, 0u);
+
+  std::vector<kv::Event> events;
+  ASSERT_TRUE(e->kv_events()->read(1, 1000, events).has_value());
+  ASSERT_EQ(events.size(), 8u);  // four blocks for each salt
+  kv::BlockHash parent = kv::chain_root(e->info().model, "", "");
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(events[i].sequence, i + 1);
+    EXPECT_EQ(events[i].parent, parent);
+    const auto block = std::span(prompt).subspan(i * 64, 64);
+    EXPECT_EQ(events[i].hash, kv::chain_next(parent, block));
+    EXPECT_TRUE(std::ranges::equal(events[i].tokens, block));
+    parent = events[i].hash;
+  }
+}
+
+TEST_F(LlamaEngineTest, EventsAlwaysAddUpToTheSnapshot) {
+  const std::uint64_t block_bytes = 16 * 2 * 2 * 32 * 2;
+  const auto e = engine({.sequences_max = 3, .block_tokens = 16, .reuse_bytes = 40 * block_bytes});
+  std::mt19937 random(3);
+  const std::vector<Token> stem = tokens(400, 5);
+  for (int i = 0; i < 40; ++i) {
+    std::vector<Token> p(stem.begin(), stem.begin() + static_cast<std::ptrdiff_t>(random() % 400));
+    const auto tail = tokens(20 + random() % 100, random());
+    p.insert(p.end(), tail.begin(), tail.end());
+    run(*e, request(p, 1 + random() % 30));
+  }
+  std::map<kv::BlockHash, kv::BlockHash> held;  // block -> parent
+  std::vector<kv::Event> events;
+  ASSERT_TRUE(e->kv_events()->read(1, 1 << 20, events).has_value());
+  const kv::BlockHash root = kv::chain_root(e->info().model, "", "");
+  std::uint64_t sequence = 0;
+  for (const kv::Event& event : events) {
+    EXPECT_EQ(event.sequence, ++sequence);
+    if (event.kind == kv::Event::Kind::kStored) {
+      EXPECT_TRUE(event.parent == root || held.contains(event.parent));
+      EXPECT_TRUE(held.emplace(event.hash, event.parent).second);
+    } else {
+      EXPECT_EQ(held.erase(event.hash), 1u);
+      for (const auto& [block, parent] : held)
+        EXPECT_NE(parent, event.hash) << "removed before its child";
+    }
+    EXPECT_LE(held.size(), 40u);
+  }
+  EXPECT_EQ(held.size(), e->load().kv_blocks_used);
+  std::uint64_t at = 0;
+  const std::vector<kv::Event> snapshot = e->kv_events()->snapshot(at);
+  EXPECT_EQ(at, sequence);
+  EXPECT_EQ(snapshot.size(), held.size());
+  for (const kv::Event& event : snapshot) EXPECT_TRUE(held.contains(event.hash));
+  EXPECT_GT(e->load().blocks_evicted, 0u);
+}
+
+TEST_F(LlamaEngineTest, RefusesWhatCanNeverRun) {
+  const auto e = engine();
+  EXPECT_EQ(e->generate(request({})).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(e->generate(request(tokens(1024, 1))).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(e->generate(request({text::kTinyVocabulary})).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(e->generate(request({-1})).error().code, Code::kInvalidArgument);
+  GenerateRequest bad = request({1});
+  bad.grammar.gbnf = "root ::= (";
+  EXPECT_EQ(e->generate(std::move(bad)).error().code, Code::kInvalidArgument);
+  GenerateRequest bias = request({1});
+  bias.sampling.logit_bias.emplace_back(100000, 1.0F);
+  EXPECT_EQ(e->generate(std::move(bias)).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(sink_.finished(), 0u);
+}
+
+TEST_F(LlamaEngineTest, QueueIsBoundedAndNothingAcceptedIsLost) {
+  const auto e = engine({.sequences_max = 1, .queue_max = 2});
+  GenerateRequest busy = request(tokens(10, 1), 900);
+  const RequestId busy_id = busy.id;
+  ASSERT_TRUE(e->generate(std::move(busy)).has_value());
+  sink_.wait_for_token(busy_id);
+  std::vector<RequestId> accepted;
+  bool refused = false;
+  for (int i = 0; i < 4; ++i) {
+    GenerateRequest r = request(tokens(10, 2), 2);
+    const RequestId id = r.id;
+    const Result<void> queued = e->generate(std::move(r));
+    if (queued) {
+      accepted.push_back(id);
+    } else {
+      refused = true;
+      EXPECT_EQ(queued.error().code, Code::kOverloaded);
+      EXPECT_GT(queued.error().retry_after_s, 0);
+    }
+  }
+  EXPECT_TRUE(refused);
+  e->abort(busy_id, CancelReason::kClientGone);
+  EXPECT_EQ(sink_.wait(busy_id).finish, FinishReason::kCancelled);
+  for (const RequestId id : accepted) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kLength);
+}
+
+TEST_F(LlamaEngineTest, DeadlineAndDestructionEndEveryRequest) {
+  auto e = engine({.sequences_max = 2});
+  GenerateRequest late = request(tokens(10, 1), 900);
+  late.deadline = Deadline(clock_.now());
+  EXPECT_EQ(run(*e, std::move(late)).finish, FinishReason::kCancelled);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 6; ++i) {
+    GenerateRequest r = request(tokens(10, 1), 900);
+    ids.push_back(r.id);
+    ASSERT_TRUE(e->generate(std::move(r)).has_value());
+  }
+  e.reset();
+  for (const RequestId id : ids) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kCancelled);
+}
+
+TEST_F(LlamaEngineTest, C3_RandomCancelsLeaveNothingBehind) {
+  const auto e = engine({.sequences_max = 4, .queue_max = 1000});
+  std::mt19937 random(8);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 600; ++i) {
+    GenerateRequest r = request(tokens(1 + random() % 200, random() % 5), 1 + random() % 20);
+    ids.push_back(r.id);
+    ASSERT_TRUE(e->generate(std::move(r)).has_value());
+    if (random() % 2 == 0) e->abort(ids[random() % ids.size()], CancelReason::kClientGone);
+  }
+  for (const RequestId id : ids) EXPECT_TRUE(sink_.wait(id).finish.has_value());
+  EXPECT_EQ(sink_.finished(), ids.size());
+  const Answer after = run(*e, request(tokens(50, 1), 3));  // the report is made after this one
+  EXPECT_EQ(after.tokens.size(), 3u);
+  const LoadReport load = e->load();
+  EXPECT_EQ(load.waiting, 0u);
+  EXPECT_EQ(load.sequence_errors, 0u);
+}
+
+TEST_F(LlamaEngineTest, SamplingOptionsBind) {
+  const auto e = engine();
+  const std::vector<Token> prompt = tokens(20, 3);
+  GenerateRequest seeded = request(prompt, 20);
+  seeded.sampling.temperature = 1.5F;
+  seeded.sampling.seed = 7;
+  GenerateRequest again = seeded;
+  again.id = RequestId{++last_id_};
+  GenerateRequest other = seeded;
+  other.id = RequestId{++last_id_};
+  other.sampling.seed = 8;
+  const Answer a = run(*e, std::move(seeded));
+  EXPECT_EQ(run(*e, std::move(again)).tokens, a.tokens);
+  EXPECT_NE(run(*e, std::move(other)).tokens, a.tokens);
+
+  GenerateRequest biased = request(prompt, 5);
+  biased.sampling.logit_bias.emplace_back(42, 100.0F);
+  for (const Token t : run(*e, std::move(biased)).tokens) EXPECT_EQ(t, 42);
+
+  GenerateRequest bound = request(prompt, 20);
+  bound.grammar.gbnf = "root ::= \"ab\" root | \"c\"";
+  bound.ignore_eos = false;
+  std::string text;
+  for (const Token t : run(*e, std::move(bound)).tokens) text += static_cast<char>(t);
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2) EXPECT_EQ(text.substr(i, 2), "ab");
+
+  GenerateRequest probing = request(prompt, 3);
+  probing.top_logprobs = 5;
+  const Answer probed = run(*e, std::move(probing));
+  for (const float p : probed.logprobs) {
+    EXPECT_LE(p, 0.0F);
+    EXPECT_GT(p, -20.0F);
+  }
+  const Answer plain = run(*e, request(prompt, 3));
+  EXPECT_EQ(probed.tokens, plain.tokens);
+  GenerateRequest stopped = request(prompt, 20);
+  stopped.stop_token_ids = {plain.tokens[1]};
+  const Answer s = run(*e, std::move(stopped));
+  EXPECT_EQ(s.finish, FinishReason::kStop);
+  EXPECT_LE(s.tokens.size(), 1u);
+}
+
+TEST_F(LlamaEngineTest, EmbedsIfTheModelCan) {
+  EXPECT_EQ(engine()->embed({.tokens = {1, 2}}, [](auto) {}).error().code, Code::kUnprocessable);
+  model_ = text::tiny_model(1, 1);
+  const auto e = engine();
+  ASSERT_EQ(e->info().embedding_size, 64u);
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::vector<float>> vectors;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(e->embed({.tokens = tokens(30, 2)}, [&](Result<std::vector<float>> v) {
+                   ASSERT_TRUE(v.has_value());
+                   const std::lock_guard lock(mutex);
+                   vectors.push_back(std::move(*v));
+                   changed.notify_all();
+                 }).has_value());
+  }
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return vectors.size() == 2; });
+  EXPECT_EQ(vectors[0], vectors[1]);
+  float squares = 0;
+  for (const float v : vectors[0]) squares += v * v;
+  EXPECT_NEAR(squares, 1.0F, 1e-4F);
+}
+
+}  // namespace
+}  // namespace penstock::engine

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "kv/block.h"
+
+namespace penstock::kv {
+
+/// One change of a worker's set of reusable blocks. `sequence` counts from 1 without a gap in one
+/// life of the worker; a reader that sees a gap has lost events and must take a snapshot.
+struct Event {
+  enum class Kind : std::uint8_t { kStored, kRemoved, kCleared };
+
+  std::uint64_t sequence = 0;
+  Kind kind = Kind::kCleared;
+  BlockHash hash;             // kStored, kRemoved
+  BlockHash parent;           // kStored: the block before, or the chain root
+  std::vector<Token> tokens;  // kStored: exactly the block's tokens (size = the worker's block size)
+};
+
+/// Where a worker's events are read. Thread: any.
+class EventSource {
+ public:
+  virtual ~EventSource() = default;
+
+  /// Appends up to `count_max` events with sequence >= `from` to `out`, in order; none if there are
+  /// no newer ones. Fails with kNotFound when `from` is older than what is kept: read snapshot().
+  virtual Result<void> read(std::uint64_t from, std::size_t count_max,
+                            std::vector<Event>& out) const = 0;
+
+  /// Every block held now as kStored events, parents before children, and in `sequence` the last
+  /// event it includes: continue with read(sequence + 1).
+  virtual std::vector<Event> snapshot(std::uint64_t& sequence) const = 0;
+};
+
+}  // namespace penstock::kv

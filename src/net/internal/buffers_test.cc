@@ -1,0 +1,107 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <string>
+
+#include "net/internal/answer_head.h"
+#include "net/internal/input_buffer.h"
+#include "net/internal/output_queue.h"
+
+namespace penstock::net {
+namespace {
+
+// A random walk of receiving and taking must keep every byte, in order, within the limit.
+TEST(InputBufferTest, KeepsBytesInOrderWithinItsLimit) {
+  std::mt19937 random(1);
+  for (const std::size_t limit : {4096U, 5000U, 32768U}) {
+    InputBuffer buffer;
+    unsigned char next_in = 0;
+    unsigned char next_out = 0;
+    bool was_full = false;
+    for (int step = 0; step < 20000; ++step) {
+      const std::span<char> space = buffer.space(limit, random() % 2 ? 4096 : limit);
+      ASSERT_LE(buffer.data().size() + space.size(), limit);
+      ASSERT_EQ(space.empty(), buffer.data().size() == limit);
+      was_full |= space.empty();
+      const std::size_t taken_first = random() % (buffer.data().size() + 1);
+      // Taking while a receive is under way must not move the space.
+      for (const char c : buffer.data().substr(0, taken_first)) {
+        ASSERT_EQ(static_cast<unsigned char>(c), next_out++);
+      }
+      if (random() % 3 == 0) {
+        buffer.consume(taken_first);
+      } else {
+        next_out = static_cast<unsigned char>(next_out - taken_first);
+      }
+      const std::size_t received = space.empty() ? 0 : random() % (space.size() + 1);
+      for (std::size_t i = 0; i < received; ++i) space[i] = static_cast<char>(next_in++);
+      buffer.commit(received);
+    }
+    EXPECT_TRUE(was_full);
+  }
+}
+
+TEST(InputBufferTest, GivesTheHeapBackOnceEmpty) {
+  InputBuffer buffer;
+  for (int i = 0; i < 3; ++i) {
+    const auto space = buffer.space(32768);
+    ASSERT_FALSE(space.empty());
+    buffer.commit(space.size());
+  }
+  ASSERT_GT(buffer.data().size(), InputBuffer::kInlineBytes);
+  buffer.consume(buffer.data().size());
+  const auto space = buffer.space(32768);
+  const char* const self = reinterpret_cast<const char*>(&buffer);
+  EXPECT_TRUE(space.data() >= self && space.data() < self + sizeof buffer);
+}
+
+TEST(OutputQueueTest, HandsOutWhatWentInHoweverItIsSent) {
+  std::mt19937 random(1);
+  OutputQueue queue;
+  std::string expected;
+  std::string sent;
+  for (int step = 0; step < 20000; ++step) {
+    if (random() % 2 == 0) {
+      const std::string bytes(random() % 300, static_cast<char>('a' + random() % 26));
+      queue.append(bytes);
+      expected += bytes;
+    } else {
+      const std::size_t size = random() % (queue.size() + 1);
+      sent += queue.unsent().substr(0, size);
+      queue.sent(size);
+    }
+    ASSERT_EQ(queue.size(), expected.size() - sent.size());
+    ASSERT_EQ(queue.empty(), queue.size() == 0);
+  }
+  sent += queue.unsent();
+  EXPECT_EQ(sent, expected);
+}
+
+TEST(ChunkSizeLineTest, IsTheSizeInHexadecimal) {
+  EXPECT_EQ(ChunkSizeLine(0).text(), "0\r\n");
+  EXPECT_EQ(ChunkSizeLine(10).text(), "a\r\n");
+  EXPECT_EQ(ChunkSizeLine(0x1f40).text(), "1f40\r\n");
+  EXPECT_EQ(ChunkSizeLine(~std::size_t{0}).text(), "ffffffffffffffff\r\n");
+}
+
+TEST(AnswerHeadTest, NoValueStartsALineOfItsOwn) {
+  const HttpHeader bad[] = {{"X-Id", "a\r\nSet-Cookie: b\n\x01"}, {"X\r\nY", "c"}};
+  std::string out;
+  append_head(out, {.content_type = "text/plain\r\n\r\nbody", .content_length = 3, .headers = bad});
+  EXPECT_EQ(out,
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain    body\r\n"
+            "X-Id: a  Set-Cookie: b  \r\nX  Y: c\r\nContent-Length: 3\r\n\r\n");
+}
+
+TEST(AnswerHeadTest, AnswersWithoutBodyTellNoLength) {
+  for (const int status : {204, 304}) {
+    std::string out;
+    append_head(out, {.status = status, .content_length = 0});
+    EXPECT_EQ(out.find("Content-Length"), std::string::npos) << out;
+  }
+}
+
+}  // namespace
+}  // namespace penstock::net

@@ -1,0 +1,407 @@
+#include "serve/desk.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/log.h"
+#include "serve/generation.h"
+
+namespace penstock::serve {
+namespace {
+
+std::int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+engine::Sampling sampling_of(const api::GenerationParams& p) {
+  engine::Sampling s;
+  if (p.temperature) s.temperature = *p.temperature;
+  if (p.top_p) s.top_p = *p.top_p;
+  if (p.min_p) s.min_p = *p.min_p;
+  if (p.top_k) s.top_k = *p.top_k;
+  if (p.frequency_penalty) s.frequency_penalty = *p.frequency_penalty;
+  if (p.presence_penalty) s.presence_penalty = *p.presence_penalty;
+  if (p.repetition_penalty) s.repetition_penalty = *p.repetition_penalty;
+  s.seed = p.seed;
+  s.logit_bias = p.logit_bias;
+  return s;
+}
+
+/// text/ and engine/ do not know each other's types: a grammar crosses here.
+engine::Grammar grammar_of(text::AnswerGrammar&& g) {
+  engine::Grammar made;
+  made.gbnf = std::move(g.gbnf);
+  made.lazy = g.lazy;
+  made.preserved_tokens = std::move(g.preserved_tokens);
+  made.prefill = std::move(g.prefill);
+  for (text::AnswerGrammar::Trigger& t : g.triggers) {
+    made.triggers.push_back({static_cast<engine::Grammar::Trigger::Kind>(t.kind), std::move(t.value)});
+  }
+  return made;
+}
+
+engine::GenerateRequest request_of(const api::GenerationParams& p, std::vector<Token> prompt,
+                                   std::uint32_t max_tokens) {
+  engine::GenerateRequest r;
+  r.prompt = std::move(prompt);
+  r.cache_salt = p.cache_salt;
+  r.sampling = sampling_of(p);
+  r.stop_token_ids = p.stop_token_ids;
+  r.ignore_eos = p.ignore_eos;
+  r.max_tokens = max_tokens;
+  r.min_tokens = p.min_tokens;
+  r.top_logprobs = p.top_logprobs;
+  r.priority = p.priority;
+  return r;
+}
+
+/// A tool's call binds the answer, and so does a schema or a grammar: one of them at a time.
+Result<void> check_constraints(const api::ChatRequest& r, bool calls_tools) {
+  const bool has_schema = r.response_format.kind != api::ResponseFormat::Kind::kText;
+  if (calls_tools && (has_schema || !r.grammar.empty())) {
+    return fail(Code::kUnprocessable,
+                "tools cannot be combined with response_format or grammar: use tool_choice \"none\", "
+                "or drop the format", has_schema ? "response_format" : "grammar");
+  }
+  if (has_schema && !r.grammar.empty()) {
+    return fail(Code::kInvalidArgument, "give either response_format or grammar, not both", "grammar");
+  }
+  return {};
+}
+
+/// Views into `r`, which must outlive the result.
+text::Conversation conversation_of(const api::ChatRequest& r) {
+  text::Conversation c;
+  c.messages.reserve(r.messages.size());
+  for (const api::ChatMessage& m : r.messages) {
+    text::Message& made = c.messages.emplace_back();
+    made = {.role = m.role, .content = m.content, .name = m.name, .reasoning = m.reasoning_content,
+            .tool_calls = {}, .tool_call_id = m.tool_call_id};
+    for (const api::ToolCall& call : m.tool_calls) {
+      made.tool_calls.push_back({call.id, call.name, call.arguments});
+    }
+  }
+  using Mode = api::ToolChoice::Mode;
+  if (r.tool_choice.mode != Mode::kNone) {
+    for (const api::Tool& t : r.tools) {
+      if (r.tool_choice.mode == Mode::kFunction && t.name != r.tool_choice.function) continue;
+      c.tools.push_back({t.name, t.description, t.parameters});
+    }
+  }
+  c.tool_mode = r.tool_choice.mode == Mode::kAuto   ? text::Conversation::ToolMode::kAuto
+                : r.tool_choice.mode == Mode::kNone ? text::Conversation::ToolMode::kNone
+                                                    : text::Conversation::ToolMode::kRequired;
+  c.parallel_tool_calls = r.parallel_tool_calls && r.tool_choice.mode != Mode::kFunction;
+  switch (r.response_format.kind) {
+    case api::ResponseFormat::Kind::kText: break;
+    case api::ResponseFormat::Kind::kJsonObject: c.json_schema = R"({"type":"object"})"; break;
+    case api::ResponseFormat::Kind::kJsonSchema: c.json_schema = r.response_format.schema; break;
+  }
+  c.grammar = r.grammar;
+  for (const auto& [name, json] : r.template_kwargs) c.template_kwargs.emplace_back(name, json);
+  c.add_generation_prompt = r.add_generation_prompt;
+  c.continue_final_message = r.continue_final_message;
+  return c;
+}
+
+}  // namespace
+
+Desk::Desk(Service& service, net::Loop& loop)
+    : service_(service),
+      loop_(loop),
+      mailbox_(loop, [this](std::vector<engine::Output>& outputs) { hand_out(outputs); }),
+      random_(std::random_device{}()) {}
+
+Desk::~Desk() = default;
+
+void Desk::hand_out(std::vector<engine::Output>& outputs) {
+  for (engine::Output& output : outputs) {
+    const auto found = by_leg_.find(output.request);
+    if (found == by_leg_.end()) continue;  // cancelled meanwhile
+    Generation& generation = *found->second;
+    if (!std::exchange(generation.touched_, true)) touched_.push_back(&generation);
+    generation.take(output);
+  }
+  while (!touched_.empty()) {
+    Generation* generation = touched_.back();
+    touched_.pop_back();
+    generation->touched_ = false;
+    generation->show();
+  }
+}
+
+void Desk::sweep() {
+  const TimePoint now = clock().now();
+  const std::vector<Generation*> all(generations_.begin(), generations_.end());
+  for (Generation* g : all) g->sweep(now);
+  if (!generations_.empty()) {
+    sweep_timer_ = loop_.after(std::chrono::seconds(1), [this] { sweep(); });
+  } else {
+    sweep_timer_.reset();
+  }
+}
+
+void Desk::launch(net::Exchange& exchange, std::unique_ptr<Generation> generation) {
+  generation->start(exchange);
+  exchange.own(std::move(generation));
+  if (sweep_timer_ == nullptr) {
+    sweep_timer_ = loop_.after(std::chrono::seconds(1), [this] { sweep(); });
+  }
+}
+
+Result<void> Desk::check_fields(const api::GenerationParams& p, const ServedModel& model) {
+  if (!p.unknown_fields.empty()) {
+    metrics().unknown_fields(p.unknown_fields.size());
+    if (log::enabled(log::Level::kDebug)) {
+      log::debug("request fields ignored, not known: {}", fmt::join(p.unknown_fields, ", "));
+    }
+  }
+  if (!model.answers_to(p.model)) {
+    return fail(Code::kModelNotFound,
+                fmt::format("the model \"{}\" is not served here; available: {}",
+                            p.model.substr(0, 60), fmt::join(model.names(), ", ")), "model");
+  }
+  for (const Token t : p.stop_token_ids) {
+    if (!model.tokenizer().valid(t)) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("stop_token_ids: {} is not in the vocabulary of {} tokens", t,
+                              model.tokenizer().size()), "stop_token_ids");
+    }
+  }
+  return {};
+}
+
+/// What the client may ask for at most, given its prompt; an Error when the prompt alone is too long.
+Result<std::uint32_t> tokens_to_answer(const api::GenerationParams& p, std::size_t prompt_tokens,
+                                       const ServedModel& model, const ServiceOptions& options,
+                                       std::string_view param) {
+  const std::uint32_t context = model.info().context_tokens_max;
+  if (prompt_tokens >= context) {
+    return fail(Code::kContextLength,
+                fmt::format("the prompt has {} tokens, and this server holds {} for prompt and answer "
+                            "together: shorten it, or start the server with a larger --context",
+                            prompt_tokens, context), std::string(param));
+  }
+  const auto room = static_cast<std::uint32_t>(context - prompt_tokens);
+  std::uint32_t wanted = p.max_tokens.value_or(options.max_tokens_default);
+  if (wanted == 0) wanted = room;
+  return std::min(wanted, room);
+}
+
+void Desk::chat(net::Exchange& exchange, ServedModel& model) {
+  const TimePoint arrived = clock().now();
+  const auto refuse = [&](const Error& error) {
+    metrics().request_done("chat_completions", http_status(error.code), 0);
+    answer_error(exchange, error);
+  };
+  Result<api::ChatRequest> parsed = api::parse_chat_request(exchange.request().body);
+  if (!parsed) return refuse(parsed.error());
+  api::ChatRequest& r = *parsed;
+  if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+
+  const text::Conversation conversation = conversation_of(r);
+  const bool calls_tools = !conversation.tools.empty();
+  if (Result<void> fine = check_constraints(r, calls_tools); !fine) return refuse(fine.error());
+  Result<text::RenderedPrompt> rendered =
+      model.chat_template().render(conversation, template_cache_);
+  if (!rendered) return refuse(rendered.error());
+  std::vector<Token> prompt;
+  model.tokenizer().encode(rendered->pieces, true, tokenizer_cache_, prompt);
+  if (prompt.empty()) return refuse({Code::kInvalidArgument, "the conversation renders to an empty prompt", "messages", 0});
+  const Result<std::uint32_t> max_tokens =
+      tokens_to_answer(r, prompt.size(), model, options(), "messages");
+  if (!max_tokens) return refuse(max_tokens.error());
+
+  Generation::Plan plan{.kind = Generation::Kind::kChat,
+                        .head = {fmt::format("chatcmpl-{:016x}", random_()), unix_seconds(), model.name()},
+                        .stream = r.stream,
+                        .include_usage = r.include_usage,
+                        .logprobs = r.top_logprobs.has_value(),
+                        .return_token_ids = r.return_token_ids,
+                        .stops = std::move(r.stop),
+                        .format = std::move(rendered->format),
+                        .arrived = arrived,
+                        .deadline = Deadline(arrived + options().request_timeout)};
+  std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
+  Permit permit = service_.admit();
+  if (!permit) {
+    return refuse({Code::kOverloaded, fmt::format("{} requests are in flight already", options().in_flight_max), "", 1});
+  }
+  auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
+  const engine::Grammar grammar = grammar_of(std::move(rendered->grammar));
+  for (std::uint32_t k = 0; k < r.n; ++k) {
+    const bool last = k + 1 == r.n;
+    engine::GenerateRequest leg = request_of(r, last ? std::move(prompt) : prompt, *max_tokens);
+    leg.grammar = grammar;
+    if (leg.sampling.seed) *leg.sampling.seed += k;
+    if (Result<void> queued = generation->add_choice(std::move(leg), k == 0); !queued) {
+      return refuse(queued.error());
+    }
+  }
+  launch(exchange, std::move(generation));
+}
+
+void Desk::complete(net::Exchange& exchange, ServedModel& model) {
+  const TimePoint arrived = clock().now();
+  const auto refuse = [&](const Error& error) {
+    metrics().request_done("completions", http_status(error.code), 0);
+    answer_error(exchange, error);
+  };
+  Result<api::CompletionRequest> parsed = api::parse_completion_request(exchange.request().body);
+  if (!parsed) return refuse(parsed.error());
+  api::CompletionRequest& r = *parsed;
+  if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+
+  Generation::Plan plan{.kind = Generation::Kind::kCompletion,
+                        .head = {fmt::format("cmpl-{:016x}", random_()), unix_seconds(), model.name()},
+                        .stream = r.stream,
+                        .include_usage = r.include_usage,
+                        .logprobs = r.top_logprobs.has_value(),
+                        .return_token_ids = r.return_token_ids,
+                        .stops = std::move(r.stop),
+                        .format = {},
+                        .arrived = arrived,
+                        .deadline = Deadline(arrived + options().request_timeout)};
+  Permit permit = service_.admit();
+  if (!permit) {
+    return refuse({Code::kOverloaded, fmt::format("{} requests are in flight already", options().in_flight_max), "", 1});
+  }
+  auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
+  for (std::size_t i = 0; i < r.prompts.size(); ++i) {
+    std::vector<Token> prompt;
+    std::string echo;
+    const std::string param = r.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);
+    if (auto* text = std::get_if<std::string>(&r.prompts[i])) {
+      // A raw prompt is the caller's own template: special tokens in it are meant.
+      const std::vector<text::Piece> pieces = {{*text, true}};
+      model.tokenizer().encode(pieces, true, tokenizer_cache_, prompt);
+      if (r.echo) echo = std::move(*text);
+    } else {
+      prompt = std::move(std::get<std::vector<Token>>(r.prompts[i]));
+      for (const Token t : prompt) {
+        if (!model.tokenizer().valid(t)) {
+          return refuse({Code::kInvalidArgument,
+                         fmt::format("token id {} is not in the vocabulary of {} tokens", t,
+                                     model.tokenizer().size()), param, 0});
+        }
+        if (r.echo) echo += model.tokenizer().bytes(t);
+      }
+    }
+    const Result<std::uint32_t> max_tokens =
+        tokens_to_answer(r, prompt.size(), model, options(), param);
+    if (!max_tokens) return refuse(max_tokens.error());
+    for (std::uint32_t k = 0; k < r.n; ++k) {
+      engine::GenerateRequest leg = request_of(r, prompt, *max_tokens);
+      leg.grammar.gbnf = r.grammar;
+      if (leg.sampling.seed) *leg.sampling.seed += k;
+      if (Result<void> queued = generation->add_choice(std::move(leg), k == 0, echo); !queued) {
+        return refuse(queued.error());
+      }
+    }
+  }
+  launch(exchange, std::move(generation));
+}
+
+namespace {
+
+/// The vectors of one request as they come in; dropped when the client leaves.
+class Embedding final : public net::Transaction {
+ public:
+  Embedding(net::Exchange& exchange, Desk& desk, std::string model, bool base64, std::size_t count)
+      : exchange_(exchange), desk_(desk), model_(std::move(model)), base64_(base64), vectors_(count),
+        left_(count), arrived_(desk.clock().now()) {}
+  ~Embedding() override { *alive_ = false; }
+
+  void on_client_gone() override { desk_.metrics().cancelled("client_gone"); }
+
+  /// What the engine calls: on its own thread, so the work is posted to the loop.
+  engine::EmbedDone receiver(std::size_t index) {
+    return [this, index, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
+      loop->post([this, index, alive, vector = std::move(vector)]() mutable {
+        if (*alive) take(index, std::move(vector));
+      });
+    };
+  }
+  void add_tokens(std::uint32_t tokens) { tokens_ += tokens; }
+
+ private:
+  void take(std::size_t index, Result<std::vector<float>> vector) {
+    const double age_s = std::chrono::duration<double>(desk_.clock().now() - arrived_).count();
+    if (!vector) {
+      desk_.metrics().request_done("embeddings", http_status(vector.error().code), age_s);
+      return answer_error(exchange_, vector.error());  // destroys this
+    }
+    vectors_[index] = std::move(*vector);
+    if (--left_ > 0) return;
+    desk_.metrics().request_done("embeddings", 200, age_s);
+    desk_.metrics().tokens(tokens_, 0, 0);
+    exchange_.respond(200, "application/json", api::embedding_answer(model_, vectors_, base64_, tokens_));
+  }
+
+  net::Exchange& exchange_;
+  Desk& desk_;
+  std::string model_;
+  bool base64_;
+  std::vector<std::vector<float>> vectors_;
+  std::size_t left_;
+  std::uint32_t tokens_ = 0;
+  TimePoint arrived_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // read and written on the loop only
+};
+
+}  // namespace
+
+void Desk::embed(net::Exchange& exchange, ServedModel& model) {
+  const auto refuse = [&](const Error& error) {
+    metrics().request_done("embeddings", http_status(error.code), 0);
+    answer_error(exchange, error);
+  };
+  Result<api::EmbeddingRequest> parsed = api::parse_embedding_request(exchange.request().body);
+  if (!parsed) return refuse(parsed.error());
+  api::EmbeddingRequest& r = *parsed;
+  if (!model.answers_to(r.model)) {
+    return refuse({Code::kModelNotFound, fmt::format("the model \"{}\" is not served here; available: {}",
+                                                     r.model.substr(0, 60), fmt::join(model.names(), ", ")), "model", 0});
+  }
+  const std::uint32_t size = model.info().embedding_size;
+  if (size == 0) {
+    return refuse({Code::kUnprocessable, fmt::format("the model \"{}\" does not make embeddings", model.name()), "model", 0});
+  }
+  if (r.dimensions && *r.dimensions != size) {
+    return refuse({Code::kInvalidArgument, fmt::format("dimensions: this model makes {}", size), "dimensions", 0});
+  }
+  auto owned = std::make_unique<Embedding>(exchange, *this, model.name(), r.base64, r.inputs.size());
+  Embedding& embedding = *owned;
+  std::vector<std::vector<Token>> inputs;
+  for (auto& input : r.inputs) {
+    std::vector<Token>& tokens = inputs.emplace_back();
+    if (auto* text = std::get_if<std::string>(&input)) {
+      model.tokenizer().encode(std::vector<text::Piece>{{*text, false}}, true, tokenizer_cache_, tokens);
+    } else {
+      tokens = std::move(std::get<std::vector<Token>>(input));
+    }
+    embedding.add_tokens(static_cast<std::uint32_t>(tokens.size()));
+  }
+  exchange.own(std::move(owned));
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    Result<void> queued = model.pick().engine().embed({.id = {}, .tokens = std::move(inputs[i])},
+                                                      embedding.receiver(i));
+    if (!queued) return refuse(queued.error());
+  }
+}
+
+std::string Desk::describe() const {
+  std::string out;
+  const TimePoint now = service_.clock_.now();
+  for (const Generation* g : generations_) {
+    if (!out.empty()) out += ',';
+    out += g->describe(now);
+  }
+  return out;
+}
+
+}  // namespace penstock::serve

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "api/openai.h"
+#include "net/http_server.h"
+#include "serve/mailbox.h"
+#include "serve/service.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace penstock::serve {
+
+class Generation;
+
+/// What one event loop keeps for its requests: the caches of the text side, the mailbox that
+/// engines deliver to, and who waits for what. Loop thread only, but for the constructor.
+class Desk final {
+ public:
+  Desk(Service& service, net::Loop& loop);
+  ~Desk();
+
+  void chat(net::Exchange& exchange, ServedModel& model);
+  void complete(net::Exchange& exchange, ServedModel& model);
+  void embed(net::Exchange& exchange, ServedModel& model);
+
+  /// One JSON object a live request, joined by commas (for /debug/requests).
+  [[nodiscard]] std::string describe() const;
+
+  [[nodiscard]] Service& service() noexcept { return service_; }
+  [[nodiscard]] const ServiceOptions& options() const noexcept { return service_.options_; }
+  [[nodiscard]] Metrics& metrics() noexcept { return service_.metrics_; }
+  [[nodiscard]] const Clock& clock() const noexcept { return service_.clock_; }
+  [[nodiscard]] net::Loop& loop() noexcept { return loop_; }
+  [[nodiscard]] engine::OutputSink& sink() noexcept { return mailbox_; }
+  [[nodiscard]] std::uint64_t random() noexcept { return random_(); }
+
+ private:
+  friend class Generation;
+
+  void hand_out(std::vector<engine::Output>& outputs);
+  void sweep();
+  Result<void> check_fields(const api::GenerationParams& params, const ServedModel& model);
+  void launch(net::Exchange& exchange, std::unique_ptr<Generation> generation);
+
+  Service& service_;
+  net::Loop& loop_;
+  Mailbox mailbox_;
+  text::TokenizerCache tokenizer_cache_;
+  text::TemplateCache template_cache_;
+  std::unordered_set<Generation*> generations_;
+  std::unordered_map<RequestId, Generation*> by_leg_;
+  std::vector<Generation*> touched_;
+  std::unique_ptr<net::Loop::Timer> sweep_timer_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace penstock::serve

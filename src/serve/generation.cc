@@ -1,0 +1,425 @@
+#include "serve/generation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace penstock::serve {
+namespace {
+
+std::atomic<std::uint64_t> last_leg{0};
+
+double seconds(Nanos d) { return std::chrono::duration<double>(d).count(); }
+
+std::string_view endpoint(Generation::Kind kind) {
+  return kind == Generation::Kind::kChat ? "chat_completions" : "completions";
+}
+
+std::uint32_t count_characters(std::string_view utf8) {
+  return static_cast<std::uint32_t>(
+      std::ranges::count_if(utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
+}  // namespace
+
+Generation::Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan)
+    : desk_(desk), model_(model), permit_(std::move(permit)), plan_(std::move(plan)) {
+  if (plan_.stream && plan_.kind == Kind::kChat) chat_writer_.emplace(plan_.head, plan_.include_usage);
+  if (plan_.stream && plan_.kind == Kind::kCompletion) {
+    completion_writer_.emplace(plan_.head, plan_.include_usage);
+  }
+  desk_.generations_.insert(this);
+}
+
+Generation::~Generation() {
+  for (Choice& c : choices_) release_leg(c);
+  desk_.generations_.erase(this);
+  if (touched_) std::erase(desk_.touched_, this);
+}
+
+Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_of_prompt,
+                                    std::string echo) {
+  Choice choice;
+  choice.first_of_prompt = first_of_prompt;
+  choice.leg = RequestId{last_leg.fetch_add(1) + 1};
+  choice.stops = text::StopMatcher(plan_.stops);
+  choice.text = std::move(echo);
+  if (plan_.return_token_ids) choice.prompt = request.prompt;
+  choice.usage.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
+  Result<std::unique_ptr<text::OutputParser>> parser = text::make_output_parser(plan_.format);
+  if (!parser) return std::unexpected(parser.error());
+  choice.parser = std::move(*parser);
+
+  Worker& worker = model_.pick();
+  choice.worker = &worker;
+  choice.charge = Worker::Charge(worker, request.prompt.size() + request.max_tokens);
+  request.id = choice.leg;
+  request.sink = &desk_.sink();
+  request.deadline = plan_.deadline;
+  const RequestId leg = choice.leg;
+  desk_.by_leg_.emplace(leg, this);
+  choices_.push_back(std::move(choice));
+  if (Result<void> queued = worker.engine().generate(std::move(request)); !queued) {
+    desk_.by_leg_.erase(leg);
+    choices_.pop_back();
+    return queued;
+  }
+  return {};
+}
+
+/// The leg may still run: it is cancelled, and what it delivers from now on finds nobody.
+void Generation::release_leg(Choice& choice) {
+  if (desk_.by_leg_.erase(choice.leg) == 0) return;
+  if (!choice.ended) choice.worker->engine().abort(choice.leg, engine::CancelReason::kClientGone);
+  choice.charge = {};
+}
+
+Generation::Choice& Generation::choice_of(RequestId leg) {
+  for (Choice& c : choices_) {
+    if (c.leg == leg) return c;
+  }
+  CHECK(false && "a leg without its choice");
+  std::unreachable();
+}
+
+void Generation::take(engine::Output& output) {
+  Choice& choice = choice_of(output.request);
+  if (choice.ended || error_) return;
+  if (!choice.held.empty() || (streaming_ && !exchange_->writable())) {
+    // The client reads slower than the model writes. Tokens are small and as many as were asked
+    // for; formatted events are not, so they are made when there is room.
+    choice.held.push_back(std::move(output));
+    return;
+  }
+  process(choice, output);
+}
+
+void Generation::process(Choice& choice, engine::Output& output) {
+  choice.usage.cached_tokens = output.usage.cached_tokens;
+  if (output.token) {
+    note_token(choice, output);
+    characters_.clear();
+    choice.detokenizer.add(model_.tokenizer().bytes(*output.token), characters_);
+    take_text(choice, characters_);
+    if (choice.ended) return;
+  }
+  if (!output.finish) {
+    if (plan_.stream) write_content(choice);
+    return;
+  }
+  switch (*output.finish) {
+    case engine::FinishReason::kStop:
+    case engine::FinishReason::kLength: {
+      characters_.clear();
+      choice.detokenizer.finish(characters_);
+      if (!characters_.empty()) take_text(choice, characters_);
+      if (!choice.ended) end_choice(choice, to_string(*output.finish));
+      break;
+    }
+    case engine::FinishReason::kCancelled:
+      error_ = plan_.deadline.passed(desk_.clock().now())
+                   ? Error{Code::kDeadlineExceeded,
+                           fmt::format("the answer was not complete within {:.0f} s",
+                                       seconds(desk_.options().request_timeout)), "", 0}
+                   : Error{Code::kUnavailable, "the worker stopped before the answer was complete", "", 1};
+      break;
+    case engine::FinishReason::kError:
+      error_ = Error{Code::kInternal, output.error.empty() ? "the worker failed" : output.error, "", 0};
+      break;
+  }
+}
+
+void Generation::note_token(Choice& choice, const engine::Output& output) {
+  ++choice.completion_tokens;
+  if (plan_.return_token_ids) choice.token_ids.push_back(*output.token);
+  if (plan_.logprobs) choice.logprobs.push_back(logprob_of(output));
+}
+
+api::TokenLogprob Generation::logprob_of(const engine::Output& output) const {
+  const auto named = [&](Token token, float logprob) {
+    api::TokenLogprob entry;
+    entry.bytes = model_.tokenizer().spelling(token);
+    text::Detokenizer repair;
+    repair.add(entry.bytes, entry.token);
+    repair.finish(entry.token);
+    entry.logprob = logprob;
+    return entry;
+  };
+  api::TokenLogprob entry = named(*output.token, output.logprob);
+  for (const engine::TopLogprob& t : output.top) entry.top.push_back(named(t.token, t.logprob));
+  return entry;
+}
+
+void Generation::take_text(Choice& choice, std::string_view text) {
+  certain_.clear();
+  const bool stopped = choice.stops.add(text, certain_);
+  if (choice.parser == nullptr) {
+    choice.text += certain_;
+  } else if (!certain_.empty()) {
+    deltas_.clear();
+    choice.parser->feed(certain_, deltas_);
+    for (text::AnswerDelta& d : deltas_) take_delta(choice, d);
+  }
+  if (!stopped) return;
+  choice.worker->engine().abort(choice.leg, engine::CancelReason::kStopString);
+  end_choice(choice, "stop");
+}
+
+void Generation::take_delta(Choice& choice, text::AnswerDelta& delta) {
+  using Kind = text::AnswerDelta::Kind;
+  switch (delta.kind) {
+    case Kind::kContent:
+      choice.text += delta.text;
+      if (plan_.stream) write_content(choice);
+      break;
+    case Kind::kReasoning:
+      if (plan_.stream) {
+        write_open(choice);
+        chat_writer_->reasoning(out_, static_cast<std::uint32_t>(&choice - choices_.data()), delta.text);
+      } else {
+        choice.reasoning += delta.text;
+      }
+      break;
+    case Kind::kToolStart: {
+      api::ToolCall call;
+      call.id = delta.tool_id.empty() ? fmt::format("call_{:016x}", desk_.random()) : delta.tool_id;
+      call.name = delta.text;
+      if (plan_.stream) {
+        write_open(choice);
+        chat_writer_->tool_call(out_, static_cast<std::uint32_t>(&choice - choices_.data()),
+                                delta.tool_index, call.id, call.name, "");
+      }
+      choice.tool_calls.push_back(std::move(call));
+      break;
+    }
+    case Kind::kToolArguments:
+      if (plan_.stream) {
+        chat_writer_->tool_call(out_, static_cast<std::uint32_t>(&choice - choices_.data()),
+                                delta.tool_index, "", "", delta.text);
+      } else {
+        choice.tool_calls[delta.tool_index].arguments += delta.text;
+      }
+      break;
+  }
+}
+
+void Generation::end_choice(Choice& choice, std::string_view finish_reason) {
+  certain_.clear();
+  choice.stops.finish(certain_);
+  if (choice.parser == nullptr) {
+    choice.text += certain_;
+  } else {
+    deltas_.clear();
+    if (!certain_.empty()) choice.parser->feed(certain_, deltas_);
+    choice.parser->finish(deltas_);
+    for (text::AnswerDelta& d : deltas_) take_delta(choice, d);
+  }
+  choice.ended = true;
+  choice.finish_reason = finish_reason == "stop" && !choice.tool_calls.empty() ? "tool_calls" : finish_reason;
+  release_leg(choice);
+  if (!plan_.stream) return;
+  write_content(choice);
+  write_open(choice);
+  const auto index = static_cast<std::uint32_t>(&choice - choices_.data());
+  if (chat_writer_) {
+    chat_writer_->finish(out_, index, choice.finish_reason);
+  } else {
+    completion_writer_->finish(out_, index, choice.finish_reason);
+  }
+}
+
+/// A chat choice begins with its role.
+void Generation::write_open(Choice& choice) {
+  if (std::exchange(choice.opened, true) || !chat_writer_) return;
+  chat_writer_->role(out_, static_cast<std::uint32_t>(&choice - choices_.data()),
+                     plan_.return_token_ids ? &choice.prompt : nullptr);
+}
+
+void Generation::write_content(Choice& choice) {
+  if (choice.text.empty() && choice.logprobs.empty() && choice.token_ids.empty()) return;
+  if (choice.text.empty() && !choice.ended) return;  // they go with the text they belong to
+  const bool first = !choice.opened;
+  write_open(choice);
+  const auto index = static_cast<std::uint32_t>(&choice - choices_.data());
+  const auto* logprobs = plan_.logprobs ? &choice.logprobs : nullptr;
+  const auto* ids = plan_.return_token_ids ? &choice.token_ids : nullptr;
+  if (chat_writer_) {
+    chat_writer_->content(out_, index, choice.text, logprobs, ids);
+  } else {
+    completion_writer_->text(out_, index, choice.text, logprobs, choice.characters, ids,
+                             first && plan_.return_token_ids ? &choice.prompt : nullptr);
+    if (plan_.logprobs) choice.characters += count_characters(choice.text);
+  }
+  choice.text.clear();
+  choice.logprobs.clear();
+  choice.token_ids.clear();
+}
+
+bool Generation::all_ended() const {
+  return std::ranges::all_of(choices_, [](const Choice& c) { return c.ended; });
+}
+
+api::UsageCounts Generation::usage() const {
+  api::UsageCounts counts;
+  for (const Choice& c : choices_) {
+    counts.completion_tokens += c.completion_tokens;
+    if (!c.first_of_prompt) continue;
+    counts.prompt_tokens += c.usage.prompt_tokens;
+    counts.cached_tokens += c.usage.cached_tokens;
+  }
+  return counts;
+}
+
+void Generation::open_stream() {
+  if (std::exchange(streaming_, true)) return;
+  exchange_->start_stream("text/event-stream; charset=utf-8", {{"x-request-id", plan_.head.id}});
+}
+
+bool Generation::show() {
+  if (error_) {
+    fail_with(*error_);
+    return false;
+  }
+  const bool ended = all_ended();
+  const TimePoint now = desk_.clock().now();
+  std::uint32_t tokens = 0;
+  for (const Choice& c : choices_) tokens += c.completion_tokens;
+  if (tokens > tokens_shown_) {
+    const std::uint32_t fresh = tokens - tokens_shown_;
+    if (tokens_shown_ == 0) {
+      desk_.metrics().first_token(seconds(now - plan_.arrived));
+    } else {
+      desk_.metrics().token_gap(seconds(now - last_token_) / fresh, fresh);
+    }
+    tokens_shown_ = tokens;
+    last_token_ = now;
+  }
+  if (ended) {
+    complete();
+    return false;
+  }
+  if (!plan_.stream || out_.empty()) return true;
+  open_stream();
+  exchange_->write(out_);
+  exchange_->flush();
+  out_.clear();
+  last_write_ = now;
+  return true;
+}
+
+void Generation::complete() {
+  settled_ = true;
+  const api::UsageCounts counts = usage();
+  desk_.metrics().tokens(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens);
+  desk_.metrics().request_done(endpoint(plan_.kind), 200, seconds(desk_.clock().now() - plan_.arrived));
+  if (plan_.stream) {
+    if (plan_.include_usage && chat_writer_) chat_writer_->usage(out_, counts);
+    if (plan_.include_usage && completion_writer_) completion_writer_->usage(out_, counts);
+    api::ChatStreamWriter::done(out_);
+    open_stream();
+    exchange_->write(out_);
+    return exchange_->finish();  // destroys this
+  }
+  std::string body;
+  if (plan_.kind == Kind::kChat) {
+    std::vector<api::ChatChoice> choices;
+    for (Choice& c : choices_) {
+      api::ChatChoice& made = choices.emplace_back();
+      made.index = static_cast<std::uint32_t>(choices.size() - 1);
+      made.content = std::move(c.text);
+      made.reasoning_content = std::move(c.reasoning);
+      made.tool_calls = std::move(c.tool_calls);
+      made.finish_reason = c.finish_reason;
+      if (plan_.logprobs) made.logprobs = std::move(c.logprobs);
+      made.token_ids = std::move(c.token_ids);
+    }
+    body = api::chat_answer(plan_.head, choices, counts,
+                            plan_.return_token_ids ? &choices_.front().prompt : nullptr);
+  } else {
+    std::vector<api::CompletionChoice> choices;
+    for (Choice& c : choices_) {
+      api::CompletionChoice& made = choices.emplace_back();
+      made.index = static_cast<std::uint32_t>(choices.size() - 1);
+      made.text = std::move(c.text);
+      made.finish_reason = c.finish_reason;
+      if (plan_.logprobs) made.logprobs = std::move(c.logprobs);
+      made.token_ids = std::move(c.token_ids);
+      made.prompt_token_ids = std::move(c.prompt);
+    }
+    body = api::completion_answer(plan_.head, choices, counts);
+  }
+  const std::string id = plan_.head.id;
+  exchange_->respond(200, "application/json", body, {{"x-request-id", id}});  // destroys this
+}
+
+void Generation::fail_with(const Error& error) {
+  const Error copy = error;  // `error` may be ours, and we are about to go
+  settled_ = true;
+  desk_.metrics().request_done(endpoint(plan_.kind), http_status(copy.code),
+                               seconds(desk_.clock().now() - plan_.arrived));
+  if (copy.code == Code::kDeadlineExceeded) desk_.metrics().cancelled("deadline");
+  if (!streaming_) return answer_error(*exchange_, copy);
+  // After the head an error can only be an event. No [DONE] follows: the answer is not complete.
+  api::ChatStreamWriter::error(out_, copy);
+  exchange_->write(out_);
+  exchange_->finish();
+}
+
+void Generation::sweep(TimePoint now) {
+  // The engine ends what is past its deadline; this is for an engine that does not.
+  constexpr Nanos kGrace = std::chrono::seconds(10);
+  if (plan_.deadline.at() != TimePoint::max() && now >= plan_.deadline.at() + kGrace) {
+    return fail_with({Code::kDeadlineExceeded, "the worker did not answer in time", "", 0});
+  }
+  if (!plan_.stream) return;
+  const TimePoint last = std::max(last_write_, plan_.arrived);
+  if (now - last < desk_.options().heartbeat || (streaming_ && !exchange_->writable())) return;
+  open_stream();
+  out_.clear();
+  api::ChatStreamWriter::heartbeat(out_);
+  exchange_->write(out_);
+  exchange_->flush();
+  out_.clear();
+  last_write_ = now;
+}
+
+void Generation::on_client_gone() {
+  if (!settled_) desk_.metrics().cancelled("client_gone");
+  if (!settled_) desk_.metrics().request_done(endpoint(plan_.kind), 499, seconds(desk_.clock().now() - plan_.arrived));
+}
+
+void Generation::on_writable() {
+  const auto holds = [&] { return std::ranges::any_of(choices_, [](const Choice& c) { return !c.held.empty(); }); };
+  while (holds() && exchange_->writable()) {
+    for (Choice& c : choices_) {
+      while (!c.held.empty() && !error_ && out_.size() < kEventsBytesMax) {
+        engine::Output output = std::move(c.held.front());
+        c.held.pop_front();
+        if (!c.ended) process(c, output);
+      }
+    }
+    if (!show()) return;  // destroyed
+  }
+}
+
+std::string Generation::describe(TimePoint now) const {
+  std::uint32_t tokens = 0;
+  std::size_t held = 0;
+  for (const Choice& c : choices_) {
+    tokens += c.completion_tokens;
+    held += c.held.size();
+  }
+  return fmt::format(
+      R"({{"id":"{}","endpoint":"{}","stream":{},"age_ms":{:.0f},"choices":{},"prompt_tokens":{},)"
+      R"("completion_tokens":{},"state":"{}","held_tokens":{},"unsent_bytes":{}}})",
+      plan_.head.id, endpoint(plan_.kind), plan_.stream, to_ms(now - plan_.arrived), choices_.size(),
+      choices_.empty() ? 0 : choices_.front().usage.prompt_tokens, tokens,
+      tokens == 0 ? "waiting" : "generating", held, exchange_ == nullptr ? 0 : exchange_->unsent_bytes());
+}
+
+}  // namespace penstock::serve

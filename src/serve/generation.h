@@ -1,0 +1,130 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/openai.h"
+#include "engine/engine.h"
+#include "net/http_server.h"
+#include "serve/desk.h"
+#include "serve/served_model.h"
+#include "text/detokenizer.h"
+#include "text/output_parser.h"
+#include "text/stop_matcher.h"
+
+namespace penstock::serve {
+
+/// One answer a client waits for, with its n choices, from admission to the last byte. It owns
+/// all the request holds: the admission permit, the workers' charges, the legs at the engines. Its
+/// destruction (answer sent, client gone, deadline, shutdown) releases every one of them.
+/// Loop thread only.
+class Generation final : public net::Transaction {
+ public:
+  /// What differs between chat and completions.
+  enum class Kind : std::uint8_t { kChat, kCompletion };
+
+  struct Plan {
+    Kind kind = Kind::kChat;
+    api::AnswerHead head;
+    bool stream = false;
+    bool include_usage = false;
+    bool logprobs = false;
+    bool return_token_ids = false;
+    std::vector<std::string> stops;
+    text::AnswerFormat format;
+    TimePoint arrived;
+    Deadline deadline;
+  };
+
+  Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan);
+  ~Generation() override;
+  Generation(const Generation&) = delete;
+  Generation& operator=(const Generation&) = delete;
+
+  /// Starts one choice at a worker. `echo` is shown before its text. On an error nothing of this
+  /// choice runs; the caller answers with it and drops the generation.
+  /// The prompt's tokens count in the usage only for the `first_of_prompt`.
+  Result<void> add_choice(engine::GenerateRequest request, bool first_of_prompt, std::string echo = {});
+
+  /// From now on `exchange` owns this.
+  void start(net::Exchange& exchange) noexcept { exchange_ = &exchange; }
+
+  void take(engine::Output& output);   // one output of one of the legs
+  bool show();                         // sends what take() made; false: it was the end, this is gone
+  void sweep(TimePoint now);           // heartbeat and last-resort deadline; may destroy this
+  void on_client_gone() override;
+  void on_writable() override;
+
+  [[nodiscard]] std::string describe(TimePoint now) const;
+
+ private:
+  struct Choice {
+    RequestId leg;
+    bool first_of_prompt = true;
+    Worker* worker = nullptr;
+    Worker::Charge charge;
+    std::vector<Token> prompt;             // kept only to be shown
+    text::Detokenizer detokenizer;
+    text::StopMatcher stops{{}};
+    std::unique_ptr<text::OutputParser> parser;  // null: all is content
+    std::deque<engine::Output> held;       // while the client does not read
+    std::string text;                      // not shown yet (stream) or all of it (whole answer)
+    std::string reasoning;
+    std::vector<api::ToolCall> tool_calls;
+    std::vector<api::TokenLogprob> logprobs;
+    std::vector<Token> token_ids;
+    std::uint32_t characters = 0;          // of the text shown, for completions' offsets
+    std::uint32_t completion_tokens = 0;
+    engine::Usage usage;
+    bool opened = false;                   // the first event of this choice was written
+    bool ended = false;
+    std::string finish_reason;
+  };
+
+  Choice& choice_of(RequestId leg);
+  void process(Choice& choice, engine::Output& output);
+  void take_text(Choice& choice, std::string_view text);
+  void take_delta(Choice& choice, text::AnswerDelta& delta);
+  void end_choice(Choice& choice, std::string_view finish_reason);
+  void note_token(Choice& choice, const engine::Output& output);
+  api::TokenLogprob logprob_of(const engine::Output& output) const;
+  void write_open(Choice& choice);
+  void write_content(Choice& choice);
+  void open_stream();
+  void fail_with(const Error& error);    // destroys this
+  void complete();                       // destroys this
+  void release_leg(Choice& choice);
+  [[nodiscard]] api::UsageCounts usage() const;
+  [[nodiscard]] bool all_ended() const;
+
+  /// What on_writable() formats at most in one go, so that the unsent bytes stay bounded.
+  static constexpr std::size_t kEventsBytesMax = 128 * 1024;
+
+  Desk& desk_;
+  ServedModel& model_;
+  Permit permit_;
+  Plan plan_;
+  net::Exchange* exchange_ = nullptr;
+  std::vector<Choice> choices_;
+  std::optional<api::ChatStreamWriter> chat_writer_;
+  std::optional<api::CompletionStreamWriter> completion_writer_;
+  std::string out_;                      // events on their way
+  std::vector<text::AnswerDelta> deltas_;
+  std::string characters_;
+  std::string certain_;
+  std::optional<Error> error_;           // what ended a leg against its will
+  std::uint32_t tokens_shown_ = 0;       // of all choices, when last_token_ was set
+  TimePoint last_token_{};
+  TimePoint last_write_{};
+  bool streaming_ = false;               // the response head is out
+  bool touched_ = false;                 // on the desk's list for this round
+  bool settled_ = false;                 // answered in full, so nothing was cancelled
+
+  friend class Desk;
+};
+
+}  // namespace penstock::serve

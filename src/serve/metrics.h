@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace penstock::serve {
+
+/// What the service counts, in Prometheus' terms. Thread: any.
+class Metrics final {
+ public:
+  Metrics();
+  ~Metrics();
+
+  void request_done(std::string_view endpoint, int status, double duration_s);
+  void first_token(double since_request_s);
+  void token_gap(double gap_s, std::uint32_t tokens);  // `tokens` came `gap_s` apart each
+  void tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t completion);
+  void cancelled(std::string_view reason);  // "client_gone", "deadline", "shutdown"
+  void unknown_fields(std::size_t count);
+
+  /// Set when a page is asked for: things that others count.
+  struct Gauges {
+    double in_flight = 0;
+    double connections = 0;
+    double connections_refused = 0;
+    double http_bad_requests = 0;
+    double loop_lag_max_s = 0;
+    bool ready = false;
+  };
+  void set(const Gauges& gauges);
+
+  struct WorkerGauges {
+    double running = 0, waiting = 0, waiting_prefill_tokens = 0;
+    double kv_blocks_used = 0, kv_blocks_max = 0;
+    double steps = 0, blocks_evicted = 0, preemptions = 0, sequence_errors = 0;
+  };
+  void set(std::size_t worker, const WorkerGauges& gauges);
+
+  /// The page, in text exposition format 0.0.4.
+  [[nodiscard]] std::string page() const;
+
+ private:
+  struct Families;
+  std::unique_ptr<Families> families_;
+};
+
+}  // namespace penstock::serve

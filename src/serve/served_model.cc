@@ -1,0 +1,92 @@
+#include "serve/served_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <thread>
+
+#include "engine/simulated/simulated_engine.h"
+
+namespace penstock::serve {
+namespace {
+
+/// Tokens that are plain words, for the simulated engine to answer with.
+std::vector<Token> plain_words(const text::Tokenizer& tokenizer) {
+  std::vector<Token> words;
+  for (Token t = 0; t < static_cast<Token>(tokenizer.size()) && words.size() < 4096; ++t) {
+    const std::string_view bytes = tokenizer.bytes(t);
+    const bool is_word = bytes.size() >= 3 && bytes.size() <= 12 && bytes[0] == ' ' &&
+                         std::ranges::all_of(bytes.substr(1), [](char c) { return std::islower(static_cast<unsigned char>(c)) != 0; });
+    if (is_word) words.push_back(t);
+  }
+  if (words.empty()) words.push_back(0);
+  return words;
+}
+
+Result<std::unique_ptr<engine::Engine>> make_engine(const ModelOptions& options,
+                                                    std::shared_ptr<const text::ModelFile> file,
+                                                    const text::Tokenizer& tokenizer,
+                                                    const Clock& clock) {
+  if (!options.simulated) return engine::make_llama_engine(std::move(file), options.llama, clock);
+  engine::SimulatedOptions simulated;
+  simulated.worker.speedup = options.speedup;
+  simulated.vocabulary = plain_words(tokenizer);
+  simulated.vocabulary_size = tokenizer.size();
+  return engine::make_simulated_engine(std::move(simulated), clock);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& options,
+                                                       const Clock& clock,
+                                                       std::function<bool(float)> progress) {
+  Result<std::shared_ptr<const text::ModelFile>> file = text::ModelFile::open(
+      {.path = options.path, .weights = !options.simulated, .progress = std::move(progress)});
+  if (!file) return std::unexpected(file.error());
+
+  std::unique_ptr<ServedModel> model(new ServedModel());
+  model->names_ = options.names;
+  model->created_ = std::chrono::duration_cast<std::chrono::seconds>(
+                        std::chrono::system_clock::now().time_since_epoch()).count();
+  Result<std::unique_ptr<const text::Tokenizer>> tokenizer = text::Tokenizer::open(*file);
+  if (!tokenizer) return std::unexpected(tokenizer.error());
+  model->tokenizer_ = std::move(*tokenizer);
+  Result<std::unique_ptr<const text::ChatTemplate>> chat =
+      text::ChatTemplate::open(**file, *model->tokenizer_, options.chat_template);
+  if (!chat) return std::unexpected(chat.error());
+  model->template_ = std::move(*chat);
+
+  ModelOptions each = options;
+  if (each.llama.threads == 0) {
+    const std::uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
+    each.llama.threads = std::max(1U, cores / std::max(1U, options.workers));
+  }
+  each.llama.reuse_bytes /= std::max(1U, options.workers);
+  for (std::uint32_t i = 0; i < options.workers; ++i) {
+    Result<std::unique_ptr<engine::Engine>> engine =
+        make_engine(each, *file, *model->tokenizer_, clock);
+    if (!engine) return std::unexpected(engine.error());
+    model->workers_.push_back(std::make_unique<Worker>(std::move(*engine)));
+  }
+  return model;
+}
+
+bool ServedModel::answers_to(std::string_view name) const noexcept {
+  return std::ranges::find(names_, name) != names_.end();
+}
+
+Worker& ServedModel::pick() noexcept {
+  // Start at another place each time, so that equal loads do not all go to the first.
+  const std::size_t count = workers_.size();
+  const std::size_t start = next_.fetch_add(1, std::memory_order_relaxed) % count;
+  Worker* best = workers_[start].get();
+  for (std::size_t i = 1; i < count; ++i) {
+    Worker* other = workers_[(start + i) % count].get();
+    if (other->charged_tokens() < best->charged_tokens()) best = other;
+  }
+  return *best;
+}
+
+}  // namespace penstock::serve

@@ -1,0 +1,129 @@
+#include "text/model_file.h"
+
+#include <fmt/format.h>
+#include <llama.h>
+#define XXH_STATIC_LINKING_ONLY  // the hash state lives on the stack
+#include <xxhash.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <vector>
+
+#include "base/log.h"
+
+namespace penstock::text {
+namespace {
+
+/// llama.cpp's messages go to our log; its chatter below a warning only at debug level.
+void log_llama(ggml_log_level level, const char* text, void*) {
+  std::string_view line(text);
+  while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.remove_suffix(1);
+  if (line.empty() || line == ".") return;
+  if (level == GGML_LOG_LEVEL_ERROR) {
+    log::warn("llama.cpp: {}", line);
+  } else {
+    log::debug("llama.cpp: {}", line);
+  }
+}
+
+void start_llama_once() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    llama_log_set(log_llama, nullptr);
+    llama_backend_init();
+  });
+}
+
+bool on_progress(float fraction, void* user) {
+  auto& progress = *static_cast<std::function<bool(float)>*>(user);
+  return !progress || progress(fraction);
+}
+
+Result<std::string> fingerprint_of(const std::string& path, std::uintmax_t size_bytes) {
+  constexpr std::size_t kEndBytes = 1 << 20;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return fail(Code::kNotFound, fmt::format("cannot read the model file {}", path));
+  std::vector<char> buffer(kEndBytes);
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  const auto add = [&](std::uintmax_t offset) {
+    file.clear();
+    file.seekg(static_cast<std::streamoff>(offset));
+    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+    XXH3_128bits_update(&state, buffer.data(), static_cast<std::size_t>(file.gcount()));
+  };
+  add(0);
+  add(size_bytes > kEndBytes ? size_bytes - kEndBytes : 0);
+  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+  return fmt::format("{}-{:016x}{:016x}", size_bytes, hash.high64, hash.low64);
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const ModelFile>> ModelFile::open(Options options) {
+  std::error_code problem;
+  const std::uintmax_t size_bytes = std::filesystem::file_size(options.path, problem);
+  if (problem) {
+    return fail(Code::kNotFound,
+                fmt::format("cannot open the model file {}: {}", options.path, problem.message()));
+  }
+  {
+    std::ifstream file(options.path, std::ios::binary);
+    char magic[4] = {};
+    file.read(magic, sizeof magic);
+    if (std::string_view(magic, sizeof magic) != "GGUF") {
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("{} is not a GGUF file; convert the model to GGUF first", options.path));
+    }
+  }
+  Result<std::string> fingerprint = fingerprint_of(options.path, size_bytes);
+  if (!fingerprint) return std::unexpected(fingerprint.error());
+
+  start_llama_once();
+  llama_model_params params = llama_model_default_params();
+  params.vocab_only = !options.weights;
+  params.n_gpu_layers = options.gpu_layers;
+  params.progress_callback = on_progress;
+  params.progress_callback_user_data = &options.progress;
+
+  std::shared_ptr<ModelFile> file(new ModelFile());
+  file->model_ = llama_model_load_from_file(options.path.c_str(), params);
+  if (file->model_ == nullptr) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("llama.cpp cannot load {}: the file is damaged or truncated, its "
+                            "architecture is unknown to this version, or memory is short "
+                            "(--log-level debug shows its messages)",
+                            options.path));
+  }
+  file->path_ = std::move(options.path);
+  file->fingerprint_ = std::move(*fingerprint);
+  file->has_weights_ = options.weights;
+  return file;
+}
+
+ModelFile::~ModelFile() {
+  if (model_ != nullptr) llama_model_free(model_);
+}
+
+std::string ModelFile::metadata(const std::string& key) const {
+  std::string value(64, '\0');
+  while (true) {
+    const std::int32_t size =
+        llama_model_meta_val_str(model_, key.c_str(), value.data(), value.size());
+    if (size < 0) return {};
+    if (static_cast<std::size_t>(size) < value.size()) {
+      value.resize(static_cast<std::size_t>(size));
+      return value;
+    }
+    value.resize(static_cast<std::size_t>(size) + 1);
+  }
+}
+
+std::uint32_t ModelFile::context_tokens_trained() const noexcept {
+  return static_cast<std::uint32_t>(std::max(0, llama_model_n_ctx_train(model_)));
+}
+
+}  // namespace penstock::text
