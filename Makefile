@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # make serve
 WORKERS ?=
 PORT ?= 8000
-MODEL ?=
+MODEL ?= demo
 ARGS ?=
 # make test
 STAGES ?=
@@ -26,9 +26,8 @@ build:
 	$(say) "penstock: built, build/penstock"
 
 serve: build
-	@model="$(MODEL)"; \
-	[ -n "$$model" ] || model="$$(tools/model.sh)" || exit 1; \
-	set -- build/penstock serve --model "$$model" --port $(PORT) \
+	@[ "$(MODEL)" != demo ] || tools/model.sh >/dev/null
+	@set -- build/penstock serve --model "$(MODEL)" --port $(PORT) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(ARGS); \
 	printf '==> %s\n' "$$*" "stop it with Ctrl-C"; \
 	exec "$$@"

@@ -6,7 +6,8 @@ say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 [ -t 2 ] || say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# What a script leaves half done when it ends, however it ends: a folder to remove and a job to stop.
+# What a script leaves half done when it ends, however it ends: a folder to remove and a job to
+# stop.
 scratch=""
 job=""
 clean_up() {

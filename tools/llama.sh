@@ -34,7 +34,8 @@ source_id() {  # changes when the source does
   if [ -z "${PENSTOCK_LLAMA_SOURCE_DIR:-}" ]; then
     printf '%s\n' "$package-$version"
   else
-    (cd "$PENSTOCK_LLAMA_SOURCE_DIR" && find . -name .git -prune -o -type f -printf '%p %s %T@\n' | sort)
+    (cd "$PENSTOCK_LLAMA_SOURCE_DIR" &&
+      find . -name .git -prune -o -type f -printf '%p %s %T@\n' | sort)
   fi
 }
 

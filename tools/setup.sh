@@ -24,7 +24,9 @@ installed() {  # names and what they provide, so that another vendor's nodejs wi
     sed -n 's/^installed //p' | tr ',' '\n' | awk 'NF { print $1 }'
 }
 
-is_debian_12() { grep -qx 'ID=debian' /etc/os-release && grep -qx 'VERSION_ID="12"' /etc/os-release; } 2>/dev/null
+is_debian_12() {
+  grep -qx 'ID=debian' /etc/os-release && grep -qx 'VERSION_ID="12"' /etc/os-release
+} 2>/dev/null
 
 elsewhere() {  # not Debian 12: say what is needed; go on if the tools at least are there
   local missing=() tool tools=(g++ cmake ninja python3)
@@ -32,7 +34,8 @@ elsewhere() {  # not Debian 12: say what is needed; go on if the tools at least 
   for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
-  say "packages: this is not Debian 12, so nothing is installed for you. Penstock needs what these" \
+  say "packages: this is not Debian 12, so nothing is installed for you. Penstock needs what" \
+    "these" \
     "Debian packages hold: $(wanted | tr '\n' ' ')"
   [ ${#missing[@]} -eq 0 ] || die "not found on this machine: ${missing[*]}"
 }

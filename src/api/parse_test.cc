@@ -55,9 +55,9 @@ EmbeddingRequest embedding(std::string_view text) {
   return request.value_or(EmbeddingRequest{});
 }
 
-auto text_of(std::string text) { return testing::VariantWith<std::string>(std::move(text)); }
-auto tokens_of(std::vector<Token> tokens) {
-  return testing::VariantWith<std::vector<Token>>(std::move(tokens));
+auto text_of(const std::string& text) { return testing::VariantWith<std::string>(text); }
+auto tokens_of(const std::vector<Token>& tokens) {
+  return testing::VariantWith<std::vector<Token>>(tokens);
 }
 
 // ---- fields ----

@@ -145,7 +145,8 @@ TEST(WriteChatStream, AnyTextStaysOneEvent) {
     const AnswerHead head{text, 0, text};
     const std::vector<TokenLogprob> logprobs = {
         logprob(text, text, std::bit_cast<float>(static_cast<std::uint32_t>(random())),
-                {logprob(text, text, std::nanf(""))})};
+                {logprob(text, text, std::nanf("")),
+                 logprob("+", "+", std::numeric_limits<float>::infinity())})};
     const ChatStreamWriter chat(head, round % 2 == 0);
     const CompletionStreamWriter completion(head, round % 2 == 0);
     expect_one_event(written([&](auto& out) { chat.content(out, 0, text, &logprobs); }));

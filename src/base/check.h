@@ -15,17 +15,17 @@ namespace penstock {
 }  // namespace penstock
 
 /// For what only a bug can break; bad input gets an Error instead.
-#define CHECK(condition)                                             \
-  do {                                                               \
-    if (!(condition)) [[unlikely]]                                   \
-      ::penstock::check_failed(#condition, {});                      \
+#define CHECK(condition)                        \
+  do {                                          \
+    if (!(condition)) [[unlikely]]              \
+      ::penstock::check_failed(#condition, {}); \
   } while (false)
 
-#define PENSTOCK_CHECK_OP(a, op, b)                                                      \
-  do {                                                                                   \
-    const auto& check_a_ = (a);                                                          \
-    const auto& check_b_ = (b);                                                          \
-    if (!(check_a_ op check_b_)) [[unlikely]]                                            \
+#define PENSTOCK_CHECK_OP(a, op, b)                                                             \
+  do {                                                                                          \
+    const auto& check_a_ = (a);                                                                 \
+    const auto& check_b_ = (b);                                                                 \
+    if (!(check_a_ op check_b_)) [[unlikely]]                                                   \
       ::penstock::check_failed(#a " " #op " " #b, fmt::format("{} vs {}", check_a_, check_b_)); \
   } while (false)
 

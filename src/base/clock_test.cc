@@ -43,10 +43,10 @@ TEST(Deadline, PassesAtItsMoment) {
 }
 
 TEST(Deadline, NeverIsLaterThanAnyTime) {
-  constexpr Deadline never;
+  constexpr Deadline kNever;
   ManualClock clock;
   clock.advance(std::chrono::hours(24 * 365 * 200));
-  EXPECT_FALSE(never.passed(clock.now()));
+  EXPECT_FALSE(kNever.passed(clock.now()));
 }
 
 TEST(Clock, MillisecondsKeepTheirFraction) {

@@ -17,7 +17,7 @@ struct StrongId {
   friend constexpr auto operator<=>(const StrongId&, const StrongId&) = default;
 };
 
-using RequestId = StrongId<struct RequestIdTag>;            // unique within one process life
+using RequestId = StrongId<struct RequestIdTag>;               // unique within one process life
 using WorkerId = StrongId<struct WorkerIdTag, std::uint32_t>;  // dense, from 0
 
 }  // namespace penstock

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <functional>
 #include <limits>
 #include <type_traits>
 #include <unordered_set>
@@ -32,6 +34,7 @@ TEST(StrongId, IsAKeyOfHashTables) {
   EXPECT_EQ(ids.size(), 1000U);
   EXPECT_TRUE(ids.contains(RequestId{std::uint64_t{999} << 32}));
   EXPECT_FALSE(ids.contains(RequestId{1}));
+  EXPECT_EQ(std::hash<RequestId>{}(RequestId{12345}), std::hash<std::uint64_t>{}(12345));
 }
 
 }  // namespace

@@ -45,13 +45,10 @@ const Row& row(Code code) noexcept {
 FaultClass Error::fault() const noexcept {
   switch (code) {
     case Code::kOverloaded:
-    case Code::kUnavailable:
-      return FaultClass::kOverload;
+    case Code::kUnavailable: return FaultClass::kOverload;
     case Code::kInternal:
-    case Code::kDeadlineExceeded:
-      return FaultClass::kWorker;
-    default:
-      return FaultClass::kClient;
+    case Code::kDeadlineExceeded: return FaultClass::kWorker;
+    default: return FaultClass::kClient;
   }
 }
 

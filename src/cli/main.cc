@@ -57,11 +57,16 @@ int main(int argc, char** argv) {
     return app.exit(version);
   } catch (const CLI::ParseError& problem) {
     std::string message = problem.what();
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+      message = fmt::format("there is no subcommand {}", argv[1]);
+    }
     for (int i = 1; i < argc; ++i) {
       const std::string word(argv[i]);
       if (message.find(word.substr(0, word.find('='))) == std::string::npos) continue;
-      const std::string close = penstock::cli::closest(word.substr(0, word.find('=')), names_of(app));
-      if (!close.empty()) message += fmt::format(" (did you mean {}?)", close);
+      const std::string close =
+          penstock::cli::closest(word.substr(0, word.find('=')), names_of(app));
+      if (close.empty()) continue;
+      message += fmt::format(" (did you mean {}?)", close);
       break;
     }
     fmt::print(stderr, "penstock: {}\nTry --help.\n", message);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <csignal>
 #include <filesystem>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "cli/model_script.h"
@@ -20,9 +22,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// What comes out of `fd` until its end. On `give_up` the process group of `child` is told to end.
+std::string read_until_end(int fd, pid_t child, const std::atomic<bool>& give_up) {
+  constexpr int kLookMs = 100;
+  std::string text;
+  std::array<char, 512> part{};
+  bool told = false;
+  while (true) {
+    if (give_up.load() && !std::exchange(told, true)) kill(-child, SIGTERM);
+    pollfd descriptor{.fd = fd, .events = POLLIN, .revents = 0};
+    if (poll(&descriptor, 1, kLookMs) <= 0) continue;
+    const ssize_t size = read(fd, part.data(), part.size());
+    if (size > 0) {
+      text.append(part.data(), static_cast<std::size_t>(size));
+    } else if (size == 0 || errno != EINTR) {
+      return text;
+    }
+  }
+}
+
 /// Runs `script` with bash and returns what it prints, or nothing when it fails. Its standard error
 /// is ours: it shows its progress there.
-std::optional<std::string> output_of(const char* script) {
+std::optional<std::string> output_of(const char* script, const std::atomic<bool>& give_up) {
   std::array<int, 2> pipe_ends{};
   if (pipe2(pipe_ends.data(), O_CLOEXEC) != 0) return std::nullopt;
   posix_spawn_file_actions_t actions;
@@ -33,20 +54,18 @@ std::optional<std::string> output_of(const char* script) {
   sigset_t none;
   sigemptyset(&none);
   posix_spawnattr_setsigmask(&attributes, &none);  // ours blocks what should end the script
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  // A group of its own, which can be told to end as a whole: bash waits for what it has started.
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
   std::array<char*, 4> arguments = {const_cast<char*>("bash"), const_cast<char*>("-c"),
                                     const_cast<char*>(script), nullptr};
   pid_t child = 0;
-  const int failure = posix_spawnp(&child, "bash", &actions, &attributes, arguments.data(), environ);
+  const int failure =
+      posix_spawnp(&child, "bash", &actions, &attributes, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   close(pipe_ends[1]);
   std::string text;
-  std::array<char, 512> part{};
-  for (ssize_t n = 0; failure == 0 && (n = read(pipe_ends[0], part.data(), part.size())) != 0;) {
-    if (n > 0) text.append(part.data(), static_cast<std::size_t>(n));
-    if (n < 0 && errno != EINTR) break;
-  }
+  if (failure == 0) text = read_until_end(pipe_ends[0], child, give_up);
   close(pipe_ends[0]);
   int status = 1;
   if (failure == 0) waitpid(child, &status, 0);
@@ -55,8 +74,8 @@ std::optional<std::string> output_of(const char* script) {
   return text;
 }
 
-Result<std::string> demo_model() {
-  std::optional<std::string> path = output_of(kModelScript);
+Result<std::string> demo_model(const std::atomic<bool>& give_up) {
+  std::optional<std::string> path = output_of(kModelScript, give_up);
   if (!path || path->empty()) {
     return fail(Code::kNotFound,
                 "the demo model could not be fetched (see above); give a file of your own with "
@@ -67,12 +86,13 @@ Result<std::string> demo_model() {
 
 }  // namespace
 
-Result<std::string> resolve_model(const std::string& model) {
-  if (model == "demo" || model == "simulated") return demo_model();
+Result<std::string> resolve_model(const std::string& model, const std::atomic<bool>& give_up) {
+  if (model == "demo" || model == "simulated") return demo_model(give_up);
   std::error_code problem;
   if (!fs::exists(model, problem)) {
     return fail(Code::kNotFound, fmt::format("{}: no such file; --model takes demo, simulated, a "
-                                             ".gguf file, or a folder with one", model));
+                                             ".gguf file, or a folder with one",
+                                             model));
   }
   if (!fs::is_directory(model, problem)) return model;
   std::vector<std::string> found;
@@ -86,7 +106,8 @@ Result<std::string> resolve_model(const std::string& model) {
 
 std::string model_name(const std::string& model) {
   if (model == "demo" || model == "simulated") return model;
-  const fs::path path = fs::path(model).has_filename() ? fs::path(model) : fs::path(model).parent_path();
+  const fs::path path =
+      fs::path(model).has_filename() ? fs::path(model) : fs::path(model).parent_path();
   return path.extension() == ".gguf" ? path.stem().string() : path.filename().string();
 }
 

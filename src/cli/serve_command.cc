@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/command.h"
+#include "cli/config_file.h"
 #include "cli/model_path.h"
 #include "net/http_server.h"
 #include "serve/served_model.h"
@@ -27,6 +28,7 @@ namespace {
 
 /// Everything the flags of `penstock serve` set. The defaults are right for one machine.
 struct ServeFlags {
+  std::string config_file;
   std::string model;
   std::vector<std::string> names;
   std::string chat_template_file;
@@ -65,43 +67,111 @@ void declare(CLI::App& sub, ServeFlags& f) {
     }
     return option->envname(env);
   };
-  sub.set_config("--config", "", "TOML file with any of these flags as keys; unknown keys are errors");
-  sub.allow_config_extras(CLI::config_extras_mode::error);
+  add("--config", f.config_file,
+      "TOML file with any of these flags as keys; unknown keys are errors")
+      ->configurable(false);
   sub.add_flag("--check-config", f.check_only, "Check flags, environment and file, then exit");
 
-  add("--model", f.model, "demo, simulated, a .gguf file, or a folder with one")->required()->group("Model");
-  add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)")->group("Model");
-  add("--chat-template", f.chat_template_file, "Jinja file that replaces the model's chat template")->check(CLI::ExistingFile)->group("Model");
+  add("--model", f.model, "demo, simulated, a .gguf file, or a folder with one (needed)")
+      ->group("Model");
+  add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)")
+      ->group("Model");
+  add("--chat-template", f.chat_template_file, "Jinja file that replaces the model's chat template")
+      ->check(CLI::ExistingFile)
+      ->group("Model");
 
-  add("--workers", f.workers, "Engines; they share the weights, each has its own KV and threads")->check(CLI::Range(1, 256))->group("Engine");
-  add("--sequences", f.sequences, "Requests computed at once by a worker; 0: 8, divided among workers")->check(CLI::Range(0, 256))->group("Engine");
-  add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")->check(CLI::Range(64, 1 << 24))->group("Engine");
-  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")->check(CLI::Range(1, 4096))->group("Engine");
-  add("--kv-cache-mib", f.kv_cache_mib, "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")->check(CLI::Range(0, 1 << 24))->group("Engine");
-  add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")->check(CLI::IsMember({"f16", "q8_0"}))->group("Engine");
-  add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")->check(CLI::Range(0, 1024))->group("Engine");
-  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")->check(CLI::Range(1, 1 << 20))->group("Engine");
-  add("--step-tokens", f.llama.step_tokens, "Prompt tokens a worker computes between two looks at its queue")->check(CLI::Range(64, 4096))->group("Engine");
-  add("--slice-ms", f.llama.slice_ms, "Prompt work that running answers wait for at a time, ms (aim)")->check(CLI::Range(1, 60000))->group("Engine");
-  sub.add_flag("--exact", f.llama.exact, "Every token as if its request ran alone (slower when many run)")->envname("PENSTOCK_EXACT")->group("Engine");
-  add("--speedup", f.speedup, "Of --model simulated: 1 is real time, N is N times faster, max never waits")->group("Engine");
+  add("--workers", f.workers, "Engines; they share the weights, each has its own KV and threads")
+      ->check(CLI::Range(1, 256))
+      ->group("Engine");
+  add("--sequences", f.sequences,
+      "Requests computed at once by a worker; 0: 8, divided among workers")
+      ->check(CLI::Range(0, 256))
+      ->group("Engine");
+  add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
+      ->check(CLI::Range(64, 1 << 24))
+      ->group("Engine");
+  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")
+      ->check(CLI::Range(1, 4096))
+      ->group("Engine");
+  add("--kv-cache-mib", f.kv_cache_mib,
+      "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
+      ->check(CLI::Range(0, 1 << 24))
+      ->group("Engine");
+  add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
+      ->check(CLI::IsMember({"f16", "q8_0"}))
+      ->group("Engine");
+  add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
+      ->check(CLI::Range(0, 1024))
+      ->group("Engine");
+  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group("Engine");
+  add("--step-tokens", f.llama.step_tokens,
+      "Prompt tokens a worker computes between two looks at its queue")
+      ->check(CLI::Range(64, 4096))
+      ->group("Engine");
+  add("--slice-ms", f.llama.slice_ms,
+      "Prompt work that running answers wait for at a time, ms (aim)")
+      ->check(CLI::Range(1, 60000))
+      ->group("Engine");
+  sub.add_flag("--exact", f.llama.exact,
+               "Every token as if its request ran alone (slower when many run)")
+      ->envname("PENSTOCK_EXACT")
+      ->group("Engine");
+  add("--speedup", f.speedup,
+      "Of --model simulated: 1 is real time, N is N times faster, max never waits")
+      ->group("Engine");
 
-  add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface")->group("Server");
-  add("--port", f.http.port, "TCP port; 0: any free one")->check(CLI::Range(0, 65535))->group("Server");
-  add("--loops", f.http.loops, "Event loops; 0: one a core")->check(CLI::Range(0, 1024))->group("Server");
-  add("--api-key", f.service.api_keys, "Key that clients must show, one or more (default: none needed)")->group("Server");
-  add("--api-key-file", f.api_key_file, "File with a key a line")->check(CLI::ExistingFile)->group("Server");
-  add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")->check(CLI::Range(1, 1 << 20))->group("Server");
-  add("--max-connections", f.http.connections_max, "Open connections before 503")->check(CLI::Range(1, 1 << 20))->group("Server");
-  add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)")->check(CLI::Range(1, 4096))->group("Server");
-  add("--max-tokens-default", f.service.max_tokens_default, "Answer length when the client names none; 0: what the context holds")->group("Server");
-  add("--request-timeout-s", f.request_timeout_s, "From request to complete answer, seconds (504 above)")->check(CLI::Range(0.001, 1e6))->group("Server");
-  add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")->check(CLI::Range(0.1, 1e6))->group("Server");
-  add("--drain-timeout-s", f.drain_timeout_s, "How long running answers may take after SIGTERM, seconds")->check(CLI::Range(0.0, 1e6))->group("Server");
-  add("--header-timeout-s", f.header_timeout_s, "For a request's headers to arrive, seconds (408 above)")->check(CLI::Range(0.1, 1e6))->group("Server");
-  add("--body-timeout-s", f.body_timeout_s, "For a request's body to arrive, seconds (408 above)")->check(CLI::Range(0.1, 1e6))->group("Server");
-  add("--idle-timeout-s", f.idle_timeout_s, "A kept-alive connection without a request, seconds")->check(CLI::Range(0.1, 1e6))->group("Server");
-  add("--stall-timeout-s", f.stall_timeout_s, "A client that takes none of its answer, seconds")->check(CLI::Range(0.1, 1e6))->group("Server");
+  add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface")
+      ->group("Server");
+  add("--port", f.http.port, "TCP port; 0: any free one")
+      ->check(CLI::Range(0, 65535))
+      ->group("Server");
+  add("--loops", f.http.loops, "Event loops; 0: one a core")
+      ->check(CLI::Range(0, 1024))
+      ->group("Server");
+  add("--api-key", f.service.api_keys,
+      "Key that clients must show, one or more (default: none needed)")
+      ->group("Server");
+  add("--api-key-file", f.api_key_file, "File with a key a line")
+      ->check(CLI::ExistingFile)
+      ->group("Server");
+  add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group("Server");
+  add("--max-connections", f.http.connections_max, "Open connections before 503")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group("Server");
+  add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)")
+      ->check(CLI::Range(1, 4096))
+      ->group("Server");
+  add("--max-tokens-default", f.service.max_tokens_default,
+      "Answer length when the client names none; 0: what the context holds")
+      ->group("Server");
+  add("--request-timeout-s", f.request_timeout_s,
+      "From request to complete answer, seconds (504 above)")
+      ->check(CLI::Range(0.001, 1e6))
+      ->group("Server");
+  add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")
+      ->check(CLI::Range(0.1, 1e6))
+      ->group("Server");
+  add("--drain-timeout-s", f.drain_timeout_s,
+      "How long running answers may take after SIGTERM, seconds")
+      ->check(CLI::Range(0.0, 1e6))
+      ->group("Server");
+  add("--header-timeout-s", f.header_timeout_s,
+      "For a request's headers to arrive, seconds (408 above)")
+      ->check(CLI::Range(0.1, 1e6))
+      ->group("Server");
+  add("--body-timeout-s", f.body_timeout_s, "For a request's body to arrive, seconds (408 above)")
+      ->check(CLI::Range(0.1, 1e6))
+      ->group("Server");
+  add("--idle-timeout-s", f.idle_timeout_s, "A kept-alive connection without a request, seconds")
+      ->check(CLI::Range(0.1, 1e6))
+      ->group("Server");
+  add("--stall-timeout-s", f.stall_timeout_s, "A client that takes none of its answer, seconds")
+      ->check(CLI::Range(0.1, 1e6))
+      ->group("Server");
   add("--log-level", f.log_level, "debug, info, warn, error or off")->group("Server");
 }
 
@@ -115,6 +185,10 @@ Result<std::string> read_file(const std::string& path) {
 
 /// Turns what was typed into the options of each part. Fails with what is wrong.
 Result<serve::ModelOptions> settle(ServeFlags& f) {
+  if (f.model.empty()) {
+    return fail(Code::kInvalidArgument,
+                "--model is required: demo, simulated, a .gguf file, or a folder with one");
+  }
   const Result<log::Level> level = log::parse_level(f.log_level);
   if (!level) return std::unexpected(level.error());
   log::set_level(*level);
@@ -132,7 +206,8 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     for (std::string line; std::getline(lines, line);) {
       if (!line.empty()) f.service.api_keys.push_back(line);
     }
-    if (f.service.api_keys.empty()) return fail(Code::kInvalidArgument, fmt::format("{} holds no key", f.api_key_file));
+    if (f.service.api_keys.empty())
+      return fail(Code::kInvalidArgument, fmt::format("{} holds no key", f.api_key_file));
   }
   serve::ModelOptions model;
   model.names = f.names.empty() ? std::vector<std::string>{model_name(f.model)} : f.names;
@@ -147,8 +222,10 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   } else {
     char* end = nullptr;
     model.speedup = std::strtod(f.speedup.c_str(), &end);
-    if (end == f.speedup.c_str() || *end != '\0' || !(model.speedup > 0) || !std::isfinite(model.speedup)) {
-      return fail(Code::kInvalidArgument, fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
+    if (end == f.speedup.c_str() || *end != '\0' || !(model.speedup > 0) ||
+        !std::isfinite(model.speedup)) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
     }
   }
   if (!f.chat_template_file.empty()) {
@@ -164,7 +241,8 @@ void show_progress(float fraction) {
   if (isatty(STDERR_FILENO) == 0) return;
   constexpr int kWidth = 40;
   const int filled = static_cast<int>(fraction * kWidth);
-  fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3.0f} %", "", filled, "", kWidth - filled, 100 * fraction);
+  fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3.0f} %", "", filled, "", kWidth - filled,
+             100 * fraction);
   if (fraction >= 1) fmt::print(stderr, "\n");
   std::fflush(stderr);
 }
@@ -193,8 +271,10 @@ class Signals {
 /// Loads the model beside the server that is already listening.
 class Loader {
  public:
-  Loader(const serve::ModelOptions& options, const std::string& model, const Clock& clock, serve::Service& service)
-      : thread_([this, options, model, &clock, &service] { load(options, model, clock, service); }) {}
+  Loader(const serve::ModelOptions& options, const std::string& model, const Clock& clock,
+         serve::Service& service)
+      : thread_(
+            [this, options, model, &clock, &service] { load(options, model, clock, service); }) {}
   ~Loader() {
     give_up_ = true;
     thread_.join();
@@ -202,9 +282,10 @@ class Loader {
   [[nodiscard]] bool failed() const noexcept { return failed_.load(); }
 
  private:
-  void load(serve::ModelOptions options, const std::string& name, const Clock& clock, serve::Service& service) {
+  void load(serve::ModelOptions options, const std::string& name, const Clock& clock,
+            serve::Service& service) {
     const TimePoint start = clock.now();
-    Result<std::string> path = resolve_model(name);
+    Result<std::string> path = resolve_model(name, give_up_);
     if (!path) return fail_with(path.error(), service);
     options.path = *path;
     auto model = serve::ServedModel::load(options, clock, [&](float fraction) {
@@ -216,8 +297,9 @@ class Loader {
     model_ = std::move(*model);
     service.set_model(*model_);
     const engine::EngineInfo& info = model_->info();
-    log::info("ready in {:.0f} ms: {} by {} worker{}, {} tokens of context, {} at once each", to_ms(clock.now() - start),
-              model_->name(), options.workers, options.workers == 1 ? "" : "s", info.context_tokens_max, info.sequences_max);
+    log::info("ready in {:.0f} ms: {} by {} worker{}, {} tokens of context, {} at once each",
+              to_ms(clock.now() - start), model_->name(), options.workers,
+              options.workers == 1 ? "" : "s", info.context_tokens_max, info.sequences_max);
   }
   void fail_with(const Error& error, serve::Service& service) {
     if (!give_up_) log::error("{}", error.message);
@@ -265,7 +347,9 @@ int run_serve(ServeFlags& flags) {
       log::info("finishing {} running requests (at most {:.0f} s; a second signal ends them now)",
                 service.in_flight(), flags.drain_timeout_s);
     }
-    while (service.in_flight() > 0 && clock.now() < until) {
+    // Answers that are complete may still be on their way to clients that read slowly.
+    const auto busy = [&] { return service.in_flight() > 0 || server.stats().exchanges_open > 0; };
+    while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
     server.stop();
@@ -279,10 +363,18 @@ int run_serve(ServeFlags& flags) {
 void add_serve(CLI::App& app, int& exit_status) {
   auto flags = std::make_shared<ServeFlags>();
   CLI::App* sub = app.add_subcommand(
-      "serve", "Serve a model over HTTP, OpenAI-compatible: /v1/chat/completions, /v1/completions,\n"
-               "/v1/embeddings, /v1/models, and /health, /ready, /metrics for operators");
+      "serve",
+      "Serve a model over HTTP, OpenAI-compatible: /v1/chat/completions, /v1/completions,\n"
+      "/v1/embeddings, /v1/models, and /health, /ready, /metrics for operators");
   declare(*sub, *flags);
-  sub->callback([flags, &exit_status] {
+  sub->callback([sub, flags, &exit_status] {
+    if (!flags->config_file.empty()) {
+      if (Result<void> read = apply_config_file(*sub, flags->config_file); !read) {
+        fmt::print(stderr, "penstock serve: {}\n", read.error().message);
+        exit_status = 2;
+        return;
+      }
+    }
     if (flags->check_only) {
       const Result<serve::ModelOptions> settled = settle(*flags);
       if (!settled) fmt::print(stderr, "penstock serve: {}\n", settled.error().message);

@@ -17,15 +17,15 @@ namespace penstock::engine {
 
 /// How the next token is drawn. Defaults are llama.cpp's own (its `common_params_sampling`).
 struct Sampling {
-  float temperature = 0.8F;       // 0: greedy
-  float top_p = 0.95F;            // 1: off
-  float min_p = 0.05F;            // 0: off
-  std::int32_t top_k = 40;        // <= 0: whole vocabulary
+  float temperature = 0.8F;  // 0: greedy
+  float top_p = 0.95F;       // 1: off
+  float min_p = 0.05F;       // 0: off
+  std::int32_t top_k = 40;   // <= 0: whole vocabulary
   float frequency_penalty = 0;
   float presence_penalty = 0;
-  float repetition_penalty = 1;   // 1: off
+  float repetition_penalty = 1;  // 1: off
   std::int32_t penalty_last_n = 64;
-  std::optional<std::uint32_t> seed;  // absent: drawn by the engine
+  std::optional<std::uint32_t> seed;                // absent: drawn by the engine
   std::vector<std::pair<Token, float>> logit_bias;  // -100 or below bans the token
 };
 
@@ -59,19 +59,20 @@ struct TopLogprob {
 
 struct Usage {
   std::uint32_t prompt_tokens = 0;
-  std::uint32_t cached_tokens = 0;      // of those, taken from KV computed before
+  std::uint32_t cached_tokens = 0;  // of those, taken from KV computed before
   std::uint32_t completion_tokens = 0;
 };
 
 /// One step of one sequence: a token, an end, or both (the token then comes first).
 struct Output {
   RequestId request;
-  std::optional<Token> token;           // absent: only the end is told. End-of-generation tokens are not shown
-  float logprob = 0;                    // natural log; only if logprobs were asked for
-  std::vector<TopLogprob> top;          // descending; at most GenerateRequest::top_logprobs
-  std::optional<FinishReason> finish;   // present exactly once a request, in its last Output
-  Usage usage;                          // valid with the first token and with finish
-  std::string error;                    // with kError: for the client
+  std::optional<Token>
+      token;          // absent: only the end is told. End-of-generation tokens are not shown
+  float logprob = 0;  // natural log; only if logprobs were asked for
+  std::vector<TopLogprob> top;         // descending; at most GenerateRequest::top_logprobs
+  std::optional<FinishReason> finish;  // present exactly once a request, in its last Output
+  Usage usage;                         // valid with the first token and with finish
+  std::string error;                   // with kError: for the client
 };
 
 /// Where an engine leaves what it made. One sink serves many requests, so that a step's worth of
@@ -84,17 +85,17 @@ class OutputSink {
 
 struct GenerateRequest {
   RequestId id;
-  OutputSink* sink = nullptr;         // must outlive the request's finishing Output
-  std::vector<Token> prompt;          // never empty; the engine adds nothing (no BOS)
-  std::string cache_salt;             // separates tenants' KV
+  OutputSink* sink = nullptr;  // must outlive the request's finishing Output
+  std::vector<Token> prompt;   // never empty; the engine adds nothing (no BOS)
+  std::string cache_salt;      // separates tenants' KV
   Sampling sampling;
   Grammar grammar;
   std::vector<Token> stop_token_ids;
   bool ignore_eos = false;
-  std::uint32_t max_tokens = 0;       // >= 1
-  std::uint32_t min_tokens = 0;       // no end-of-generation before that many
+  std::uint32_t max_tokens = 0;               // >= 1
+  std::uint32_t min_tokens = 0;               // no end-of-generation before that many
   std::optional<std::uint32_t> top_logprobs;  // absent: no logprobs; 0: the drawn token's only
-  std::int32_t priority = 0;          // higher first among those waiting
+  std::int32_t priority = 0;                  // higher first among those waiting
   Deadline deadline;
 };
 
@@ -106,15 +107,15 @@ struct EmbedRequest {
 using EmbedDone = std::move_only_function<void(Result<std::vector<float>>)>;
 
 struct EngineInfo {
-  std::string model;                  // names the weights; part of every block's identity
-  std::string kv_compatibility_key;   // blocks move only between engines with equal keys
+  std::string model;                 // names the weights; part of every block's identity
+  std::string kv_compatibility_key;  // blocks move only between engines with equal keys
   std::uint32_t block_tokens = 64;
-  std::uint32_t context_tokens_max = 0;   // prompt + completion of one request
-  std::uint32_t sequences_max = 0;        // running at once
-  std::uint32_t queue_max = 0;            // waiting at most
-  std::uint64_t kv_blocks_max = 0;        // reusable blocks kept
+  std::uint32_t context_tokens_max = 0;  // prompt + completion of one request
+  std::uint32_t sequences_max = 0;       // running at once
+  std::uint32_t queue_max = 0;           // waiting at most
+  std::uint64_t kv_blocks_max = 0;       // reusable blocks kept
   std::uint32_t vocabulary_size = 0;
-  std::uint32_t embedding_size = 0;       // 0: the model cannot embed
+  std::uint32_t embedding_size = 0;  // 0: the model cannot embed
 };
 
 /// What a worker says of itself. Reports are ordered by `generation`; an older one is dropped.
@@ -122,11 +123,11 @@ struct LoadReport {
   std::uint64_t generation = 0;
   std::uint32_t running = 0;
   std::uint32_t waiting = 0;
-  std::uint64_t waiting_prefill_tokens = 0;   // prompt tokens not yet computed, running or waiting
-  std::uint64_t kv_blocks_used = 0;           // reusable blocks held now
+  std::uint64_t waiting_prefill_tokens = 0;  // prompt tokens not yet computed, running or waiting
+  std::uint64_t kv_blocks_used = 0;          // reusable blocks held now
   std::uint64_t kv_blocks_max = 0;
   std::uint64_t steps = 0;
-  std::uint64_t prompt_tokens = 0;            // totals since start
+  std::uint64_t prompt_tokens = 0;  // totals since start
   std::uint64_t cached_tokens = 0;
   std::uint64_t completion_tokens = 0;
   std::uint64_t preemptions = 0;

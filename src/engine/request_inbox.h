@@ -27,17 +27,17 @@ struct Abort {
 /// What other threads have asked of an engine's thread since it last looked, each list in order.
 struct InboxBatch {
   std::vector<GenerateRequest> requests;
-  std::vector<Abort> aborts;   // of requests given out before or in this batch; each at most once
+  std::vector<Abort> aborts;  // of requests given out before or in this batch; each at most once
   std::vector<EmbedJob> embeds;
 
   void clear();
 };
 
-/// The door between an engine's one thread and everybody else. It bounds what waits, by construction:
-/// requests by the engine's own queue, embeddings by the same number, aborts by the requests that
-/// live. The engine's thread is signalled only when it is idle.
+/// The door between an engine's one thread and everybody else. It bounds what waits, by
+/// construction: requests by the engine's own queue, embeddings by the same number, aborts by the
+/// requests that live. The engine's thread is signalled only when it is idle.
 ///
-/// Thread: any for submit(), abort(), close() and waiting(); the engine's for the rest.
+/// Thread: any for submit(), abort(), close() and unreported(); the engine's for the rest.
 class RequestInbox final {
  public:
   struct Limits {
@@ -73,9 +73,9 @@ class RequestInbox final {
   /// Sleeps for `time`; what comes in meanwhile does not end it. False: closed, at once.
   bool sleep(Nanos time);
 
-  /// What the engine does with the requests it took: how many run and wait now, and which have ended
-  /// since the last report. Call before their last Output is delivered. Until a request appears
-  /// here it counts as waiting.
+  /// What the engine does with the requests it took: how many run and wait now, and which have
+  /// ended since the last report. Call before their last Output is delivered. Until a request
+  /// appears here it counts as waiting.
   void report(std::uint32_t running, std::uint32_t waiting, std::span<const RequestId> ended);
 
   /// Requests accepted and not yet in a report. Those in it that run or wait come on top.
@@ -91,10 +91,10 @@ class RequestInbox final {
   std::condition_variable changed_;
   std::atomic<bool> attention_ = false;
   bool closed_ = false;
-  bool idle_ = false;                  // the engine's thread is in wait()
+  bool idle_ = false;  // the engine's thread is in wait()
   InboxBatch batch_;
   std::unordered_map<RequestId, bool> live_;  // id -> its abort has been asked for
-  std::uint32_t running_ = 0;          // as last reported
+  std::uint32_t running_ = 0;                 // as last reported
   std::uint32_t waiting_ = 0;
   std::uint32_t unreported_ = 0;
 };

@@ -16,9 +16,10 @@ struct Event {
 
   std::uint64_t sequence = 0;
   Kind kind = Kind::kCleared;
-  BlockHash hash;             // kStored, kRemoved
-  BlockHash parent;           // kStored: the block before, or the chain root
-  std::vector<Token> tokens;  // kStored: exactly the block's tokens (size = the worker's block size)
+  BlockHash hash;    // kStored, kRemoved
+  BlockHash parent;  // kStored: the block before, or the chain root
+  std::vector<Token>
+      tokens;  // kStored: exactly the block's tokens (size = the worker's block size)
 };
 
 /// Where a worker's events are read. Thread: any.

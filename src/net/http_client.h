@@ -36,7 +36,7 @@ struct HttpCall {
 class HttpCallListener {
  public:
   virtual ~HttpCallListener() = default;
-  virtual void on_headers(int status) = 0;  // the final answer's; 1xx are not shown
+  virtual void on_headers(int status) = 0;           // the final answer's; 1xx are not shown
   virtual void on_body(std::string_view bytes) = 0;  // decoded pieces as they arrive
   virtual void on_done(Result<void> outcome) = 0;    // success: the whole body was received
 };

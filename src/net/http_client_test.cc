@@ -105,7 +105,8 @@ class HttpClientTest : public testing::Test {
 };
 
 TEST(ParseUrlTest, SplitsWhatItSupports) {
-  const auto check = [](std::string_view url, std::string_view host, int port, std::string_view path) {
+  const auto check = [](std::string_view url, std::string_view host, int port,
+                        std::string_view path) {
     const auto parsed = parse_url(url);
     ASSERT_TRUE(parsed.has_value()) << url;
     EXPECT_EQ(parsed->host, host);
@@ -121,10 +122,10 @@ TEST(ParseUrlTest, SplitsWhatItSupports) {
 }
 
 TEST(ParseUrlTest, SaysWhatIsWrong) {
-  for (const char* url : {"", "a:80", "https://a", "ftp://a", "http://", "http:///p", "http://:80",
-                          "http://a:", "http://a:0", "http://a:65536", "http://a:8x", "http://a:-1",
-                          "http://u@a", "http://[::1", "http://[::1]8", "http://[]", "http://a b",
-                          "http://a/\r\nx"}) {
+  for (const char* url :
+       {"", "a:80", "https://a", "ftp://a", "http://", "http:///p", "http://:80",
+        "http://a:", "http://a:0", "http://a:65536", "http://a:8x", "http://a:-1", "http://u@a",
+        "http://[::1", "http://[::1]8", "http://[]", "http://a b", "http://a/\r\nx"}) {
     const auto parsed = parse_url(url);
     ASSERT_FALSE(parsed.has_value()) << url;
     EXPECT_EQ(parsed.error().code, Code::kInvalidArgument);
@@ -403,7 +404,8 @@ TEST_F(ScriptedHttpClientTest, UnderstandsEveryFraming) {
        {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\n\r\nhello",
         "HTTP/1.0 200 OK\r\n\r\nhello", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nhello",
         "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhe\r\n3\r\nllo\r\n0\r\nT: t\r\n\r\n"}) {
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhe\r\n3\r\nllo\r\n0\r\nT: "
+        "t\r\n\r\n"}) {
     Heard heard;
     call_answered(heard, answer);
     EXPECT_TRUE(heard.outcome.has_value()) << answer;

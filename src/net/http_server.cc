@@ -26,7 +26,8 @@ Error explain(const HttpServerOptions& options, ErrorCode failure) {
   } else if (failure == asio::error::access_denied) {
     remedy = "not permitted; choose a port from 1024 on";
   } else if (failure == boost::system::errc::address_not_available) {
-    remedy = "not an address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 every address";
+    remedy =
+        "not an address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 every address";
     code = Code::kInvalidArgument;
   } else {
     remedy = failure.message();
@@ -143,7 +144,13 @@ class Server final : public HttpServer {
 }  // namespace
 
 std::string_view HttpRequest::path() const noexcept {
-  return std::string_view(target).substr(0, target.find('?'));
+  std::string_view rest = target;
+  const auto scheme = rest.find("://");
+  if (!rest.starts_with('/') && scheme != std::string_view::npos) {
+    rest.remove_prefix(scheme + 3);
+    rest.remove_prefix(std::min(rest.find_first_of("/?"), rest.size()));
+  }
+  return rest.substr(0, rest.find('?'));
 }
 
 std::string_view HttpRequest::query() const noexcept {

@@ -17,32 +17,37 @@ namespace penstock::net {
 
 struct HttpServerOptions {
   std::string address = "127.0.0.1";
-  std::uint16_t port = 8000;               // 0: the system picks; see HttpServer::port()
-  std::size_t loops = 0;                   // 0: one a core
-  std::size_t connections_max = 16384;     // above: accepted, answered 503, closed
-  std::size_t header_bytes_max = 32 * 1024;        // request line + headers: 431
-  std::size_t body_bytes_max = 64 * 1024 * 1024;   // 413, told before the body is read if it is declared
-  std::size_t unsent_bytes_high = 256 * 1024;      // Exchange::writable() is false from here
-  std::size_t unsent_bytes_low = 64 * 1024;        // Transaction::on_writable() below this
-  std::size_t stream_bytes_max = 16 * 1024 * 1024; // unsent of one stream; above: client gone
-  Nanos header_timeout = std::chrono::seconds(10);   // from first byte to end of headers: 408
-  Nanos body_timeout = std::chrono::seconds(60);     // whole body: 408
-  Nanos idle_timeout = std::chrono::seconds(75);     // keep-alive without a request: closed
-  Nanos write_stall_timeout = std::chrono::seconds(30);  // no byte accepted by the peer: client gone
+  std::uint16_t port = 8000;                 // 0: the system picks; see HttpServer::port()
+  std::size_t loops = 0;                     // 0: one a core
+  std::size_t connections_max = 16384;       // above: accepted, answered 503, closed
+  std::size_t header_bytes_max = 32 * 1024;  // request line + headers: 431
+  std::size_t body_bytes_max =
+      64 * 1024 * 1024;  // 413, told before the body is read if it is declared
+  // Of all request bodies above 64 KiB together, being received or answered; above: 503.
+  std::size_t bodies_bytes_max = std::size_t{1} << 30;
+  std::size_t unsent_bytes_high = 256 * 1024;       // Exchange::writable() is false from here
+  std::size_t unsent_bytes_low = 64 * 1024;         // Transaction::on_writable() below this
+  std::size_t stream_bytes_max = 16 * 1024 * 1024;  // unsent of one stream; above: client gone
+  Nanos header_timeout = std::chrono::seconds(10);  // from first byte to end of headers: 408
+  Nanos body_timeout = std::chrono::seconds(60);    // whole body: 408
+  Nanos idle_timeout = std::chrono::seconds(75);    // keep-alive without a request: closed
+  Nanos write_stall_timeout =
+      std::chrono::seconds(30);  // no byte accepted by the peer: client gone
 };
 
 /// A parsed request. Views point into it and live as long as it does.
 struct HttpRequest {
   enum class Method : std::uint8_t { kGet, kHead, kPost, kPut, kDelete, kOptions, kPatch, kOther };
   Method method = Method::kOther;
-  std::string target;                   // as sent, at most header_bytes_max
-  std::string body;                     // decoded; capacity exceeds size by kBodyPaddingBytes
+  std::string target;  // as sent, at most header_bytes_max
+  std::string body;    // decoded; capacity exceeds size by kBodyPaddingBytes
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case, in order
-  std::string peer;                     // "127.0.0.1:51234"
+  std::string peer;                                          // "127.0.0.1:51234"
 
-  [[nodiscard]] std::string_view path() const noexcept;    // target up to '?'
-  [[nodiscard]] std::string_view query() const noexcept;   // after '?', or empty
-  [[nodiscard]] std::string_view header(std::string_view lower_case_name) const noexcept;  // or empty
+  [[nodiscard]] std::string_view path() const noexcept;   // up to '?', without scheme and host
+  [[nodiscard]] std::string_view query() const noexcept;  // after '?', or empty
+  [[nodiscard]] std::string_view header(
+      std::string_view lower_case_name) const noexcept;  // or empty
 };
 
 /// Readable, zeroed bytes that follow every HttpRequest::body (simdjson reads past the end).
@@ -56,9 +61,9 @@ struct HttpHeader {
 class Exchange;
 
 /// What a handler keeps while an answer is not finished. The exchange owns it and destroys it when
-/// the answer is complete or can no longer be: the destructor releases everything the request holds.
-/// respond() and finish() destroy it before they return, so a transaction that calls them must not
-/// touch itself afterwards. Loop thread only.
+/// the answer is complete or can no longer be: the destructor releases everything the request
+/// holds. respond() and finish() destroy it before they return, so a transaction that calls them
+/// must not touch itself afterwards. Loop thread only.
 class Transaction {
  public:
   virtual ~Transaction() = default;
@@ -101,7 +106,7 @@ class Exchange {
   /// inside the call if the socket takes it. Above stream_bytes_max the client counts as gone.
   virtual void write(std::string_view bytes) = 0;
   virtual void flush() = 0;
-  [[nodiscard]] virtual bool writable() const noexcept = 0;        // unsent < unsent_bytes_high
+  [[nodiscard]] virtual bool writable() const noexcept = 0;  // unsent < unsent_bytes_high
   [[nodiscard]] virtual std::size_t unsent_bytes() const noexcept = 0;
 
   /// Ends a stream: flushes, sends the terminating chunk, ends the exchange.
@@ -119,12 +124,13 @@ class HttpHandler {
 struct HttpServerStats {  // totals over all loops, read without stopping them
   std::uint64_t connections_open = 0;
   std::uint64_t connections_accepted = 0;
-  std::uint64_t connections_refused = 0;   // over connections_max
+  std::uint64_t connections_refused = 0;  // over connections_max
   std::uint64_t requests = 0;
-  std::uint64_t bad_requests = 0;          // answered by the server itself (400, 408, 413, 431, 505)
+  std::uint64_t bad_requests = 0;  // answered by the server itself (400, 408, 413, 431, 503, 505)
   std::uint64_t clients_gone = 0;
-  std::uint64_t exchanges_open = 0;
-  Nanos loop_lag_max{};  // the latest a loop's tick ever came: one turn kept the loop at least so long
+  std::uint64_t exchanges_open = 0;  // answers not complete, or not all of them sent
+  Nanos loop_lag_max{};  // the latest a loop's tick ever came: one turn kept the loop at least so
+                         // long
 };
 
 /// HTTP/1.1 server: one event loop a core, SO_REUSEPORT, TCP_NODELAY, keep-alive and pipelining

@@ -29,7 +29,8 @@ class Loop {
     virtual ~Timer() = default;
   };
 
-  /// Runs `task` once after `delay`, unless the returned timer is destroyed first. Loop thread only.
+  /// Runs `task` once after `delay`, unless the returned timer is destroyed first. Loop thread
+  /// only.
   [[nodiscard]] virtual std::unique_ptr<Timer> after(Nanos delay,
                                                      std::move_only_function<void()> task) = 0;
 };

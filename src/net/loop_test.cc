@@ -58,9 +58,8 @@ TEST(LoopTest, TimersRunInOrderOfTheirMomentNotOfTheirCreation) {
   run_on(thread->loop(), [&] {
     Loop& loop = thread->loop();
     for (const int ms : {9, 3, 6, 1}) {
-      timers.push_back(loop.after(std::chrono::milliseconds(ms), [&order, ms] {
-        order.push_back(ms);
-      }));
+      timers.push_back(
+          loop.after(std::chrono::milliseconds(ms), [&order, ms] { order.push_back(ms); }));
     }
     timers.push_back(loop.after(std::chrono::milliseconds(10), [&last] { last.set_value(); }));
   });
@@ -104,9 +103,8 @@ TEST(LoopTest, ATimerMayBeDestroyedByItsOwnTask) {
 
 TEST(LoopTest, ATimerAtTheEndOfTimeIsNoTrouble) {
   const auto thread = start_loop_thread();
-  run_on(thread->loop(), [&] {
-    const auto timer = thread->loop().after(Nanos::max(), [] { FAIL(); });
-  });
+  run_on(thread->loop(),
+         [&] { const auto timer = thread->loop().after(Nanos::max(), [] { FAIL(); }); });
 }
 
 TEST(LoopTest, StoppingDestroysWhatIsQueuedUnrun) {

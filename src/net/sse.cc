@@ -7,14 +7,14 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 }  // namespace
 
-bool SseParser::feed(std::string_view bytes,
-                     const std::function<void(const SseEvent&)>& on_event) {
+bool SseParser::feed(std::string_view bytes, const std::function<void(const SseEvent&)>& on_event) {
   while (!bytes.empty() && !failed_) {
     if (skip_lf_ && bytes.front() == '\n') bytes.remove_prefix(1);
     skip_lf_ = false;
     const auto end = bytes.find_first_of("\r\n");
     const std::string_view piece = bytes.substr(0, end);
-    // The same sum whether a line came whole or in pieces: a split must not decide what is too much.
+    // The same sum whether a line came whole or in pieces: a split must not decide what is too
+    // much.
     if (line_.size() + piece.size() + data_.size() + event_.size() > event_bytes_max_) {
       failed_ = true;
       break;

@@ -29,12 +29,12 @@ class SseParser final {
   void dispatch(const std::function<void(const SseEvent&)>& on_event);
 
   std::size_t event_bytes_max_;
-  std::string line_;        // an unfinished line
+  std::string line_;  // an unfinished line
   std::string data_;
   std::string event_;
   bool has_data_ = false;
-  bool skip_lf_ = false;    // the last byte was CR: a following LF belongs to it
-  bool at_start_ = true;    // a byte-order mark may still come
+  bool skip_lf_ = false;  // the last byte was CR: a following LF belongs to it
+  bool at_start_ = true;  // a byte-order mark may still come
   bool failed_ = false;
 };
 

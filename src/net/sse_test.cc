@@ -20,8 +20,8 @@ Events parse(const std::vector<std::string>& pieces) {
   SseParser parser;
   Events events;
   for (const std::string& piece : pieces) {
-    EXPECT_TRUE(parser.feed(
-        piece, [&](const SseEvent& e) { events.emplace_back(e.event, e.data); }));
+    EXPECT_TRUE(
+        parser.feed(piece, [&](const SseEvent& e) { events.emplace_back(e.event, e.data); }));
   }
   return events;
 }
@@ -54,8 +54,12 @@ TEST(SseParserTest, TakesEveryLineEnding) {
 }
 
 TEST(SseParserTest, TakesAByteOrderMarkAtTheStartOnly) {
-  EXPECT_THAT(parse("\xEF\xBB\xBF" "data: a\n\n"), ElementsAre(Pair("", "a")));
-  EXPECT_THAT(parse("data: a\n\n\xEF\xBB\xBF" "data: b\n\n"), ElementsAre(Pair("", "a")));
+  EXPECT_THAT(parse("\xEF\xBB\xBF"
+                    "data: a\n\n"),
+              ElementsAre(Pair("", "a")));
+  EXPECT_THAT(parse("data: a\n\n\xEF\xBB\xBF"
+                    "data: b\n\n"),
+              ElementsAre(Pair("", "a")));
 }
 
 TEST(SseParserTest, WhatIsUnfinishedIsNoEvent) {
@@ -64,13 +68,15 @@ TEST(SseParserTest, WhatIsUnfinishedIsNoEvent) {
 }
 
 TEST(SseParserTest, CarriageReturnEndsTheLineAtOnce) {
-  EXPECT_THAT(parse(std::vector<std::string>{"data: a\r", "\r"}), ElementsAre(Pair("", "a")));  // no later byte needed
+  EXPECT_THAT(parse(std::vector<std::string>{"data: a\r", "\r"}),
+              ElementsAre(Pair("", "a")));  // no later byte needed
 }
 
 std::string random_stream(std::mt19937& random) {
   static const std::vector<std::string> kParts = {
-      "data",  ":",  " ",  "\n",   "\r", "\r\n", "event", "a",    "data: x\n",
-      "\n\n",  "id", "bc", "\xEF\xBB\xBF", "\xC3\xA9", "event: e\r\n", "retry: 1\n", ": c\n"};
+      "data",      ":",    " ",  "\n", "\r",           "\r\n",     "event",        "a",
+      "data: x\n", "\n\n", "id", "bc", "\xEF\xBB\xBF", "\xC3\xA9", "event: e\r\n", "retry: 1\n",
+      ": c\n"};
   std::string stream;
   const auto parts = std::uniform_int_distribution<std::size_t>(0, 40)(random);
   for (std::size_t i = 0; i < parts; ++i) stream += kParts[random() % kParts.size()];
@@ -104,8 +110,7 @@ TEST(SseParserTest, AnySplitFailsAtTheSameEvent) {
       Events events;
       bool good = true;
       for (const std::string& piece : pieces) {
-        good = parser.feed(piece,
-                           [&](const SseEvent& e) { events.emplace_back(e.event, e.data); });
+        good = parser.feed(piece, [&](const SseEvent& e) { events.emplace_back(e.event, e.data); });
       }
       return std::pair(good, events);
     };

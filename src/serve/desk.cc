@@ -14,7 +14,8 @@ namespace {
 
 std::int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch()).count();
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 engine::Sampling sampling_of(const api::GenerationParams& p) {
@@ -39,7 +40,8 @@ engine::Grammar grammar_of(text::AnswerGrammar&& g) {
   made.preserved_tokens = std::move(g.preserved_tokens);
   made.prefill = std::move(g.prefill);
   for (text::AnswerGrammar::Trigger& t : g.triggers) {
-    made.triggers.push_back({static_cast<engine::Grammar::Trigger::Kind>(t.kind), std::move(t.value)});
+    made.triggers.push_back(
+        {static_cast<engine::Grammar::Trigger::Kind>(t.kind), std::move(t.value)});
   }
   return made;
 }
@@ -63,12 +65,15 @@ engine::GenerateRequest request_of(const api::GenerationParams& p, std::vector<T
 Result<void> check_constraints(const api::ChatRequest& r, bool calls_tools) {
   const bool has_schema = r.response_format.kind != api::ResponseFormat::Kind::kText;
   if (calls_tools && (has_schema || !r.grammar.empty())) {
-    return fail(Code::kUnprocessable,
-                "tools cannot be combined with response_format or grammar: use tool_choice \"none\", "
-                "or drop the format", has_schema ? "response_format" : "grammar");
+    return fail(
+        Code::kUnprocessable,
+        "tools cannot be combined with response_format or grammar: use tool_choice \"none\", "
+        "or drop the format",
+        has_schema ? "response_format" : "grammar");
   }
   if (has_schema && !r.grammar.empty()) {
-    return fail(Code::kInvalidArgument, "give either response_format or grammar, not both", "grammar");
+    return fail(Code::kInvalidArgument, "give either response_format or grammar, not both",
+                "grammar");
   }
   return {};
 }
@@ -79,8 +84,12 @@ text::Conversation conversation_of(const api::ChatRequest& r) {
   c.messages.reserve(r.messages.size());
   for (const api::ChatMessage& m : r.messages) {
     text::Message& made = c.messages.emplace_back();
-    made = {.role = m.role, .content = m.content, .name = m.name, .reasoning = m.reasoning_content,
-            .tool_calls = {}, .tool_call_id = m.tool_call_id};
+    made = {.role = m.role,
+            .content = m.content,
+            .name = m.name,
+            .reasoning = m.reasoning_content,
+            .tool_calls = {},
+            .tool_call_id = m.tool_call_id};
     for (const api::ToolCall& call : m.tool_calls) {
       made.tool_calls.push_back({call.id, call.name, call.arguments});
     }
@@ -163,28 +172,41 @@ Result<void> Desk::check_fields(const api::GenerationParams& p, const ServedMode
   if (!model.answers_to(p.model)) {
     return fail(Code::kModelNotFound,
                 fmt::format("the model \"{}\" is not served here; available: {}",
-                            p.model.substr(0, 60), fmt::join(model.names(), ", ")), "model");
+                            p.model.substr(0, 60), fmt::join(model.names(), ", ")),
+                "model");
   }
   for (const Token t : p.stop_token_ids) {
     if (!model.tokenizer().valid(t)) {
       return fail(Code::kInvalidArgument,
                   fmt::format("stop_token_ids: {} is not in the vocabulary of {} tokens", t,
-                              model.tokenizer().size()), "stop_token_ids");
+                              model.tokenizer().size()),
+                  "stop_token_ids");
+    }
+  }
+  for (const auto& [token, bias] : p.logit_bias) {
+    if (!model.tokenizer().valid(token)) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("logit_bias: {} is not in the vocabulary of {} tokens", token,
+                              model.tokenizer().size()),
+                  "logit_bias");
     }
   }
   return {};
 }
 
-/// What the client may ask for at most, given its prompt; an Error when the prompt alone is too long.
+/// What the client may ask for at most, given its prompt; an Error when the prompt alone is too
+/// long.
 Result<std::uint32_t> tokens_to_answer(const api::GenerationParams& p, std::size_t prompt_tokens,
                                        const ServedModel& model, const ServiceOptions& options,
                                        std::string_view param) {
   const std::uint32_t context = model.info().context_tokens_max;
   if (prompt_tokens >= context) {
-    return fail(Code::kContextLength,
-                fmt::format("the prompt has {} tokens, and this server holds {} for prompt and answer "
-                            "together: shorten it, or start the server with a larger --context",
-                            prompt_tokens, context), std::string(param));
+    return fail(
+        Code::kContextLength,
+        fmt::format("the prompt has {} tokens, and this server holds {} for prompt and answer "
+                    "together: shorten it, or start the server with a larger --context",
+                    prompt_tokens, context),
+        std::string(param));
   }
   const auto room = static_cast<std::uint32_t>(context - prompt_tokens);
   std::uint32_t wanted = p.max_tokens.value_or(options.max_tokens_default);
@@ -211,25 +233,30 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   if (!rendered) return refuse(rendered.error());
   std::vector<Token> prompt;
   model.tokenizer().encode(rendered->pieces, true, tokenizer_cache_, prompt);
-  if (prompt.empty()) return refuse({Code::kInvalidArgument, "the conversation renders to an empty prompt", "messages", 0});
+  if (prompt.empty())
+    return refuse(
+        {Code::kInvalidArgument, "the conversation renders to an empty prompt", "messages", 0});
   const Result<std::uint32_t> max_tokens =
       tokens_to_answer(r, prompt.size(), model, options(), "messages");
   if (!max_tokens) return refuse(max_tokens.error());
 
-  Generation::Plan plan{.kind = Generation::Kind::kChat,
-                        .head = {fmt::format("chatcmpl-{:016x}", random_()), unix_seconds(), model.name()},
-                        .stream = r.stream,
-                        .include_usage = r.include_usage,
-                        .logprobs = r.top_logprobs.has_value(),
-                        .return_token_ids = r.return_token_ids,
-                        .stops = std::move(r.stop),
-                        .format = std::move(rendered->format),
-                        .arrived = arrived,
-                        .deadline = Deadline(arrived + options().request_timeout)};
+  Generation::Plan plan{
+      .kind = Generation::Kind::kChat,
+      .head = {fmt::format("chatcmpl-{:016x}", random_()), unix_seconds(), model.name()},
+      .stream = r.stream,
+      .include_usage = r.include_usage,
+      .logprobs = r.top_logprobs.has_value(),
+      .return_token_ids = r.return_token_ids,
+      .stops = std::move(r.stop),
+      .format = std::move(rendered->format),
+      .arrived = arrived,
+      .deadline = Deadline(arrived + options().request_timeout)};
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
   Permit permit = service_.admit();
   if (!permit) {
-    return refuse({Code::kOverloaded, fmt::format("{} requests are in flight already", options().in_flight_max), "", 1});
+    return refuse({Code::kOverloaded,
+                   fmt::format("{} requests are in flight already", options().in_flight_max), "",
+                   1});
   }
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   const engine::Grammar grammar = grammar_of(std::move(rendered->grammar));
@@ -256,19 +283,22 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
   api::CompletionRequest& r = *parsed;
   if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
 
-  Generation::Plan plan{.kind = Generation::Kind::kCompletion,
-                        .head = {fmt::format("cmpl-{:016x}", random_()), unix_seconds(), model.name()},
-                        .stream = r.stream,
-                        .include_usage = r.include_usage,
-                        .logprobs = r.top_logprobs.has_value(),
-                        .return_token_ids = r.return_token_ids,
-                        .stops = std::move(r.stop),
-                        .format = {},
-                        .arrived = arrived,
-                        .deadline = Deadline(arrived + options().request_timeout)};
+  Generation::Plan plan{
+      .kind = Generation::Kind::kCompletion,
+      .head = {fmt::format("cmpl-{:016x}", random_()), unix_seconds(), model.name()},
+      .stream = r.stream,
+      .include_usage = r.include_usage,
+      .logprobs = r.top_logprobs.has_value(),
+      .return_token_ids = r.return_token_ids,
+      .stops = std::move(r.stop),
+      .format = {},
+      .arrived = arrived,
+      .deadline = Deadline(arrived + options().request_timeout)};
   Permit permit = service_.admit();
   if (!permit) {
-    return refuse({Code::kOverloaded, fmt::format("{} requests are in flight already", options().in_flight_max), "", 1});
+    return refuse({Code::kOverloaded,
+                   fmt::format("{} requests are in flight already", options().in_flight_max), "",
+                   1});
   }
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   for (std::size_t i = 0; i < r.prompts.size(); ++i) {
@@ -286,7 +316,8 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
         if (!model.tokenizer().valid(t)) {
           return refuse({Code::kInvalidArgument,
                          fmt::format("token id {} is not in the vocabulary of {} tokens", t,
-                                     model.tokenizer().size()), param, 0});
+                                     model.tokenizer().size()),
+                         param, 0});
         }
         if (r.echo) echo += model.tokenizer().bytes(t);
       }
@@ -312,19 +343,25 @@ namespace {
 class Embedding final : public net::Transaction {
  public:
   Embedding(net::Exchange& exchange, Desk& desk, std::string model, bool base64, std::size_t count)
-      : exchange_(exchange), desk_(desk), model_(std::move(model)), base64_(base64), vectors_(count),
-        left_(count), arrived_(desk.clock().now()) {}
+      : exchange_(exchange),
+        desk_(desk),
+        model_(std::move(model)),
+        base64_(base64),
+        vectors_(count),
+        left_(count),
+        arrived_(desk.clock().now()) {}
   ~Embedding() override { *alive_ = false; }
 
   void on_client_gone() override { desk_.metrics().cancelled("client_gone"); }
 
   /// What the engine calls: on its own thread, so the work is posted to the loop.
   engine::EmbedDone receiver(std::size_t index) {
-    return [this, index, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
-      loop->post([this, index, alive, vector = std::move(vector)]() mutable {
-        if (*alive) take(index, std::move(vector));
-      });
-    };
+    return
+        [this, index, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
+          loop->post([this, index, alive, vector = std::move(vector)]() mutable {
+            if (*alive) take(index, std::move(vector));
+          });
+        };
   }
   void add_tokens(std::uint32_t tokens) { tokens_ += tokens; }
 
@@ -339,7 +376,8 @@ class Embedding final : public net::Transaction {
     if (--left_ > 0) return;
     desk_.metrics().request_done("embeddings", 200, age_s);
     desk_.metrics().tokens(tokens_, 0, 0);
-    exchange_.respond(200, "application/json", api::embedding_answer(model_, vectors_, base64_, tokens_));
+    exchange_.respond(200, "application/json",
+                      api::embedding_answer(model_, vectors_, base64_, tokens_));
   }
 
   net::Exchange& exchange_;
@@ -364,23 +402,30 @@ void Desk::embed(net::Exchange& exchange, ServedModel& model) {
   if (!parsed) return refuse(parsed.error());
   api::EmbeddingRequest& r = *parsed;
   if (!model.answers_to(r.model)) {
-    return refuse({Code::kModelNotFound, fmt::format("the model \"{}\" is not served here; available: {}",
-                                                     r.model.substr(0, 60), fmt::join(model.names(), ", ")), "model", 0});
+    return refuse({Code::kModelNotFound,
+                   fmt::format("the model \"{}\" is not served here; available: {}",
+                               r.model.substr(0, 60), fmt::join(model.names(), ", ")),
+                   "model", 0});
   }
   const std::uint32_t size = model.info().embedding_size;
   if (size == 0) {
-    return refuse({Code::kUnprocessable, fmt::format("the model \"{}\" does not make embeddings", model.name()), "model", 0});
+    return refuse({Code::kUnprocessable,
+                   fmt::format("the model \"{}\" does not make embeddings", model.name()), "model",
+                   0});
   }
   if (r.dimensions && *r.dimensions != size) {
-    return refuse({Code::kInvalidArgument, fmt::format("dimensions: this model makes {}", size), "dimensions", 0});
+    return refuse({Code::kInvalidArgument, fmt::format("dimensions: this model makes {}", size),
+                   "dimensions", 0});
   }
-  auto owned = std::make_unique<Embedding>(exchange, *this, model.name(), r.base64, r.inputs.size());
+  auto owned =
+      std::make_unique<Embedding>(exchange, *this, model.name(), r.base64, r.inputs.size());
   Embedding& embedding = *owned;
   std::vector<std::vector<Token>> inputs;
   for (auto& input : r.inputs) {
     std::vector<Token>& tokens = inputs.emplace_back();
     if (auto* text = std::get_if<std::string>(&input)) {
-      model.tokenizer().encode(std::vector<text::Piece>{{*text, false}}, true, tokenizer_cache_, tokens);
+      model.tokenizer().encode(std::vector<text::Piece>{{*text, false}}, true, tokenizer_cache_,
+                               tokens);
     } else {
       tokens = std::move(std::get<std::vector<Token>>(input));
     }

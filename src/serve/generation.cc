@@ -21,15 +21,16 @@ std::string_view endpoint(Generation::Kind kind) {
 }
 
 std::uint32_t count_characters(std::string_view utf8) {
-  return static_cast<std::uint32_t>(
-      std::ranges::count_if(utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::uint32_t>(std::ranges::count_if(
+      utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 }  // namespace
 
 Generation::Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan)
     : desk_(desk), model_(model), permit_(std::move(permit)), plan_(std::move(plan)) {
-  if (plan_.stream && plan_.kind == Kind::kChat) chat_writer_.emplace(plan_.head, plan_.include_usage);
+  if (plan_.stream && plan_.kind == Kind::kChat)
+    chat_writer_.emplace(plan_.head, plan_.include_usage);
   if (plan_.stream && plan_.kind == Kind::kCompletion) {
     completion_writer_.emplace(plan_.head, plan_.include_usage);
   }
@@ -90,9 +91,11 @@ Generation::Choice& Generation::choice_of(RequestId leg) {
 void Generation::take(engine::Output& output) {
   Choice& choice = choice_of(output.request);
   if (choice.ended || error_) return;
-  if (!choice.held.empty() || (streaming_ && !exchange_->writable())) {
-    // The client reads slower than the model writes. Tokens are small and as many as were asked
-    // for; formatted events are not, so they are made when there is room.
+  const bool full = out_.size() >= kEventsBytesMax || (streaming_ && !exchange_->writable());
+  if (!choice.held.empty() || full) {
+    // The client reads slower than the model writes, or more came at once than should be made into
+    // events at once. Tokens are small and as many as were asked for; formatted events are not, so
+    // they are made when there is room.
     choice.held.push_back(std::move(output));
     return;
   }
@@ -125,11 +128,14 @@ void Generation::process(Choice& choice, engine::Output& output) {
       error_ = plan_.deadline.passed(desk_.clock().now())
                    ? Error{Code::kDeadlineExceeded,
                            fmt::format("the answer was not complete within {:.0f} s",
-                                       seconds(desk_.options().request_timeout)), "", 0}
-                   : Error{Code::kUnavailable, "the worker stopped before the answer was complete", "", 1};
+                                       seconds(desk_.options().request_timeout)),
+                           "", 0}
+                   : Error{Code::kUnavailable, "the worker stopped before the answer was complete",
+                           "", 1};
       break;
     case engine::FinishReason::kError:
-      error_ = Error{Code::kInternal, output.error.empty() ? "the worker failed" : output.error, "", 0};
+      error_ =
+          Error{Code::kInternal, output.error.empty() ? "the worker failed" : output.error, "", 0};
       break;
   }
 }
@@ -180,7 +186,8 @@ void Generation::take_delta(Choice& choice, text::AnswerDelta& delta) {
     case Kind::kReasoning:
       if (plan_.stream) {
         write_open(choice);
-        chat_writer_->reasoning(out_, static_cast<std::uint32_t>(&choice - choices_.data()), delta.text);
+        chat_writer_->reasoning(out_, static_cast<std::uint32_t>(&choice - choices_.data()),
+                                delta.text);
       } else {
         choice.reasoning += delta.text;
       }
@@ -220,7 +227,8 @@ void Generation::end_choice(Choice& choice, std::string_view finish_reason) {
     for (text::AnswerDelta& d : deltas_) take_delta(choice, d);
   }
   choice.ended = true;
-  choice.finish_reason = finish_reason == "stop" && !choice.tool_calls.empty() ? "tool_calls" : finish_reason;
+  choice.finish_reason =
+      finish_reason == "stop" && !choice.tool_calls.empty() ? "tool_calls" : finish_reason;
   release_leg(choice);
   if (!plan_.stream) return;
   write_content(choice);
@@ -281,6 +289,13 @@ void Generation::open_stream() {
 }
 
 bool Generation::show() {
+  do {
+    if (!show_once()) return false;
+  } while (process_held());
+  return true;
+}
+
+bool Generation::show_once() {
   if (error_) {
     fail_with(*error_);
     return false;
@@ -316,7 +331,8 @@ void Generation::complete() {
   settled_ = true;
   const api::UsageCounts counts = usage();
   desk_.metrics().tokens(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens);
-  desk_.metrics().request_done(endpoint(plan_.kind), 200, seconds(desk_.clock().now() - plan_.arrived));
+  desk_.metrics().request_done(endpoint(plan_.kind), 200,
+                               seconds(desk_.clock().now() - plan_.arrived));
   if (plan_.stream) {
     if (plan_.include_usage && chat_writer_) chat_writer_->usage(out_, counts);
     if (plan_.include_usage && completion_writer_) completion_writer_->usage(out_, counts);
@@ -390,21 +406,27 @@ void Generation::sweep(TimePoint now) {
 
 void Generation::on_client_gone() {
   if (!settled_) desk_.metrics().cancelled("client_gone");
-  if (!settled_) desk_.metrics().request_done(endpoint(plan_.kind), 499, seconds(desk_.clock().now() - plan_.arrived));
+  if (!settled_)
+    desk_.metrics().request_done(endpoint(plan_.kind), 499,
+                                 seconds(desk_.clock().now() - plan_.arrived));
 }
 
 void Generation::on_writable() {
-  const auto holds = [&] { return std::ranges::any_of(choices_, [](const Choice& c) { return !c.held.empty(); }); };
-  while (holds() && exchange_->writable()) {
-    for (Choice& c : choices_) {
-      while (!c.held.empty() && !error_ && out_.size() < kEventsBytesMax) {
-        engine::Output output = std::move(c.held.front());
-        c.held.pop_front();
-        if (!c.ended) process(c, output);
-      }
+  if (process_held()) show();
+}
+
+/// Makes events of held tokens while there is room for them; false: none is held, or none is made.
+bool Generation::process_held() {
+  const bool holds = std::ranges::any_of(choices_, [](const Choice& c) { return !c.held.empty(); });
+  if (!holds || (streaming_ && !exchange_->writable())) return false;
+  for (Choice& c : choices_) {
+    while (!c.held.empty() && !error_ && out_.size() < kEventsBytesMax) {
+      engine::Output output = std::move(c.held.front());
+      c.held.pop_front();
+      if (!c.ended) process(c, output);
     }
-    if (!show()) return;  // destroyed
   }
+  return true;
 }
 
 std::string Generation::describe(TimePoint now) const {
@@ -417,9 +439,10 @@ std::string Generation::describe(TimePoint now) const {
   return fmt::format(
       R"({{"id":"{}","endpoint":"{}","stream":{},"age_ms":{:.0f},"choices":{},"prompt_tokens":{},)"
       R"("completion_tokens":{},"state":"{}","held_tokens":{},"unsent_bytes":{}}})",
-      plan_.head.id, endpoint(plan_.kind), plan_.stream, to_ms(now - plan_.arrived), choices_.size(),
-      choices_.empty() ? 0 : choices_.front().usage.prompt_tokens, tokens,
-      tokens == 0 ? "waiting" : "generating", held, exchange_ == nullptr ? 0 : exchange_->unsent_bytes());
+      plan_.head.id, endpoint(plan_.kind), plan_.stream, to_ms(now - plan_.arrived),
+      choices_.size(), choices_.empty() ? 0 : choices_.front().usage.prompt_tokens, tokens,
+      tokens == 0 ? "waiting" : "generating", held,
+      exchange_ == nullptr ? 0 : exchange_->unsent_bytes());
 }
 
 }  // namespace penstock::serve

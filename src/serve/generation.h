@@ -48,14 +48,15 @@ class Generation final : public net::Transaction {
   /// Starts one choice at a worker. `echo` is shown before its text. On an error nothing of this
   /// choice runs; the caller answers with it and drops the generation.
   /// The prompt's tokens count in the usage only for the `first_of_prompt`.
-  Result<void> add_choice(engine::GenerateRequest request, bool first_of_prompt, std::string echo = {});
+  Result<void> add_choice(engine::GenerateRequest request, bool first_of_prompt,
+                          std::string echo = {});
 
   /// From now on `exchange` owns this.
   void start(net::Exchange& exchange) noexcept { exchange_ = &exchange; }
 
-  void take(engine::Output& output);   // one output of one of the legs
-  bool show();                         // sends what take() made; false: it was the end, this is gone
-  void sweep(TimePoint now);           // heartbeat and last-resort deadline; may destroy this
+  void take(engine::Output& output);  // one output of one of the legs
+  bool show();                        // sends what take() made; false: it was the end, this is gone
+  void sweep(TimePoint now);          // heartbeat and last-resort deadline; may destroy this
   void on_client_gone() override;
   void on_writable() override;
 
@@ -67,20 +68,20 @@ class Generation final : public net::Transaction {
     bool first_of_prompt = true;
     Worker* worker = nullptr;
     Worker::Charge charge;
-    std::vector<Token> prompt;             // kept only to be shown
+    std::vector<Token> prompt;  // kept only to be shown
     text::Detokenizer detokenizer;
     text::StopMatcher stops{{}};
     std::unique_ptr<text::OutputParser> parser;  // null: all is content
-    std::deque<engine::Output> held;       // while the client does not read
-    std::string text;                      // not shown yet (stream) or all of it (whole answer)
+    std::deque<engine::Output> held;             // while the client does not read
+    std::string text;  // not shown yet (stream) or all of it (whole answer)
     std::string reasoning;
     std::vector<api::ToolCall> tool_calls;
     std::vector<api::TokenLogprob> logprobs;
     std::vector<Token> token_ids;
-    std::uint32_t characters = 0;          // of the text shown, for completions' offsets
+    std::uint32_t characters = 0;  // of the text shown, for completions' offsets
     std::uint32_t completion_tokens = 0;
     engine::Usage usage;
-    bool opened = false;                   // the first event of this choice was written
+    bool opened = false;  // the first event of this choice was written
     bool ended = false;
     std::string finish_reason;
   };
@@ -95,13 +96,16 @@ class Generation final : public net::Transaction {
   void write_open(Choice& choice);
   void write_content(Choice& choice);
   void open_stream();
-  void fail_with(const Error& error);    // destroys this
-  void complete();                       // destroys this
+  void fail_with(const Error& error);  // destroys this
+  void complete();                     // destroys this
   void release_leg(Choice& choice);
+  bool show_once();  // show() without what is held; false: this is gone
+  bool process_held();
   [[nodiscard]] api::UsageCounts usage() const;
   [[nodiscard]] bool all_ended() const;
 
-  /// What on_writable() formats at most in one go, so that the unsent bytes stay bounded.
+  /// What is formatted in one go, and hardly more, so that the unsent bytes stay bounded however
+  /// many tokens come at once.
   static constexpr std::size_t kEventsBytesMax = 128 * 1024;
 
   Desk& desk_;
@@ -112,17 +116,17 @@ class Generation final : public net::Transaction {
   std::vector<Choice> choices_;
   std::optional<api::ChatStreamWriter> chat_writer_;
   std::optional<api::CompletionStreamWriter> completion_writer_;
-  std::string out_;                      // events on their way
+  std::string out_;  // events on their way
   std::vector<text::AnswerDelta> deltas_;
   std::string characters_;
   std::string certain_;
-  std::optional<Error> error_;           // what ended a leg against its will
-  std::uint32_t tokens_shown_ = 0;       // of all choices, when last_token_ was set
+  std::optional<Error> error_;      // what ended a leg against its will
+  std::uint32_t tokens_shown_ = 0;  // of all choices, when last_token_ was set
   TimePoint last_token_{};
   TimePoint last_write_{};
-  bool streaming_ = false;               // the response head is out
-  bool touched_ = false;                 // on the desk's list for this round
-  bool settled_ = false;                 // answered in full, so nothing was cancelled
+  bool streaming_ = false;  // the response head is out
+  bool touched_ = false;    // on the desk's list for this round
+  bool settled_ = false;    // answered in full, so nothing was cancelled
 
   friend class Desk;
 };

@@ -38,37 +38,64 @@ struct Metrics::Families {
     return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
   }
   prometheus::Histogram& histogram(const char* name, const char* help, double low, double high) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({}, decades(low, high));
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
+        {}, decades(low, high));
   }
 
   prometheus::Family<prometheus::Counter>& requests =
       counter("penstock_requests_total", "Requests answered, by endpoint and HTTP status");
-  prometheus::Histogram& duration = histogram("penstock_request_duration_seconds",
-                                              "From the whole request read to its answer complete", 1e-4, 1000);
-  prometheus::Histogram& ttft = histogram("penstock_time_to_first_token_seconds",
-                                          "From the whole request read to its first token", 1e-4, 1000);
+  prometheus::Histogram& duration =
+      histogram("penstock_request_duration_seconds",
+                "From the whole request read to its answer complete", 1e-4, 1000);
+  prometheus::Histogram& ttft =
+      histogram("penstock_time_to_first_token_seconds",
+                "From the whole request read to its first token", 1e-4, 1000);
   prometheus::Histogram& itl = histogram("penstock_inter_token_latency_seconds",
                                          "Between two tokens of one answer", 1e-4, 100);
-  prometheus::Counter& prompt_tokens = counter("penstock_prompt_tokens_total", "Prompt tokens of requests that began").Add({});
-  prometheus::Counter& cached_tokens = counter("penstock_cached_prompt_tokens_total", "Of those, taken from KV computed before").Add({});
-  prometheus::Counter& completion_tokens = counter("penstock_completion_tokens_total", "Tokens answered").Add({});
-  prometheus::Family<prometheus::Counter>& cancelled = counter("penstock_requests_cancelled_total", "Requests ended before their answer was complete, by reason");
-  prometheus::Counter& unknown_fields = counter("penstock_unknown_request_fields_total", "Request fields ignored because they are not known").Add({});
-  prometheus::Gauge& in_flight = gauge("penstock_requests_in_flight", "Requests being answered").Add({});
+  prometheus::Counter& prompt_tokens =
+      counter("penstock_prompt_tokens_total", "Prompt tokens of requests that began").Add({});
+  prometheus::Counter& cached_tokens =
+      counter("penstock_cached_prompt_tokens_total", "Of those, taken from KV computed before")
+          .Add({});
+  prometheus::Counter& completion_tokens =
+      counter("penstock_completion_tokens_total", "Tokens answered").Add({});
+  prometheus::Family<prometheus::Counter>& cancelled =
+      counter("penstock_requests_cancelled_total",
+              "Requests ended before their answer was complete, by reason");
+  prometheus::Counter& unknown_fields = counter("penstock_unknown_request_fields_total",
+                                                "Request fields ignored because they are not known")
+                                            .Add({});
+  prometheus::Gauge& in_flight =
+      gauge("penstock_requests_in_flight", "Requests being answered").Add({});
   prometheus::Gauge& ready = gauge("penstock_ready", "1 when a model can be served").Add({});
   prometheus::Gauge& connections = gauge("penstock_http_connections", "Open connections").Add({});
-  prometheus::Gauge& connections_refused = gauge("penstock_http_connections_refused", "Connections refused since start: over the limit").Add({});
-  prometheus::Gauge& http_bad_requests = gauge("penstock_http_bad_requests", "Requests since start that broke HTTP or its limits").Add({});
-  prometheus::Gauge& loop_lag = gauge("penstock_loop_lag_max_seconds", "The longest an event loop was kept busy in one turn").Add({});
-  prometheus::Family<prometheus::Gauge>& running = gauge("penstock_worker_running", "Sequences running");
-  prometheus::Family<prometheus::Gauge>& waiting = gauge("penstock_worker_waiting", "Requests waiting for a place");
-  prometheus::Family<prometheus::Gauge>& waiting_prefill = gauge("penstock_worker_waiting_prefill_tokens", "Prompt tokens not computed yet");
-  prometheus::Family<prometheus::Gauge>& kv_used = gauge("penstock_worker_kv_blocks", "Reusable KV blocks held");
-  prometheus::Family<prometheus::Gauge>& kv_max = gauge("penstock_worker_kv_blocks_max", "Reusable KV blocks that fit");
-  prometheus::Family<prometheus::Gauge>& steps = gauge("penstock_worker_steps", "Batches computed since start");
-  prometheus::Family<prometheus::Gauge>& evicted = gauge("penstock_worker_kv_blocks_evicted", "KV blocks evicted since start");
-  prometheus::Family<prometheus::Gauge>& preemptions = gauge("penstock_worker_preemptions", "Sequences preempted since start");
-  prometheus::Family<prometheus::Gauge>& errors = gauge("penstock_worker_errors", "Sequences that failed since start");
+  prometheus::Gauge& connections_refused =
+      gauge("penstock_http_connections_refused", "Connections refused since start: over the limit")
+          .Add({});
+  prometheus::Gauge& http_bad_requests =
+      gauge("penstock_http_bad_requests", "Requests since start that broke HTTP or its limits")
+          .Add({});
+  prometheus::Gauge& loop_lag =
+      gauge("penstock_loop_lag_max_seconds", "The longest an event loop was kept busy in one turn")
+          .Add({});
+  prometheus::Family<prometheus::Gauge>& running =
+      gauge("penstock_worker_running", "Sequences running");
+  prometheus::Family<prometheus::Gauge>& waiting =
+      gauge("penstock_worker_waiting", "Requests waiting for a place");
+  prometheus::Family<prometheus::Gauge>& waiting_prefill =
+      gauge("penstock_worker_waiting_prefill_tokens", "Prompt tokens not computed yet");
+  prometheus::Family<prometheus::Gauge>& kv_used =
+      gauge("penstock_worker_kv_blocks", "Reusable KV blocks held");
+  prometheus::Family<prometheus::Gauge>& kv_max =
+      gauge("penstock_worker_kv_blocks_max", "Reusable KV blocks that fit");
+  prometheus::Family<prometheus::Gauge>& steps =
+      gauge("penstock_worker_steps", "Batches computed since start");
+  prometheus::Family<prometheus::Gauge>& evicted =
+      gauge("penstock_worker_kv_blocks_evicted", "KV blocks evicted since start");
+  prometheus::Family<prometheus::Gauge>& preemptions =
+      gauge("penstock_worker_preemptions", "Sequences preempted since start");
+  prometheus::Family<prometheus::Gauge>& errors =
+      gauge("penstock_worker_errors", "Sequences that failed since start");
 };
 
 Metrics::Metrics() : families_(std::make_unique<Families>()) {}

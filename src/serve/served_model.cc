@@ -18,7 +18,9 @@ std::vector<Token> plain_words(const text::Tokenizer& tokenizer) {
   for (Token t = 0; t < static_cast<Token>(tokenizer.size()) && words.size() < 4096; ++t) {
     const std::string_view bytes = tokenizer.bytes(t);
     const bool is_word = bytes.size() >= 3 && bytes.size() <= 12 && bytes[0] == ' ' &&
-                         std::ranges::all_of(bytes.substr(1), [](char c) { return std::islower(static_cast<unsigned char>(c)) != 0; });
+                         std::ranges::all_of(bytes.substr(1), [](char c) {
+                           return std::islower(static_cast<unsigned char>(c)) != 0;
+                         });
     if (is_word) words.push_back(t);
   }
   if (words.empty()) words.push_back(0);
@@ -49,7 +51,8 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   std::unique_ptr<ServedModel> model(new ServedModel());
   model->names_ = options.names;
   model->created_ = std::chrono::duration_cast<std::chrono::seconds>(
-                        std::chrono::system_clock::now().time_since_epoch()).count();
+                        std::chrono::system_clock::now().time_since_epoch())
+                        .count();
   Result<std::unique_ptr<const text::Tokenizer>> tokenizer = text::Tokenizer::open(*file);
   if (!tokenizer) return std::unexpected(tokenizer.error());
   model->tokenizer_ = std::move(*tokenizer);

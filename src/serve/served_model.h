@@ -56,12 +56,12 @@ class Worker final {
 };
 
 struct ModelOptions {
-  std::string path;                        // a GGUF file
-  std::vector<std::string> names;          // what clients call it; the first is the one shown
-  bool simulated = false;                  // no weights: timing and tokens are made up
-  double speedup = 1;                      // of the simulated engine; infinity: no waiting
-  std::uint32_t workers = 1;               // engines, each with its own context and thread
-  std::string chat_template;               // replaces the model's own, if not empty
+  std::string path;                // a GGUF file
+  std::vector<std::string> names;  // what clients call it; the first is the one shown
+  bool simulated = false;          // no weights: timing and tokens are made up
+  double speedup = 1;              // of the simulated engine; infinity: no waiting
+  std::uint32_t workers = 1;       // engines, each with its own context and thread
+  std::string chat_template;       // replaces the model's own, if not empty
   engine::LlamaOptions llama;
 };
 
@@ -78,7 +78,9 @@ class ServedModel final {
   [[nodiscard]] std::int64_t created() const noexcept { return created_; }
   [[nodiscard]] const text::Tokenizer& tokenizer() const noexcept { return *tokenizer_; }
   [[nodiscard]] const text::ChatTemplate& chat_template() const noexcept { return *template_; }
-  [[nodiscard]] const engine::EngineInfo& info() const noexcept { return workers_.front()->engine().info(); }
+  [[nodiscard]] const engine::EngineInfo& info() const noexcept {
+    return workers_.front()->engine().info();
+  }
   [[nodiscard]] std::vector<std::unique_ptr<Worker>>& workers() noexcept { return workers_; }
 
   /// The worker with the fewest tokens charged.

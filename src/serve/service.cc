@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <memory>
 #include <utility>
 
@@ -22,15 +23,33 @@ constexpr std::string_view kJson = "application/json";
 bool same_secret(std::string_view a, std::string_view b) {
   unsigned difference = a.size() == b.size() ? 0 : 1;
   for (std::size_t i = 0; i < b.size(); ++i) {
-    difference |= static_cast<unsigned char>(i < a.size() ? a[i] : 0) ^ static_cast<unsigned char>(b[i]);
+    difference |=
+        static_cast<unsigned char>(i < a.size() ? a[i] : 0) ^ static_cast<unsigned char>(b[i]);
   }
   return difference == 0;
 }
 
 void refuse_method(net::Exchange& exchange, std::string_view allowed) {
-  const Error error{Code::kMethodNotAllowed,
-                    fmt::format("this path takes {} only", allowed), "", 0};
-  exchange.respond(405, kJson, api::error_body(error), {{"allow", allowed}});
+  const Error error{Code::kMethodNotAllowed, fmt::format("this path takes {} only", allowed), "",
+                    0};
+  // Wherever GET is taken, HEAD is too.
+  exchange.respond(405, kJson, api::error_body(error),
+                   {{"allow", allowed == "GET" ? "GET, HEAD" : allowed}});
+}
+
+/// A part of a path with its escapes resolved: clients write a model's "org/name" as "org%2Fname".
+/// What is no escape stays as it is.
+std::string unescape(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    unsigned char code = 0;
+    const char* end = text.data() + std::min(i + 3, text.size());
+    const bool escaped = text[i] == '%' && end == text.data() + i + 3 &&
+                         std::from_chars(text.data() + i + 1, end, code, 16).ptr == end;
+    out += escaped ? static_cast<char>(code) : text[i];
+    if (escaped) i += 2;
+  }
+  return out;
 }
 
 }  // namespace
@@ -81,7 +100,8 @@ Permit Service::admit() {
 Error Service::not_ready() const {
   if (draining_.load()) return {Code::kUnavailable, "the server is shutting down", "", 1};
   const std::lock_guard lock(failure_mutex_);
-  if (!failure_.empty()) return {Code::kUnavailable, fmt::format("the model could not be loaded: {}", failure_), "", 0};
+  if (!failure_.empty())
+    return {Code::kUnavailable, fmt::format("the model could not be loaded: {}", failure_), "", 0};
   return {Code::kUnavailable,
           fmt::format("the model is still loading ({:.0f} %)", 100 * loading_.load()), "", 1};
 }
@@ -90,10 +110,11 @@ bool Service::authorised(const net::HttpRequest& request) const {
   if (options_.api_keys.empty()) return true;
   constexpr std::string_view kScheme = "bearer ";
   std::string_view given = request.header("authorization");
-  const bool bearer = given.size() > kScheme.size() &&
-                      std::ranges::equal(given.substr(0, kScheme.size()), kScheme, [](char a, char b) {
-                        return std::tolower(static_cast<unsigned char>(a)) == b;
-                      });
+  const bool bearer =
+      given.size() > kScheme.size() &&
+      std::ranges::equal(given.substr(0, kScheme.size()), kScheme, [](char a, char b) {
+        return std::tolower(static_cast<unsigned char>(a)) == b;
+      });
   if (!bearer) return false;
   given.remove_prefix(kScheme.size());
   bool known = false;
@@ -107,7 +128,9 @@ void Service::handle(net::Exchange& exchange) {
   const bool is_get = request.method == Method::kGet || request.method == Method::kHead;
   const auto is = [&](std::string_view p) { return path == p; };
 
-  if (is("/health")) return is_get ? exchange.respond(200, kJson, R"({"status":"ok"})") : refuse_method(exchange, "GET");
+  if (is("/health"))
+    return is_get ? exchange.respond(200, kJson, R"({"status":"ok"})")
+                  : refuse_method(exchange, "GET");
   if (is("/ready")) return is_get ? answer_ready(exchange) : refuse_method(exchange, "GET");
   if (is("/version")) {
     return is_get ? exchange.respond(200, kJson, fmt::format(R"({{"version":"{}"}})", kVersion))
@@ -116,28 +139,39 @@ void Service::handle(net::Exchange& exchange) {
   if (is("/metrics")) return is_get ? answer_metrics(exchange) : refuse_method(exchange, "GET");
   if (server_.load() == nullptr) return answer_error(exchange, not_ready());
   if (is("/debug/requests")) {
-    if (!authorised(request)) return answer_error(exchange, {Code::kUnauthorized, "an API key is needed: Authorization: Bearer KEY", "", 0});
+    if (!authorised(request))
+      return answer_error(exchange, {Code::kUnauthorized,
+                                     "an API key is needed: Authorization: Bearer KEY", "", 0});
     return is_get ? answer_requests(exchange) : refuse_method(exchange, "GET");
   }
   if (!path.starts_with("/v1/")) {
-    return answer_error(exchange, {Code::kNotFound, "no such path; see /v1/models, /v1/chat/completions, "
-                                                    "/v1/completions, /v1/embeddings, /health, /ready, "
-                                                    "/metrics", "", 0});
+    return answer_error(exchange, {Code::kNotFound,
+                                   "no such path; see /v1/models, /v1/chat/completions, "
+                                   "/v1/completions, /v1/embeddings, /health, /ready, "
+                                   "/metrics",
+                                   "", 0});
   }
   if (!authorised(request)) {
     const bool given = !request.header("authorization").empty();
-    return answer_error(exchange, {Code::kUnauthorized, given ? "the API key is not known here"
-                                                              : "an API key is needed: Authorization: Bearer KEY", "", 0});
+    return answer_error(exchange, {Code::kUnauthorized,
+                                   given ? "the API key is not known here"
+                                         : "an API key is needed: Authorization: Bearer KEY",
+                                   "", 0});
   }
   if (is("/v1/models") || path.starts_with("/v1/models/")) {
-    return is_get ? answer_models(exchange, path.size() > 10 ? path.substr(11) : "") : refuse_method(exchange, "GET");
+    return is_get ? answer_models(exchange,
+                                  unescape(path.substr(std::min<std::size_t>(11, path.size()))))
+                  : refuse_method(exchange, "GET");
   }
   const bool is_chat = is("/v1/chat/completions");
   const bool is_completion = is("/v1/completions");
   const bool is_embedding = is("/v1/embeddings");
   if (!is_chat && !is_completion && !is_embedding) {
-    return answer_error(exchange, {Code::kNotFound, "no such path under /v1: this server has models, chat/completions, "
-                                                    "completions and embeddings", "", 0});
+    return answer_error(exchange,
+                        {Code::kNotFound,
+                         "no such path under /v1: this server has models, chat/completions, "
+                         "completions and embeddings",
+                         "", 0});
   }
   if (request.method != Method::kPost) return refuse_method(exchange, "POST");
   ServedModel* model = model_.load();
@@ -194,7 +228,9 @@ void Service::answer_models(net::Exchange& exchange, std::string_view id) {
   for (const api::ModelCard& card : cards) {
     if (card.id == id) return exchange.respond(200, kJson, api::model_body(card));
   }
-  answer_error(exchange, {Code::kModelNotFound, fmt::format("the model \"{}\" is not served here", id.substr(0, 60)), "model", 0});
+  answer_error(exchange,
+               {Code::kModelNotFound,
+                fmt::format("the model \"{}\" is not served here", id.substr(0, 60)), "model", 0});
 }
 
 /// Asks every loop for its live requests; the last one to answer sends the page.
@@ -225,7 +261,8 @@ void Service::answer_requests(net::Exchange& exchange) {
       }
       if (gathered->left.fetch_sub(1) > 1) return;
       asking.post([&exchange, alive, gathered] {
-        if (*alive) exchange.respond(200, kJson, fmt::format(R"({{"requests":[{}]}})", gathered->list));
+        if (*alive)
+          exchange.respond(200, kJson, fmt::format(R"({{"requests":[{}]}})", gathered->list));
       });
     });
   }

@@ -17,11 +17,11 @@
 namespace penstock::serve {
 
 struct ServiceOptions {
-  std::vector<std::string> api_keys;        // none: open to whoever can connect
+  std::vector<std::string> api_keys;                 // none: open to whoever can connect
   Nanos request_timeout = std::chrono::minutes(10);  // from the whole request read to its end
   Nanos heartbeat = std::chrono::seconds(10);        // a comment line in a stream silent so long
-  std::uint32_t in_flight_max = 2048;       // generations at once; more are answered 429
-  std::uint32_t max_tokens_default = 0;     // when the client names none; 0: what the context holds
+  std::uint32_t in_flight_max = 2048;                // generations at once; more are answered 429
+  std::uint32_t max_tokens_default = 0;  // when the client names none; 0: what the context holds
 };
 
 class Desk;
@@ -60,7 +60,7 @@ class Service final : public net::HttpHandler {
   void close();
   /// The model to serve from now on. It must outlive the service's loops.
   void set_model(ServedModel& model);
-  void set_loading(float fraction);          // what /ready says while there is no model
+  void set_loading(float fraction);  // what /ready says while there is no model
   void set_failed(std::string message);
   /// New work is refused from now on; what runs goes on.
   void drain() noexcept { draining_.store(true); }

@@ -105,6 +105,7 @@ Result<std::unique_ptr<const Tokenizer>> Tokenizer::open(std::shared_ptr<const M
                                                     tokenizer->model_->path()));
   }
   tokenizer->index_vocabulary();
+  tokenizer->bpe_ = AsciiBpe::open(tokenizer->model(), tokenizer->vocab_);
   tokenizer->cuts_ = tokenizer->cutting_holds();
   if (!tokenizer->cuts_) log::debug("tokenizer: text is not cut for this vocabulary");
   return tokenizer;
@@ -159,6 +160,10 @@ bool Tokenizer::cutting_holds() const {
   std::vector<Token> cut;
   encode_cut(text, cache, cut);
   return cut == encode_whole(text, false, false);
+}
+
+void Tokenizer::encode_run(std::string_view text, std::vector<Token>& out) const {
+  if (bpe_ == nullptr || !bpe_->encode(text, out)) encode_raw(text, false, out);
 }
 
 const Tokenizer::Special* Tokenizer::special_at(std::string_view text, std::size_t position) const {
@@ -219,7 +224,7 @@ void Tokenizer::encode_word(std::string_view text, TokenizerCache& cache,
                             std::vector<Token>& out) const {
   using Word = TokenizerCache::Word;
   if (text.size() > Word::kTextBytesMax) {
-    encode_raw(text, false, out);
+    encode_run(text, out);
     return;
   }
   const std::uint64_t hash = XXH3_64bits_withSeed(text.data(), text.size(), cache.seed_);
@@ -231,7 +236,7 @@ void Tokenizer::encode_word(std::string_view text, TokenizerCache& cache,
   }
   ++cache.stats_.word_misses;
   const std::size_t start = out.size();
-  encode_raw(text, false, out);
+  encode_run(text, out);
   const std::size_t count = out.size() - start;
   if (count <= Word::kTokensMax) {
     word.text_bytes = static_cast<std::uint8_t>(text.size());

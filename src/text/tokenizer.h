@@ -11,6 +11,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "text/ascii_bpe.h"
 #include "text/model_file.h"
 
 struct llama_vocab;
@@ -130,6 +131,7 @@ class Tokenizer final {
   void encode_plain(std::string_view text, TokenizerCache& cache, std::vector<Token>& out) const;
   void encode_cut(std::string_view text, TokenizerCache& cache, std::vector<Token>& out) const;
   void encode_word(std::string_view text, TokenizerCache& cache, std::vector<Token>& out) const;
+  void encode_run(std::string_view text, std::vector<Token>& out) const;
   void encode_raw(std::string_view text, bool trusted, std::vector<Token>& out) const;
 
   std::shared_ptr<const ModelFile> model_;
@@ -142,6 +144,7 @@ class Tokenizer final {
   bool strips_around_specials_ =
       false;  // some special token eats white space: leave it to llama.cpp
   bool cuts_ = false;
+  std::unique_ptr<const AsciiBpe> bpe_;  // null: all is left to llama.cpp
 };
 
 }  // namespace penstock::text

@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <llama.h>
 
 #include <random>
 
@@ -47,6 +48,27 @@ TEST_F(TokenizerTest, CuttingGivesWhatLlamaGives) {
     EXPECT_EQ(encode({{text, false}}), tokenizer_->encode_whole(text, true, false)) << text;
   }
   EXPECT_GT(cache_.stats().word_hits, 0u);
+}
+
+TEST_F(TokenizerTest, AsciiWordsAreMergedAsLlamaMergesThem) {
+  const auto bpe =
+      AsciiBpe::open(*demo_vocabulary(), llama_model_get_vocab(demo_vocabulary()->handle()));
+  ASSERT_NE(bpe, nullptr);
+  std::mt19937 random(15);
+  static constexpr std::string_view kLetters = "etaoinshrdlu ETA.,'\n\t-()12_\x01\x7f\x04  ";
+  for (int i = 0; i < 20000; ++i) {
+    std::string text;
+    for (std::size_t n = random() % 40; n > 0; --n) text += kLetters[random() % kLetters.size()];
+    std::vector<Token> tokens;
+    const bool has_token_for_all = text.find('\x04') == std::string::npos;
+    ASSERT_EQ(bpe->encode(text, tokens), has_token_for_all);
+    if (!has_token_for_all) continue;
+    ASSERT_EQ(tokens, tokenizer_->encode_whole(text, false, false)) << testing::PrintToString(text);
+  }
+  std::vector<Token> none;
+  EXPECT_FALSE(bpe->encode("caf\xC3\xA9", none));
+  EXPECT_FALSE(bpe->encode(std::string(AsciiBpe::kTextBytesMax + 1, 'a'), none));
+  EXPECT_TRUE(none.empty());
 }
 
 TEST_F(TokenizerTest, AnyWayToCutTextIntoPiecesGivesTheSameTokens) {

@@ -9,7 +9,9 @@ import urllib.request
 
 
 def post(url, body, timeout_s=600):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         return json.load(answer)
 
@@ -26,11 +28,25 @@ class LlamaServer:
     def __init__(self, *flags):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.command = [os.environ["PENSTOCK_LLAMA_SERVER"], "-m", os.environ["PENSTOCK_DEMO_MODEL"], "--host", "127.0.0.1",
-                        "--port", str(self.port), "--log-disable", *flags]
+        self.command = [
+            os.environ["PENSTOCK_LLAMA_SERVER"],
+            "-m",
+            os.environ["PENSTOCK_DEMO_MODEL"],
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--log-disable",
+            *flags,
+        ]
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if self.process.poll() is not None:

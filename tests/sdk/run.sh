@@ -15,13 +15,16 @@ tools="$here/../../tools"
 command -v node >/dev/null && command -v npm >/dev/null ||
   die "the SDK gates need python3, node and npm; run tools/setup.sh --test"
 
-# One folder for each set of pins and interpreter, whole or absent: a change of either makes a new one.
+# One folder for each set of pins and interpreter, whole or absent: a change of either makes a new
+# one.
 python_id="$({ python3 --version; cat "$here/python/requirements.txt"; } | sha256sum | cut -c1-12)"
 node_id="$({ node --version; cat "$here/node/package-lock.json"; } | sha256sum | cut -c1-12)"
 python_sdk="$(penstock_cache)/sdk-python-$python_id"
 node_sdk="$(penstock_cache)/sdk-node-$node_id"
 
-pip_install() { "$python_sdk/bin/python" -m pip install --disable-pip-version-check -r "$1"; }
+pip_install() {
+  "$python_sdk/bin/python" -m pip install --disable-pip-version-check --progress-bar off -r "$1"
+}
 npm_install() { (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund); }
 
 install_python() {
@@ -30,7 +33,8 @@ install_python() {
   rm -rf "$python_sdk"
   python3 -m venv "$python_sdk" || die "python3 -m venv failed; run tools/setup.sh --test"
   in_background "SDK gates: pip" "$python_sdk/log" pip_install "$here/python/requirements.txt" ||
-    { tail -n 20 "$python_sdk/log" >&2; die "pip could not install tests/sdk/python/requirements.txt"; }
+    { tail -n 20 "$python_sdk/log" >&2
+      die "pip could not install tests/sdk/python/requirements.txt"; }
   touch "$python_sdk/complete"
 }
 
@@ -41,7 +45,8 @@ install_node() {
   mkdir -p "$node_sdk"
   cp "$here"/node/package.json "$here"/node/package-lock.json "$node_sdk"
   in_background "SDK gates: npm" "$node_sdk/log" npm_install "$node_sdk" ||
-    { tail -n 20 "$node_sdk/log" >&2; die "npm could not install tests/sdk/node/package-lock.json"; }
+    { tail -n 20 "$node_sdk/log" >&2
+      die "npm could not install tests/sdk/node/package-lock.json"; }
   touch "$node_sdk/complete"
 }
 

@@ -4,12 +4,17 @@
 import os
 import tempfile
 import unittest
+import unittest.mock
 
 import tidy
 
 
 class TidyTest(unittest.TestCase):
     def setUp(self):
+        for exceptions in (tidy.LONG_FILES, tidy.WIDE_FILES):  # not of this tree
+            cleared = unittest.mock.patch.dict(exceptions, clear=True)
+            cleared.start()
+            self.addCleanup(cleared.stop)
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.root = folder.name
@@ -114,8 +119,13 @@ class TidyTest(unittest.TestCase):
         self.write('b.h', 'no pragma\n')
         self.expect('b.h:1: the header does not start')
 
+    def test_without_git_it_looks_for_itself(self):
+        self.write('.git', 'no repository\n')
+        self.write('build-asan/a.h', 'no pragma\n')
+        self.write('b.h', 'no pragma\n')
+        self.expect('b.h:1: the header does not start')
+
     def test_exceptions_do_not_outlive_their_files(self):
-        self.addCleanup(tidy.LONG_FILES.clear)
         tidy.LONG_FILES['src/gone.cc'] = 'once long'
         self.expect('tests/tidy/tidy.py:1: the list of exceptions names src/gone.cc')
 

@@ -347,7 +347,8 @@ std::string_view JsonReader::raw() {
     syntax("it ends early", state_.body.size());
     return {};
   }
-  return without_trailing_blanks({token.data(), static_cast<std::size_t>(end - token.data())});
+  const char* start = token.data();
+  return without_trailing_blanks({start, static_cast<std::size_t>(end - start)});
 }
 
 bool JsonReader::set_error(Code code, std::string message, std::string param) {
@@ -370,7 +371,7 @@ bool JsonReader::syntax_here(std::string_view what) {
                 inside ? static_cast<std::size_t>(at - state_.body.data()) : state_.body.size());
 }
 
-bool JsonReader::fail(std::string text, Code code) { return fail_below({}, text, code); }
+bool JsonReader::fail(std::string_view text, Code code) { return fail_below({}, text, code); }
 
 bool JsonReader::fail_below(std::string_view suffix, std::string_view text, Code code) {
   if (state_.failed) return false;

@@ -58,7 +58,7 @@ class JsonReader final {
   // ---- failing; all of them return false ----
 
   /// "PATH: TEXT" about the value under the cursor.
-  bool fail(std::string text, Code code = Code::kInvalidArgument);
+  bool fail(std::string_view text, Code code = Code::kInvalidArgument);
   /// The same about something inside it or, after its last member, inside the object just left:
   /// `suffix` is "name" or "[3].name".
   bool fail_below(std::string_view suffix, std::string_view text,

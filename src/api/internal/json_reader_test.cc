@@ -1,5 +1,6 @@
 #include "api/internal/json_reader.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -202,7 +203,7 @@ TEST(JsonReader, ThreadsDoNotDisturbEachOther) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([t] {
       const std::string mark(static_cast<std::size_t>(t) * 100 + 1, static_cast<char>('a' + t));
-      const PaddedBody body("{\"k\":[\"" + mark + "\",{\"" + mark + "\":1}]}");
+      const PaddedBody body(fmt::format(R"({{"k":["{}",{{"{}":1}}]}})", mark, mark));
       for (int round = 0; round < 200; ++round) {
         JsonReader json(body.view());
         std::string_view key;

@@ -31,9 +31,9 @@ double unit(std::uint64_t number) noexcept { return static_cast<double>(number >
 }  // namespace
 
 Answer::Answer(std::span<const Token> prompt, std::string_view cache_salt, std::uint64_t seed)
-    : digest_(XXH3_64bits_withSeed(prompt.data(), prompt.size_bytes(),
-                                   XXH3_64bits_withSeed(cache_salt.data(), cache_salt.size(),
-                                                        seed))) {}
+    : digest_(
+          XXH3_64bits_withSeed(prompt.data(), prompt.size_bytes(),
+                               XXH3_64bits_withSeed(cache_salt.data(), cache_salt.size(), seed))) {}
 
 std::uint32_t Answer::draw(std::uint32_t index, std::uint32_t size) const noexcept {
   return static_cast<std::uint32_t>(((number(digest_, kDraw, index) >> 32) * size) >> 32);

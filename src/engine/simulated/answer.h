@@ -54,8 +54,9 @@ struct WholeAnswer {
 /// Natural log of the probability that every drawn token is said to have had.
 inline constexpr float kDrawnLogprob = -0.25F;
 
-/// The `count` most likely tokens at a position where `drawn` (a place in the vocabulary) was drawn,
-/// most likely first: itself, then its neighbours in the vocabulary. Fewer if there are not as many.
+/// The `count` most likely tokens at a position where `drawn` (a place in the vocabulary) was
+/// drawn, most likely first: itself, then its neighbours in the vocabulary. Fewer if there are not
+/// as many.
 [[nodiscard]] std::vector<TopLogprob> top_logprobs(std::span<const Token> vocabulary,
                                                    std::uint32_t drawn, std::uint32_t count);
 

@@ -11,9 +11,9 @@ namespace penstock::engine::simulated {
 
 /// Consecutive blocks of one sequence that became reusable together.
 struct StoredRun {
-  std::uint64_t tag = 0;          // the sequence's, see Submission
-  std::uint32_t first_block = 0;  // index in the sequence of keys[0]
-  kv::BlockHash parent;           // the block before, or the sequence's root
+  std::uint64_t tag = 0;                // the sequence's, see Submission
+  std::uint32_t first_block = 0;        // index in the sequence of keys[0]
+  kv::BlockHash parent;                 // the block before, or the sequence's root
   std::span<const kv::BlockHash> keys;  // valid during the call only
 };
 
@@ -98,8 +98,8 @@ class BlockPool final {
   struct Block {
     kv::BlockHash key;
     std::uint32_t references = 0;
-    Slot previous = kNone;  // in the LRU list
-    Slot next = kNone;      // in the LRU list, or in the list of free slots
+    Slot previous = kNone;      // in the LRU list
+    Slot next = kNone;          // in the LRU list, or in the list of free slots
     Slot next_copy = kUnnamed;  // kUnnamed: free or private; kNone: the youngest copy
   };
 

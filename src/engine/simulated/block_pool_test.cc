@@ -51,15 +51,14 @@ class Reader final : public PoolListener {
 /// A sequence that computes all of `names`, taking from the cache what is there.
 std::vector<Slot> compute(BlockPool& pool, const std::vector<kv::BlockHash>& names) {
   std::vector<Slot> slots;
-  pool.match(static_cast<std::uint32_t>(names.size()), [&](std::uint32_t i) { return names[i]; },
-             slots);
+  pool.match(
+      static_cast<std::uint32_t>(names.size()), [&](std::uint32_t i) { return names[i]; }, slots);
   pool.acquire(slots);
   const auto hit = static_cast<std::uint32_t>(slots.size());
   EXPECT_TRUE(pool.allocate(static_cast<std::uint32_t>(names.size()) - hit, slots));
-  pool.complete(std::span(slots).subspan(hit),
-                {.first_block = hit,
-                 .parent = hit == 0 ? key(1000) : names[hit - 1],
-                 .keys = std::span(names).subspan(hit)});
+  pool.complete(std::span(slots).subspan(hit), {.first_block = hit,
+                                                .parent = hit == 0 ? key(1000) : names[hit - 1],
+                                                .keys = std::span(names).subspan(hit)});
   return slots;
 }
 
@@ -260,8 +259,9 @@ TEST_P(BlockPoolRandom, BehavesLikeThePlainOne) {
     if (what == 0 || holders.empty()) {
       Holder h;
       h.names = random_chain(random, 12);
-      pool.match(static_cast<std::uint32_t>(h.names.size()),
-                 [&](std::uint32_t i) { return h.names[i]; }, h.slots);
+      pool.match(
+          static_cast<std::uint32_t>(h.names.size()), [&](std::uint32_t i) { return h.names[i]; },
+          h.slots);
       h.plain = plain.match(h.names);
       ASSERT_EQ(h.slots.size(), h.plain.size());
       pool.acquire(h.slots);

@@ -146,8 +146,8 @@ void Core::name_blocks(Request& r) {
   const std::size_t known = r.given.prompt.size() + r.generated.size();
   const std::size_t full = std::min(known / options_.worker.block_tokens, r.keys.size());
   for (; r.named < full; ++r.named) {
-    r.keys[r.named] = kv::chain_next(r.named == 0 ? r.root : r.keys[r.named - 1],
-                                     block_tokens(r, r.named));
+    r.keys[r.named] =
+        kv::chain_next(r.named == 0 ? r.root : r.keys[r.named - 1], block_tokens(r, r.named));
   }
 }
 

@@ -57,12 +57,12 @@ class Core final : private PoolListener {
 
  private:
   struct Request {
-    GenerateRequest given;          // prompt included; the sink is taken from `mailbox`
+    GenerateRequest given;  // prompt included; the sink is taken from `mailbox`
     Answer answer;
     std::vector<Token> generated;
     std::vector<kv::BlockHash> keys;  // room for every block that can be completed; see Submission
     kv::BlockHash root;
-    std::uint32_t named = 0;        // of keys, from the first
+    std::uint32_t named = 0;  // of keys, from the first
     std::uint32_t cached = 0;
     std::uint32_t mailbox = 0;
     SequenceId sequence = 0;
@@ -91,20 +91,20 @@ class Core final : private PoolListener {
   KvEventLog& events_;
   SchedulerModel model_;
   const kv::BlockHash unsalted_root_;
-  std::vector<Request> requests_;        // dense; a request's place is its tag in the model
+  std::vector<Request> requests_;  // dense; a request's place is its tag in the model
   std::vector<std::uint32_t> unused_;
   std::unordered_map<RequestId, std::uint32_t> by_id_;
   std::vector<Mailbox> mailboxes_;
   std::vector<std::uint32_t> unused_mailboxes_;
   std::unordered_map<OutputSink*, std::uint32_t> by_sink_;
-  std::vector<std::uint32_t> filled_;    // mailboxes with outputs
+  std::vector<std::uint32_t> filled_;  // mailboxes with outputs
   std::size_t undelivered_ = 0;
   std::vector<RequestId> ended_;
   TimePoint next_deadline_ = TimePoint::max();  // no live request's is sooner
   std::uint64_t prompt_tokens_ = 0;
   std::uint64_t cached_tokens_ = 0;
   std::uint64_t completion_tokens_ = 0;
-  std::vector<Token> block_;             // scratch
+  std::vector<Token> block_;  // scratch
 };
 
 }  // namespace penstock::engine::simulated

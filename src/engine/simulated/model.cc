@@ -101,8 +101,8 @@ const Pass& SchedulerModel::start_pass() {
   if (preempted_ == 0) admit_waiting();
 
   // Whatever ran used budget, except a sequence that came with everything computed.
-  pass_.progress = budget_ < options_.pass_tokens_max || preempted_ > 0 ||
-                   running_.size() != running_before;
+  pass_.progress =
+      budget_ < options_.pass_tokens_max || preempted_ > 0 || running_.size() != running_before;
   pass_.duration = pass_duration();
   pass_.emissions = std::span(emissions_).first(emission_count_);
   in_pass_ = pass_.progress;
@@ -213,9 +213,8 @@ void SchedulerModel::complete_blocks(Sequence& s) {
   const std::uint32_t end = s.computed / options_.block_tokens;
   s.complete_at = (end + 1) * options_.block_tokens;
   if (!options_.prefix_caching) return;
-  StoredRun run{.tag = s.tag,
-                .first_block = begin,
-                .parent = begin == 0 ? s.root : key_of(s, begin - 1)};
+  StoredRun run{
+      .tag = s.tag, .first_block = begin, .parent = begin == 0 ? s.root : key_of(s, begin - 1)};
   if (end <= s.keys.size()) {
     run.keys = s.keys.subspan(begin, end - begin);
   } else {
@@ -282,9 +281,7 @@ std::span<const Emission> SchedulerModel::finish_pass() {
       }
       removals_ = false;
     }
-    std::erase_if(running_, [&](SequenceId id) {
-      return sequences_[id].state != State::kRunning;
-    });
+    std::erase_if(running_, [&](SequenceId id) { return sequences_[id].state != State::kRunning; });
   }
   return pass_.emissions;
 }

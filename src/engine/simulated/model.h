@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,15 +16,15 @@ enum class Role : std::uint8_t { kAggregated, kPrefillOnly, kDecodeOnly };
 
 /// What one modelled worker is. The defaults are those of Dynamo's mocker.
 struct ModelOptions {
-  std::uint32_t kv_blocks = 16384;         // physical blocks, [1, 2^28]
-  std::uint32_t block_tokens = 64;         // [1, 2^16]
-  std::uint32_t sequences_max = 256;       // running at once
-  std::uint32_t pass_tokens_max = 8192;    // computed in one pass
+  std::uint32_t kv_blocks = 16384;       // physical blocks, [1, 2^28]
+  std::uint32_t block_tokens = 64;       // [1, 2^16]
+  std::uint32_t sequences_max = 256;     // running at once
+  std::uint32_t pass_tokens_max = 8192;  // computed in one pass
   bool prefix_caching = true;
-  bool chunked_prefill = true;             // off: a prompt is computed in one pass or waits
+  bool chunked_prefill = true;  // off: a prompt is computed in one pass or waits
   Role role = Role::kAggregated;
-  double speedup = 1;                      // > 0; infinity: passes take no time
-  double decode_speedup = 1;               // on top, for the decode part
+  double speedup = 1;         // > 0; infinity: passes take no time
+  double decode_speedup = 1;  // on top, for the decode part
   PolynomialClock clock;
 };
 
@@ -33,18 +32,18 @@ struct ModelOptions {
 using SequenceId = std::uint32_t;
 
 struct Submission {
-  std::uint64_t tag = 0;        // the caller's; comes back in Emission. Unique among a pool's users
-                                // whose answers must not be mistaken for one another
+  std::uint64_t tag = 0;  // the caller's; comes back in Emission
   /// Names of the sequence's full blocks, from the first. At least those of the prompt. The memory
   /// is the caller's, must stay where it is until the sequence has ended, and may be filled in as
   /// the answer grows: the name of block i is read no sooner than in the first start_pass() after
-  /// the block's last token was emitted. Blocks past the span get names nobody else has.
+  /// the block's last token was emitted. Blocks past the span get names
+  /// made from `tag`, which must then be unique wherever names are compared.
   std::span<const kv::BlockHash> keys;
-  kv::BlockHash root;           // the parent of block 0, for listeners
-  std::uint32_t prompt_tokens = 0;   // >= 1
-  std::uint32_t output_tokens = 0;   // >= 1; remove() ends a sequence sooner
-  std::int32_t priority = 0;    // higher goes first among those waiting
-  bool hold = false;            // keep the blocks after the last token, until release_held()
+  kv::BlockHash root;               // the parent of block 0, for listeners
+  std::uint32_t prompt_tokens = 0;  // >= 1
+  std::uint32_t output_tokens = 0;  // >= 1; remove() ends a sequence sooner
+  std::int32_t priority = 0;        // higher goes first among those waiting
+  bool hold = false;                // keep the blocks after the last token, until release_held()
 };
 
 /// One token of one sequence.
@@ -160,16 +159,16 @@ class SchedulerModel final {
     std::uint32_t complete_at = 0;   // `computed` at which the next block is full
     std::uint32_t prompt = 0;
     std::uint32_t output_left = 0;
-    std::uint32_t cached = 0;        // see Emission
+    std::uint32_t cached = 0;  // see Emission
     State state = State::kGone;
-    bool materialised = false;       // waits with its prompt computed
+    bool materialised = false;  // waits with its prompt computed
     bool hold = false;
-    bool removed = false;            // during this pass
+    bool removed = false;  // during this pass
     std::vector<BlockPool::Slot> slots;
     std::span<const kv::BlockHash> keys;
     kv::BlockHash root;
     std::int32_t priority = 0;
-    SequenceId previous = kNone;     // in the queue that `state` names
+    SequenceId previous = kNone;  // in the queue that `state` names
     SequenceId next = kNone;
   };
 
@@ -217,14 +216,14 @@ class SchedulerModel final {
   std::vector<SequenceId> running_;  // in order of admission
   Queue waiting_;
   Queue reserving_;
-  std::uint32_t reserved_ = 0;       // granted and not yet running
+  std::uint32_t reserved_ = 0;  // granted and not yet running
   std::uint64_t prompt_tokens_left_ = 0;
   std::uint64_t passes_ = 0;
   std::uint64_t preemptions_ = 0;
 
   // The pass under way.
   bool in_pass_ = false;
-  bool removals_ = false;            // some sequence in it has been removed
+  bool removals_ = false;  // some sequence in it has been removed
   std::uint32_t budget_ = 0;
   std::uint32_t preempted_ = 0;
   PrefillSums prefill_;

@@ -19,7 +19,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 /// Names for a prompt that shares nothing with another `family`'s, and everything with its own.
 std::vector<kv::BlockHash> names(std::uint64_t family, std::uint32_t blocks) {
   std::vector<kv::BlockHash> result;
-  for (std::uint32_t i = 0; i < blocks; ++i) result.push_back({.high = 99, .low = family * 1000 + i});
+  for (std::uint32_t i = 0; i < blocks; ++i)
+    result.push_back({.high = 99, .low = family * 1000 + i});
   return result;
 }
 
@@ -146,8 +147,8 @@ TEST(SchedulerModel, TheHeadOfTheQueueBlocksThoseBehindIt) {
   Worker w(small());
   w.submit(1, 64, 40, 1);  // 16 blocks, growing
   for (int i = 0; i < 4; ++i) w.pass();
-  w.submit(2, 80, 1, 2);   // 20 blocks: more than are left
-  w.submit(3, 4, 1, 3);    // would fit
+  w.submit(2, 80, 1, 2);  // 20 blocks: more than are left
+  w.submit(3, 4, 1, 3);   // would fit
   EXPECT_EQ(w.pass(), Tags{1});
   EXPECT_EQ(w.model.running(), 1U);
   EXPECT_EQ(w.model.waiting(), 2U);
@@ -219,7 +220,7 @@ TEST(SchedulerModel, APreemptedSequenceFindsItsOwnGeneratedBlocks) {
   w.submit(2, 4, 24, 2);
   while (w.model.preemptions() == 0) w.pass();  // both have 16 tokens; one block is left
   EXPECT_EQ(w.model.prompt_tokens_left(), 4U);
-  while (w.model.running() > 0) w.pass();       // the other took that one and two of 2's four
+  while (w.model.running() > 0) w.pass();  // the other took that one and two of 2's four
   // 17 tokens are known. With a block of the prompt and a generated one found, 9 are left: they fit
   // one pass, and generated tokens are recomputed for nothing.
   EXPECT_EQ(w.pass(), Tags{2});
@@ -461,8 +462,8 @@ class RandomLoad {
       const std::uint32_t output = 1 + draw(20);
       if (!worker_.model.can_run(prompt, output)) continue;
       const std::uint64_t tag = sequences_.size();
-      Submission s = worker_.submission(tag, prompt, output, draw(4),
-                                        static_cast<std::int32_t>(draw(2)));
+      Submission s =
+          worker_.submission(tag, prompt, output, draw(4), static_cast<std::int32_t>(draw(2)));
       s.hold = draw(8) == 0;
       const bool reserve = draw(8) == 0;
       sequences_[tag] = {.id = reserve ? worker_.model.reserve(s) : worker_.model.submit(s),

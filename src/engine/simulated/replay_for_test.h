@@ -99,7 +99,7 @@ inline std::vector<TraceRequest> read_trace(const std::filesystem::path& path,
 struct Setup {
   std::uint32_t workers = 4;
   double arrival_speedup = 1;
-  std::uint32_t concurrency = 0;       // > 0: closed loop, timestamps ignored
+  std::uint32_t concurrency = 0;  // > 0: closed loop, timestamps ignored
   ModelOptions model;
 };
 
@@ -240,7 +240,8 @@ class Fleet {
     constexpr std::uint32_t kBlocksPerName = kTraceBlockTokens / 64;
     std::vector<kv::BlockHash> keys(r.input_tokens / 64);
     for (std::uint32_t i = 0; i < keys.size(); ++i) {
-      keys[i].low = std::uint64_t{r.chain[i / kBlocksPerName]} * kBlocksPerName + i % kBlocksPerName;
+      keys[i].low =
+          std::uint64_t{r.chain[i / kBlocksPerName]} * kBlocksPerName + i % kBlocksPerName;
     }
     return keys;
   }

@@ -1,11 +1,11 @@
 // The model against published replays of a public trace, to the digits in which they were printed.
 
-#include "engine/simulated/replay_for_test.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
+
+#include "engine/simulated/replay_for_test.h"
 
 namespace penstock::engine::simulated::replay {
 namespace {
@@ -21,6 +21,7 @@ struct Row {
 constexpr std::size_t kFirst = 1000;
 constexpr std::size_t kAll = 12031;
 
+// clang-format off
 const Row kRows[] = {
     {"c1k_agg4_rr", kFirst, {.workers = 4}, 336030.276238, 544.045927, 2682.414558, 10.713422,
      13.010825, 4276.14131, 0.080782},
@@ -39,14 +40,15 @@ const Row kRows[] = {
     {"conv_agg8_rr_c256", kAll, {.workers = 8, .concurrency = 256}, 729147.670901, 664.068703,
      6167.195148, 42.839105, 44.138147, 15298.716538, 0.081439},
 };
+// clang-format on
 
 class Replay : public ::testing::TestWithParam<Row> {};
 
 TEST_P(Replay, GivesThePublishedRow) {
   const auto path = conversation_trace();
   if (!path) {
-    GTEST_SKIP() << "the Mooncake conversation trace is not here: set PENSTOCK_TRACES to the folder "
-                    "that holds mooncake_conversation.jsonl";
+    GTEST_SKIP() << "the Mooncake conversation trace is not here: set PENSTOCK_TRACES to the "
+                    "folder that holds mooncake_conversation.jsonl";
   }
   const Row& row = GetParam();
   const Metrics m = replay(read_trace(*path, row.requests_max), row.setup);
@@ -62,7 +64,9 @@ TEST_P(Replay, GivesThePublishedRow) {
   expect("TPOT mean", m.tpot_mean, row.tpot_mean);
   expect("E2E mean", m.e2e_mean, row.e2e_mean);
   expect("reuse", m.reuse, row.reuse);
-  EXPECT_EQ(m.preemptions, std::string(row.name) == "conv_agg4_rr_x4" ? 152U : m.preemptions);
+  if (std::string(row.name) == "conv_agg4_rr_x4") {
+    EXPECT_EQ(m.preemptions, 152U);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Conversation, Replay, ::testing::ValuesIn(kRows),

@@ -36,9 +36,8 @@ EngineInfo info_of(const SimulatedOptions& options) {
           .sequences_max = options.worker.sequences_max,
           .queue_max = options.queue_max,
           .kv_blocks_max = options.worker.prefix_caching ? options.worker.kv_blocks : 0,
-          .vocabulary_size = options.vocabulary_size > 0
-                                 ? options.vocabulary_size
-                                 : static_cast<std::uint32_t>(greatest) + 1,
+          .vocabulary_size = options.vocabulary_size > 0 ? options.vocabulary_size
+                                                         : static_cast<std::uint32_t>(greatest) + 1,
           .embedding_size = options.embedding_size};
 }
 
@@ -93,7 +92,7 @@ class SimulatedEngine final : public Engine {
   TimePoint pass_end_ = TimePoint::min();  // of the last pass, by the model
 
   mutable std::mutex load_mutex_;
-  LoadReport load_;                        // as of the last settle()
+  LoadReport load_;  // as of the last settle()
   mutable std::uint64_t generation_ = 0;
 
   std::thread thread_;  // last: it uses all the others
@@ -108,10 +107,11 @@ Result<void> SimulatedEngine::generate(GenerateRequest request) {
     return fail(Code::kInvalidArgument, "max_tokens must be at least 1", "max_tokens");
   }
   if (request.prompt.size() >= info_.context_tokens_max) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("the prompt has {} tokens; with at least one of the answer, this model's "
-                            "context holds {}",
-                            request.prompt.size(), info_.context_tokens_max));
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("the prompt has {} tokens; with at least one of the answer, this model's "
+                    "context holds {}",
+                    request.prompt.size(), info_.context_tokens_max));
   }
   if (!request.grammar.gbnf.empty()) {
     return fail(Code::kUnprocessable,
@@ -179,8 +179,8 @@ void SimulatedEngine::run_timed_pass() {
 
 /// Many passes that take no time, letting in whoever comes.
 void SimulatedEngine::run_passes() {
-  for (std::size_t passes = 0; passes < kPassesPerDelivery && !core_.idle() &&
-                               core_.undelivered() < kOutputsPerDelivery;
+  for (std::size_t passes = 0;
+       passes < kPassesPerDelivery && !core_.idle() && core_.undelivered() < kOutputsPerDelivery;
        ++passes) {
     core_.start_pass();
     core_.finish_pass();

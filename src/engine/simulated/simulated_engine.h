@@ -20,16 +20,16 @@ struct SimulatedOptions {
   static constexpr double kSpeedupMax = std::numeric_limits<double>::infinity();
 
   std::string model = "simulated";
-  simulated::ModelOptions worker;        // block size, KV size, batch limits, clock, speed-up
-  std::vector<Token> vocabulary;         // what answers are drawn from; never empty, each id once
-  std::uint32_t vocabulary_size = 0;     // as told in info(); 0: the greatest of `vocabulary` + 1
+  simulated::ModelOptions worker;     // block size, KV size, batch limits, clock, speed-up
+  std::vector<Token> vocabulary;      // what answers are drawn from; never empty, each id once
+  std::uint32_t vocabulary_size = 0;  // as told in info(); 0: the greatest of `vocabulary` + 1
   std::uint32_t context_tokens_max = 131072;  // lowered to what the KV blocks can hold
-  std::uint32_t queue_max = 1024;        // requests waiting beyond worker.sequences_max
-  int retry_after_s = 1;                 // told with kOverloaded
-  double eos_probability = 0;            // of each token: the answer ends instead
-  std::uint64_t seed = 0;                // of requests that bring none
-  std::uint32_t embedding_size = 0;      // 0: embed() is refused
-  std::size_t kv_events_max = 65536;     // kept for readers that lag
+  std::uint32_t queue_max = 1024;             // requests waiting beyond worker.sequences_max
+  int retry_after_s = 1;                      // told with kOverloaded
+  double eos_probability = 0;                 // of each token: the answer ends instead
+  std::uint64_t seed = 0;                     // of requests that bring none
+  std::uint32_t embedding_size = 0;           // 0: embed() is refused
+  std::size_t kv_events_max = 65536;          // kept for readers that lag
 };
 
 /// Options must make sense (CHECKed). `clock` must outlive the engine and run at the speed of the

@@ -15,11 +15,11 @@ namespace penstock::net {
 /// Status line and headers of one answer. A value; views live for the call that writes it.
 struct AnswerHead {
   int status = 200;
-  std::string_view content_type;                 // empty: none
-  std::optional<std::size_t> content_length;     // absent: a stream
+  std::string_view content_type;              // empty: none
+  std::optional<std::size_t> content_length;  // absent: a stream
   bool chunked = false;
   bool keep_alive = true;
-  bool http_1_0 = false;                         // the client's version, which needs keep-alive told
+  bool http_1_0 = false;  // the client's version, which needs keep-alive told
   std::span<const HttpHeader> headers;
 };
 

@@ -23,9 +23,9 @@ using ErrorCode = boost::system::error_code;
 using LoopExecutor = asio::io_context::executor_type;
 using TcpSocket = asio::basic_stream_socket<asio::ip::tcp, LoopExecutor>;
 using TcpAcceptor = asio::basic_socket_acceptor<asio::ip::tcp, LoopExecutor>;
-using LoopTimer = asio::basic_waitable_timer<std::chrono::steady_clock,
-                                             asio::wait_traits<std::chrono::steady_clock>,
-                                             LoopExecutor>;
+using LoopTimer =
+    asio::basic_waitable_timer<std::chrono::steady_clock,
+                               asio::wait_traits<std::chrono::steady_clock>, LoopExecutor>;
 
 /// The one implementation of Loop: an io_context run by one thread.
 ///

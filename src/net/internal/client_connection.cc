@@ -108,11 +108,10 @@ void ClientConnection::send_more() {
   }
   if (sent_bytes_ == head_.size() + body.size() || send_pending_) return;
   send_pending_ = true;
-  socket_.async_wait(TcpSocket::wait_write,
-                     [self = boost::intrusive_ptr(this)](ErrorCode failure) {
-                       self->send_pending_ = false;
-                       if (!failure && self->call_ != nullptr) self->send_more();
-                     });
+  socket_.async_wait(TcpSocket::wait_write, [self = boost::intrusive_ptr(this)](ErrorCode failure) {
+    self->send_pending_ = false;
+    if (!failure && self->call_ != nullptr) self->send_more();
+  });
 }
 
 void ClientConnection::read_more() {
@@ -150,14 +149,15 @@ void ClientConnection::on_end(ErrorCode failure) {
   if (parser_.state() == ResponseParser::State::kDone) {
     complete();
   } else {
-    fail_call(fmt::format("{} closed the connection before its answer was complete",
-                          core_->authority()));
+    fail_call(
+        fmt::format("{} closed the connection before its answer was complete", core_->authority()));
   }
 }
 
 void ClientConnection::settle() {
   switch (parser_.state()) {
-    case ResponseParser::State::kOpen: read_more(); break;
+    case ResponseParser::State::kHeader:
+    case ResponseParser::State::kBody: read_more(); break;
     case ResponseParser::State::kDone: complete(); break;
     case ResponseParser::State::kFailed:
       fail_call(fmt::format("{} did not answer in HTTP/1.x", core_->authority()));

@@ -131,8 +131,8 @@ class ClientConnection final
   ClientCall* call_ = nullptr;  // null: idle, or abandoned
   bool reused_ = false;
   bool closed_ = false;
-  std::string head_;             // of the request
-  std::size_t sent_bytes_ = 0;   // of head and body together
+  std::string head_;            // of the request
+  std::size_t sent_bytes_ = 0;  // of head and body together
   bool send_pending_ = false;
   ResponseParser parser_;
   InputBuffer input_;

@@ -18,9 +18,7 @@ class InputBuffer final {
  public:
   static constexpr std::size_t kInlineBytes = 4096;
 
-  [[nodiscard]] std::string_view data() const noexcept {
-    return {base() + begin_, end_ - begin_};
-  }
+  [[nodiscard]] std::string_view data() const noexcept { return {base() + begin_, end_ - begin_}; }
   [[nodiscard]] bool empty() const noexcept { return begin_ == end_; }
 
   void consume(std::size_t size_bytes) noexcept { begin_ += size_bytes; }

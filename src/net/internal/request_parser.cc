@@ -8,15 +8,13 @@
 #include <limits>
 #include <string>
 
-#include "base/check.h"
-
 namespace penstock::net {
 namespace {
 
 namespace http = boost::beast::http;
 
-constexpr std::size_t kHeadersMax = 256;                  // fields a request
-constexpr std::size_t kFirstReserveMax = 1024 * 1024;     // of a body, whatever it declares
+constexpr std::size_t kHeadersMax = 256;               // fields a request
+constexpr std::size_t kFirstReserveMax = 1024 * 1024;  // of a body, whatever it declares
 
 std::string_view view(boost::beast::string_view text) noexcept {
   return {text.data(), text.size()};
@@ -32,13 +30,16 @@ bool equals_lower(std::string_view text, std::string_view lower_case) noexcept {
 /// TLS client waits for an answer without ever ending a line.
 bool starts_no_line(char c) noexcept { return static_cast<signed char>(c) < ' ' && c != '\r'; }
 
-/// Whether a request line ends in a version at all, known or not.
-bool names_version(std::string_view line) noexcept {
+/// Whether a request line ends in a version that is not ours. One that ends in ours and is refused
+/// for its version all the same has a space too many.
+bool names_other_version(std::string_view line) noexcept {
   constexpr std::string_view kShape = " HTTP/d.d";
   if (line.size() < kShape.size()) return false;
-  return std::ranges::equal(line.substr(line.size() - kShape.size()), kShape, [](char c, char s) {
-    return s == 'd' ? c >= '0' && c <= '9' : c == s;
-  });
+  const std::string_view version = line.substr(line.size() - kShape.size());
+  return version != " HTTP/1.1" && version != " HTTP/1.0" &&
+         std::ranges::equal(version, kShape, [](char c, char s) {
+           return s == 'd' ? c >= '0' && c <= '9' : c == s;
+         });
 }
 
 HttpRequest::Method to_method(http::verb verb) noexcept {
@@ -58,8 +59,7 @@ HttpRequest::Method to_method(http::verb verb) noexcept {
 }  // namespace
 
 RequestParser::Beast::Beast(RequestParser& owner, std::uint64_t body_bytes_max) : owner_(owner) {
-  // find_header_end() has held the header to its limit before Beast sees it.
-  header_limit(std::numeric_limits<std::uint32_t>::max());
+  header_limit(std::numeric_limits<std::uint32_t>::max());  // feed_header() has held it to ours
   body_limit(body_bytes_max);
 }
 
@@ -71,17 +71,18 @@ void RequestParser::Beast::on_request_impl(http::verb method, Text, Text target,
 }
 
 void RequestParser::Beast::on_field_impl(Field field, Text name, Text value, Failure& failure) {
-  if (in_trailers_) return;  // nobody here reads them, and they must not pass for headers
-  if (owner_.request_->headers.size() >= kHeadersMax) {
+  auto& headers = owner_.request_->headers;
+  if (headers.size() >= kHeadersMax) {
     failure = http::error::header_limit;
     return;
   }
-  owner_.add_header(view(name), view(value));
+  std::string& own_name = headers.emplace_back(view(name), view(value)).first;
+  std::ranges::transform(own_name, own_name.begin(), lower);
   switch (field) {
     case Field::content_length:
       ++owner_.content_lengths_;
-      owner_.framing_is_plain_ &= std::ranges::all_of(
-          view(value), [](char c) { return c >= '0' && c <= '9'; });
+      owner_.framing_is_plain_ &=
+          std::ranges::all_of(view(value), [](char c) { return c >= '0' && c <= '9'; });
       break;
     case Field::transfer_encoding:
       ++owner_.transfer_encodings_;
@@ -95,36 +96,18 @@ void RequestParser::Beast::on_field_impl(Field field, Text name, Text value, Fai
   }
 }
 
-void RequestParser::Beast::on_header_impl(Failure&) { in_trailers_ = true; }
-
-void RequestParser::Beast::on_body_init_impl(const boost::optional<std::uint64_t>&, Failure&) {}
-
-std::size_t RequestParser::Beast::on_body_impl(Text bytes, Failure&) {
-  CHECK(bytes.empty());  // bodies of declared length never reach Beast
-  return 0;
-}
-
-void RequestParser::Beast::on_chunk_header_impl(std::uint64_t, Text, Failure&) {}
-
-std::size_t RequestParser::Beast::on_chunk_body_impl(std::uint64_t, Text bytes, Failure&) {
-  owner_.request_->body.append(bytes.data(), bytes.size());
-  owner_.body_received_ += bytes.size();
-  return bytes.size();
-}
-
-void RequestParser::Beast::on_finish_impl(Failure&) {}
-
 void RequestParser::begin(HttpRequest& request) {
   request_ = &request;
   request.headers.clear();
   request.target.clear();
   request.body.clear();
-  beast_.emplace(*this, body_bytes_max_);
+  scanner_ = {};
+  chunks_ = {};
   state_ = State::kHeader;
   keep_alive_ = http_1_0_ = expects_continue_ = chunked_ = false;
   content_lengths_ = transfer_encodings_ = hosts_ = 0;
   framing_is_plain_ = true;
-  scanned_bytes_ = line_start_ = header_size_ = blank_bytes_ = 0;
+  blank_bytes_ = 0;
   body_size_ = 0;
   body_received_ = 0;
 }
@@ -142,9 +125,9 @@ std::size_t RequestParser::feed(std::string_view bytes) {
 std::size_t RequestParser::feed_header(std::string_view bytes) {
   // Empty lines before a request line are allowed (RFC 9112, 2.2), and count as header.
   std::size_t skipped = 0;
-  while (line_start_ == 0 && bytes.substr(skipped, 2) == "\r\n") {
+  while (scanner_.in_first_line() && bytes.substr(skipped, 2) == "\r\n") {
     skipped += 2;
-    scanned_bytes_ = 0;
+    scanner_ = {};
   }
   blank_bytes_ += skipped;
   const std::size_t room = header_bytes_max_ - std::min(blank_bytes_, header_bytes_max_);
@@ -153,38 +136,19 @@ std::size_t RequestParser::feed_header(std::string_view bytes) {
     fail(400, Code::kInvalidArgument, "malformed HTTP request: is this TLS sent to a plain port?");
     return skipped;
   }
-  if (find_header_end(header)) {
-    take_header(header.substr(0, header_size_));
-    return skipped + header_size_;
+  switch (scanner_.scan(header)) {
+    case HeaderScanner::Found::kEnd:
+      take_header(header.substr(0, scanner_.size_bytes()));
+      return skipped + scanner_.size_bytes();
+    case HeaderScanner::Found::kMalformed:
+      fail(400, Code::kInvalidArgument, "malformed HTTP request: bad line ending or folded line");
+      return skipped;
+    case HeaderScanner::Found::kNothingYet: break;
   }
-  if (state_ != State::kFailed && header.size() == room) {
+  if (header.size() == room) {
     fail(431, Code::kHeaderTooLarge, "request line and headers are larger than this server takes");
   }
   return skipped;
-}
-
-bool RequestParser::find_header_end(std::string_view bytes) {
-  while (true) {
-    const auto newline = bytes.find('\n', scanned_bytes_);
-    if (newline == std::string_view::npos) {
-      scanned_bytes_ = bytes.size();
-      return false;
-    }
-    // Lines that end in a bare LF, and lines folded onto the next, are read differently by
-    // different servers: neither is worth the risk.
-    const bool bare = newline == line_start_ || bytes[newline - 1] != '\r';
-    const bool folded = line_start_ > 0 && (bytes[line_start_] == ' ' || bytes[line_start_] == '\t');
-    if (bare || folded) {
-      fail(400, Code::kInvalidArgument, "malformed HTTP request: bad line ending or folded line");
-      return false;
-    }
-    scanned_bytes_ = newline + 1;
-    if (newline == line_start_ + 1) {
-      header_size_ = newline + 1;
-      return true;
-    }
-    line_start_ = newline + 1;
-  }
 }
 
 void RequestParser::take_header(std::string_view header) {
@@ -192,23 +156,20 @@ void RequestParser::take_header(std::string_view header) {
     fail(505, Code::kInvalidArgument, "HTTP/2 is not spoken here: use HTTP/1.1");
     return;
   }
+  Beast beast(*this, body_bytes_max_);
   boost::beast::error_code failure;
-  beast_->eager(false);
-  beast_->put(boost::asio::const_buffer(header.data(), header.size()), failure);
+  beast.put(boost::asio::const_buffer(header.data(), header.size()), failure);
   if (failure) {
     fail_as(failure, header);
     return;
   }
   check_framing();
   if (state_ == State::kFailed) return;
-  keep_alive_ = beast_->keep_alive();
-  chunked_ = beast_->chunked();
+  keep_alive_ = beast.keep_alive();
+  chunked_ = beast.chunked();
   state_ = State::kBody;
-  if (chunked_) {
-    beast_->eager(true);
-    return;
-  }
-  body_size_ = beast_->content_length().value_or(0);
+  if (chunked_) return;
+  body_size_ = beast.content_length().value_or(0);
   if (body_size_ == 0) {
     finish_body();
     return;
@@ -226,11 +187,6 @@ void RequestParser::check_framing() {
   } else if (hosts_ > 1 || (hosts_ == 0 && !http_1_0_)) {
     fail(400, Code::kInvalidArgument, "an HTTP/1.1 request carries exactly one Host header");
   }
-}
-
-void RequestParser::add_header(std::string_view name, std::string_view value) {
-  auto& [own_name, own_value] = request_->headers.emplace_back(name, value);
-  std::ranges::transform(own_name, own_name.begin(), lower);
 }
 
 std::size_t RequestParser::feed_counted_body(std::string_view bytes) {
@@ -260,27 +216,21 @@ void RequestParser::body_received(std::size_t size_bytes) {
 }
 
 std::size_t RequestParser::feed_chunked_body(std::string_view bytes) {
-  // Beast takes a chunk header or the trailers only whole. A window as wide as the largest header
-  // bounds them, however much is at hand.
   std::size_t taken = 0;
-  while (taken < bytes.size() && !beast_->is_done()) {
-    const std::string_view window = bytes.substr(taken, header_bytes_max_);
-    boost::beast::error_code failure;
-    const std::size_t used =
-        beast_->put(boost::asio::const_buffer(window.data(), window.size()), failure);
-    taken += used;
-    if (failure == http::error::need_more) {
-      if (used > 0) continue;
-      if (window.size() < header_bytes_max_) return taken;
-      fail(400, Code::kInvalidArgument, "malformed HTTP request: endless chunk header or trailer");
-      return taken;
-    }
-    if (failure) {
-      fail_as(failure, {});
-      return taken;
+  while (taken < bytes.size() && state_ == State::kBody) {
+    std::string_view data;
+    taken += chunks_.feed(bytes.substr(taken), data);
+    request_->body.append(data);
+    body_received_ += data.size();
+    const bool in_chunk = chunks_.state() == ChunkDecoder::State::kData;
+    if (in_chunk && chunks_.chunk_left() > body_bytes_max_ - body_received_) {
+      fail_too_large();
+    } else if (chunks_.state() == ChunkDecoder::State::kFailed) {
+      fail(400, Code::kInvalidArgument, "malformed HTTP request: bad chunk");
+    } else if (chunks_.state() == ChunkDecoder::State::kDone) {
+      finish_body();
     }
   }
-  if (beast_->is_done()) finish_body();
   return taken;
 }
 
@@ -299,13 +249,17 @@ void RequestParser::fail(int status, Code code, std::string_view message) {
   fault_ = {status, code, message};
 }
 
+void RequestParser::fail_too_large() {
+  fail(413, Code::kPayloadTooLarge, "request body is larger than this server takes");
+}
+
 void RequestParser::fail_as(const boost::beast::error_code& failure, std::string_view header) {
   if (failure == http::error::body_limit) {
-    fail(413, Code::kPayloadTooLarge, "request body is larger than this server takes");
+    fail_too_large();
   } else if (failure == http::error::header_limit) {
     fail(431, Code::kHeaderTooLarge, "request has more header fields than this server takes");
   } else if (failure == http::error::bad_version &&
-             names_version(header.substr(0, header.find('\r')))) {
+             names_other_version(header.substr(0, header.find('\r')))) {
     fail(505, Code::kInvalidArgument, "only HTTP/1.1 and HTTP/1.0 are spoken here");
   } else {
     fail(400, Code::kInvalidArgument, "malformed HTTP request");

@@ -3,20 +3,21 @@
 #include <boost/beast/http/basic_parser.hpp>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string_view>
 
 #include "net/http_server.h"
+#include "net/internal/chunk_decoder.h"
 #include "net/internal/fault.h"
+#include "net/internal/header_scanner.h"
 
 namespace penstock::net {
 
 /// Turns bytes into HttpRequests, one after another. Knows no socket. Not thread safe.
 ///
-/// Beast's parser reads lines, fields and chunks; this class finds the end of the header first (so
-/// that Beast sees it whole and once), is stricter where request smuggling lives, and takes bodies
-/// of declared length by itself so that they can be received in place.
+/// Beast's parser reads the header, once it is there whole; this class is stricter where request
+/// smuggling lives. Bodies are taken without Beast: those of declared length can be received in
+/// place, and Beast reads some malformed chunks differently when they come in pieces.
 ///
 /// Invariant: how the input is split changes neither the request nor the fault.
 class RequestParser final {
@@ -42,13 +43,13 @@ class RequestParser final {
   void body_received(std::size_t size_bytes);
 
   // Of a request whose header is complete.
-  [[nodiscard]] bool body_begun() const noexcept { return body_received_ > 0; }
+  [[nodiscard]] std::size_t body_bytes() const noexcept { return body_received_; }  // so far
   [[nodiscard]] bool keep_alive() const noexcept { return keep_alive_; }
   [[nodiscard]] bool http_1_0() const noexcept { return http_1_0_; }
   [[nodiscard]] bool expects_continue() const noexcept { return expects_continue_; }
 
  private:
-  /// Beast's parser with its findings passed on. It cannot be reused: one a request.
+  /// Beast's parser, of the header only, with its findings passed on. One a request.
   class Beast final : public boost::beast::http::basic_parser<true> {
    public:
     Beast(RequestParser& owner, std::uint64_t body_bytes_max);
@@ -60,51 +61,49 @@ class RequestParser final {
 
     void on_request_impl(boost::beast::http::verb method, Text method_text, Text target,
                          int version, Failure& failure) override;
-    void on_response_impl(int, Text, int, Failure&) override {}  // never called for requests
     void on_field_impl(Field field, Text name, Text value, Failure& failure) override;
-    void on_header_impl(Failure& failure) override;
-    void on_body_init_impl(const boost::optional<std::uint64_t>& length, Failure& failure) override;
-    std::size_t on_body_impl(Text bytes, Failure& failure) override;
-    void on_chunk_header_impl(std::uint64_t size, Text extensions, Failure& failure) override;
-    std::size_t on_chunk_body_impl(std::uint64_t left, Text bytes, Failure& failure) override;
-    void on_finish_impl(Failure& failure) override;
+    void on_header_impl(Failure&) override {}
+
+    // Never called: this is no response, and its body is not shown to Beast.
+    void on_response_impl(int, Text, int, Failure&) override {}
+    void on_body_init_impl(const boost::optional<std::uint64_t>&, Failure&) override {}
+    std::size_t on_body_impl(Text, Failure&) override { return 0; }
+    void on_chunk_header_impl(std::uint64_t, Text, Failure&) override {}
+    std::size_t on_chunk_body_impl(std::uint64_t, Text, Failure&) override { return 0; }
+    void on_finish_impl(Failure&) override {}
 
     RequestParser& owner_;
-    bool in_trailers_ = false;
   };
 
   std::size_t feed_header(std::string_view bytes);
   std::size_t feed_counted_body(std::string_view bytes);
   std::size_t feed_chunked_body(std::string_view bytes);
   void take_header(std::string_view header);
-  [[nodiscard]] bool find_header_end(std::string_view bytes);
-  void add_header(std::string_view name, std::string_view value);
   void check_framing();
   void fail(int status, Code code, std::string_view message);
+  void fail_too_large();
   void fail_as(const boost::beast::error_code& failure, std::string_view header);
   void finish_body();
 
   const std::size_t header_bytes_max_;
   const std::size_t body_bytes_max_;
   HttpRequest* request_ = nullptr;
-  std::optional<Beast> beast_;
+  HeaderScanner scanner_;
+  ChunkDecoder chunks_;
 
   State state_ = State::kHeader;
   bool keep_alive_ = false;
   bool http_1_0_ = false;
   bool expects_continue_ = false;
   bool chunked_ = false;
-  int content_lengths_ = 0;      // fields of that name
+  int content_lengths_ = 0;  // fields of that name
   int transfer_encodings_ = 0;
   int hosts_ = 0;
-  bool framing_is_plain_ = true; // no length or coding but those we understand exactly
+  bool framing_is_plain_ = true;  // no length or coding but those we understand exactly
 
-  std::size_t scanned_bytes_ = 0;    // of the header, without finding its end
-  std::size_t line_start_ = 0;       // offset of the line that is being scanned
-  std::size_t header_size_ = 0;      // with its empty line, once found
-  std::size_t blank_bytes_ = 0;      // of empty lines skipped before the request line
-  std::uint64_t body_size_ = 0;      // declared
-  std::size_t body_received_ = 0;    // bytes of request_->body that are the client's
+  std::size_t blank_bytes_ = 0;    // of empty lines skipped before the request line
+  std::uint64_t body_size_ = 0;    // declared
+  std::size_t body_received_ = 0;  // bytes of request_->body that are the client's
   HttpFault fault_;
 };
 

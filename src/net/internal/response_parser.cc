@@ -1,95 +1,146 @@
 #include "net/internal/response_parser.h"
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
-#include <boost/asio/error.hpp>
-#include <boost/beast/http/error.hpp>
+#include <boost/beast/http/basic_parser.hpp>
 #include <limits>
 
 namespace penstock::net {
+namespace {
 
-namespace http = boost::beast::http;
-
-ResponseParser::Beast::Beast(ResponseParser& owner, bool to_head) : owner_(owner) {
-  eager(true);
-  skip(to_head);
-  header_limit(kHeaderBytesMax);
-  body_limit(std::numeric_limits<std::uint64_t>::max());
-}
-
-void ResponseParser::Beast::on_response_impl(int status, Text, int, Failure&) {
-  owner_.status_ = status;
-}
-
-void ResponseParser::Beast::on_header_impl(Failure& failure) {
-  if (owner_.interim()) {
-    if (owner_.status_ == 101) failure = http::error::bad_status;  // nobody asked to switch
-    return;
+/// Beast's parser, of the header only: what matters can be asked of it afterwards.
+class Beast final : public boost::beast::http::basic_parser<false> {
+ public:
+  explicit Beast(bool to_head) {
+    skip(to_head);
+    header_limit(std::numeric_limits<std::uint32_t>::max());  // feed_header() has held it to ours
+    body_limit(boost::none);
   }
-  if (!owner_.sink_.on_head(owner_.status_)) owner_.stop(failure);
+  [[nodiscard]] int status() const noexcept { return status_; }
+
+ private:
+  using Text = boost::beast::string_view;
+  using Failure = boost::beast::error_code;
+
+  void on_response_impl(int status, Text, int, Failure&) override { status_ = status; }
+  void on_field_impl(boost::beast::http::field, Text, Text, Failure&) override {}
+  void on_header_impl(Failure&) override {}
+
+  // Never called: this is no request, and its body is not shown to Beast.
+  void on_request_impl(boost::beast::http::verb, Text, Text, int, Failure&) override {}
+  void on_body_init_impl(const boost::optional<std::uint64_t>&, Failure&) override {}
+  std::size_t on_body_impl(Text, Failure&) override { return 0; }
+  void on_chunk_header_impl(std::uint64_t, Text, Failure&) override {}
+  std::size_t on_chunk_body_impl(std::uint64_t, Text, Failure&) override { return 0; }
+  void on_finish_impl(Failure&) override {}
+
+  int status_ = 0;
+};
+
+bool may_start(std::string_view header) noexcept {
+  constexpr std::string_view kStart = "HTTP/1.";
+  return kStart.starts_with(header.substr(0, kStart.size()));
 }
 
-std::size_t ResponseParser::Beast::on_body_impl(Text bytes, Failure& failure) {
-  if (!bytes.empty() && !owner_.sink_.on_body_piece({bytes.data(), bytes.size()})) {
-    owner_.stop(failure);
-  }
-  return bytes.size();
-}
+}  // namespace
 
-std::size_t ResponseParser::Beast::on_chunk_body_impl(std::uint64_t, Text bytes,
-                                                      Failure& failure) {
-  return on_body_impl(bytes, failure);
-}
-
-void ResponseParser::begin(bool to_head) {
+void ResponseParser::begin(bool to_head) noexcept {
   to_head_ = to_head;
   any_bytes_ = false;
-  state_ = State::kOpen;
-  beast_.emplace(*this, to_head);
+  keep_alive_ = false;
+  scanner_ = {};
+  chunks_ = {};
+  body_left_ = 0;
+  state_ = State::kHeader;
 }
 
 std::size_t ResponseParser::feed(std::string_view bytes) {
   any_bytes_ |= !bytes.empty();
   std::size_t taken = 0;
-  while (state_ == State::kOpen && taken < bytes.size()) {
-    const std::string_view window = bytes.substr(taken, kHeaderBytesMax);
-    boost::beast::error_code failure;
-    const std::size_t used = beast_->put(boost::asio::const_buffer(window.data(), window.size()), failure);
+  while (taken < bytes.size()) {
+    std::size_t used = 0;
+    if (state_ == State::kHeader) {
+      used = feed_header(bytes.substr(taken));
+    } else if (state_ == State::kBody) {
+      used = feed_body(bytes.substr(taken));
+    }
+    if (used == 0) break;
     taken += used;
-    if (state_ == State::kStopped) break;
-    if (failure == http::error::need_more) {
-      if (used > 0) continue;
-      if (window.size() == kHeaderBytesMax) state_ = State::kFailed;
-      break;
-    }
-    if (failure) {
-      state_ = State::kFailed;
-    } else if (beast_->is_done()) {
-      take_end_of_message();
-    }
   }
   return taken;
 }
 
-void ResponseParser::take_end_of_message() {
-  if (interim()) {
-    beast_.emplace(*this, to_head_);  // the answer proper comes next
+std::size_t ResponseParser::feed_header(std::string_view bytes) {
+  const std::string_view header = bytes.substr(0, kHeaderBytesMax);
+  const auto found = may_start(header) ? scanner_.scan(header) : HeaderScanner::Found::kMalformed;
+  switch (found) {
+    case HeaderScanner::Found::kEnd: {
+      const std::size_t size_bytes = scanner_.size_bytes();
+      take_header(header.substr(0, size_bytes));
+      return size_bytes;
+    }
+    case HeaderScanner::Found::kMalformed: state_ = State::kFailed; break;
+    case HeaderScanner::Found::kNothingYet:
+      if (header.size() == kHeaderBytesMax) state_ = State::kFailed;
+      break;
+  }
+  return 0;
+}
+
+void ResponseParser::take_header(std::string_view header) {
+  Beast beast(to_head_);
+  boost::beast::error_code failure;
+  beast.put(boost::asio::const_buffer(header.data(), header.size()), failure);
+  if (failure || beast.status() < 100 || beast.status() == 101) {  // nobody asked to switch
+    state_ = State::kFailed;
     return;
   }
-  keep_alive_ = beast_->keep_alive();
-  state_ = State::kDone;
+  if (beast.status() < 200) {
+    scanner_ = {};  // the answer proper comes next
+    return;
+  }
+  if (!sink_.on_head(beast.status())) {
+    state_ = State::kStopped;
+    return;
+  }
+  keep_alive_ = beast.keep_alive();
+  state_ = beast.is_done() ? State::kDone : State::kBody;
+  body_left_ = beast.content_length().value_or(0);
+  body_ = beast.chunked() ? Body::kChunked : beast.need_eof() ? Body::kToEnd : Body::kCounted;
 }
 
-void ResponseParser::end_of_input() {
-  if (state_ != State::kOpen) return;
-  boost::beast::error_code failure = http::error::partial_message;
-  if (beast_->got_some()) beast_->put_eof(failure);
-  keep_alive_ = false;
-  state_ = failure ? State::kFailed : State::kDone;
+std::size_t ResponseParser::feed_body(std::string_view bytes) {
+  switch (body_) {
+    case Body::kToEnd: deliver(bytes); return bytes.size();
+    case Body::kCounted: {
+      const auto size = static_cast<std::size_t>(std::min<std::uint64_t>(body_left_, bytes.size()));
+      body_left_ -= size;
+      if (body_left_ == 0) state_ = State::kDone;
+      deliver(bytes.substr(0, size));
+      return size;
+    }
+    case Body::kChunked: {
+      std::string_view data;
+      const std::size_t size = chunks_.feed(bytes, data);
+      if (chunks_.state() == ChunkDecoder::State::kDone) state_ = State::kDone;
+      if (chunks_.state() == ChunkDecoder::State::kFailed) state_ = State::kFailed;
+      deliver(data);
+      return size;
+    }
+  }
+  return 0;
 }
 
-void ResponseParser::stop(boost::beast::error_code& failure) {
-  state_ = State::kStopped;
-  failure = boost::asio::error::operation_aborted;
+void ResponseParser::deliver(std::string_view bytes) {
+  if (!bytes.empty() && !sink_.on_body_piece(bytes)) state_ = State::kStopped;
+}
+
+void ResponseParser::end_of_input() noexcept {
+  if (state_ == State::kBody && body_ == Body::kToEnd) {
+    state_ = State::kDone;
+  } else if (state_ != State::kDone) {
+    state_ = State::kFailed;
+  }
 }
 
 }  // namespace penstock::net

@@ -1,10 +1,11 @@
 #pragma once
 
-#include <boost/beast/http/basic_parser.hpp>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string_view>
+
+#include "net/internal/chunk_decoder.h"
+#include "net/internal/header_scanner.h"
 
 namespace penstock::net {
 
@@ -14,66 +15,52 @@ class ResponseSink {
   virtual ~ResponseSink() = default;
   /// Both say whether to go on; false ends the parsing with State::kStopped.
   [[nodiscard]] virtual bool on_head(int status) = 0;
-  [[nodiscard]] virtual bool on_body_piece(std::string_view bytes) = 0;
+  [[nodiscard]] virtual bool on_body_piece(std::string_view bytes) = 0;  // never empty
 };
 
 /// Turns bytes into the answer to one request, interim (1xx) answers left out. Knows no socket.
-/// Not thread safe. Invariant: how the input is split changes only how the body is cut in pieces.
+/// Not thread safe. Beast reads the header, as in RequestParser.
+///
+/// Invariant: how the input is split changes only how the body is cut in pieces.
 class ResponseParser final {
  public:
-  enum class State : std::uint8_t { kOpen, kDone, kFailed, kStopped };
+  enum class State : std::uint8_t { kHeader, kBody, kDone, kFailed, kStopped };
 
   static constexpr std::size_t kHeaderBytesMax = 64 * 1024;
 
   explicit ResponseParser(ResponseSink& sink) noexcept : sink_(sink) {}
 
   /// The next bytes begin the answer to a request, which was a HEAD or not.
-  void begin(bool to_head);
+  void begin(bool to_head) noexcept;
 
   /// Takes what it can of `bytes`, which start where the last call stopped taking, and says how
   /// much. What it leaves must come again with more behind it.
   std::size_t feed(std::string_view bytes);
 
   /// The server closed its side: the end of some answers, the failure of others.
-  void end_of_input();
+  void end_of_input() noexcept;
 
   [[nodiscard]] State state() const noexcept { return state_; }
   [[nodiscard]] bool any_bytes() const noexcept { return any_bytes_; }
   [[nodiscard]] bool keep_alive() const noexcept { return keep_alive_; }  // kDone only
 
  private:
-  class Beast final : public boost::beast::http::basic_parser<false> {
-   public:
-    Beast(ResponseParser& owner, bool to_head);
+  enum class Body : std::uint8_t { kCounted, kChunked, kToEnd };
 
-   private:
-    using Text = boost::beast::string_view;
-    using Failure = boost::beast::error_code;
-
-    void on_request_impl(boost::beast::http::verb, Text, Text, int, Failure&) override {}
-    void on_response_impl(int status, Text reason, int version, Failure& failure) override;
-    void on_field_impl(boost::beast::http::field, Text, Text, Failure&) override {}
-    void on_header_impl(Failure& failure) override;
-    void on_body_init_impl(const boost::optional<std::uint64_t>&, Failure&) override {}
-    std::size_t on_body_impl(Text bytes, Failure& failure) override;
-    void on_chunk_header_impl(std::uint64_t, Text, Failure&) override {}
-    std::size_t on_chunk_body_impl(std::uint64_t left, Text bytes, Failure& failure) override;
-    void on_finish_impl(Failure&) override {}
-
-    ResponseParser& owner_;
-  };
-
-  [[nodiscard]] bool interim() const noexcept { return status_ >= 100 && status_ < 200; }
-  void stop(boost::beast::error_code& failure);
-  void take_end_of_message();
+  std::size_t feed_header(std::string_view bytes);
+  std::size_t feed_body(std::string_view bytes);
+  void take_header(std::string_view header);
+  void deliver(std::string_view bytes);
 
   ResponseSink& sink_;
-  std::optional<Beast> beast_;
+  HeaderScanner scanner_;
+  ChunkDecoder chunks_;
   State state_ = State::kDone;
+  Body body_ = Body::kCounted;
   bool to_head_ = false;
   bool any_bytes_ = false;
   bool keep_alive_ = false;
-  int status_ = 0;
+  std::uint64_t body_left_ = 0;  // kCounted: declared and not yet received
 };
 
 }  // namespace penstock::net

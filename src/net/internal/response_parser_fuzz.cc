@@ -40,7 +40,8 @@ ResponseParser::State run(std::string_view text, std::size_t piece_bytes, bool t
   ResponseParser parser(kept);
   parser.begin(to_head);
   std::string held;
-  while (!text.empty() && parser.state() == ResponseParser::State::kOpen) {
+  while (!text.empty() && (parser.state() == ResponseParser::State::kHeader ||
+                           parser.state() == ResponseParser::State::kBody)) {
     const std::string_view piece = text.substr(0, piece_bytes);
     held += piece;
     text.remove_prefix(piece.size());

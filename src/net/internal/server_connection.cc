@@ -17,6 +17,7 @@ namespace penstock::net {
 namespace {
 
 constexpr Nanos kLingerTimeout = std::chrono::seconds(5);
+constexpr std::size_t kSmallBodyBytes = 64 * 1024;  // not worth an atomic operation
 
 std::size_t input_bytes_max(const HttpServerOptions& options) noexcept {
   return std::max(options.header_bytes_max, InputBuffer::kInlineBytes);
@@ -127,6 +128,11 @@ bool ServerConnection::process_step() {
   }
   if (state_ != State::kHeader && state_ != State::kBody) return false;
   input_.consume(parser_.feed(input_.data()));
+  if (!charge_body()) {
+    reject({503, Code::kUnavailable, "too many large requests at once: retry later"},
+           {{"Retry-After", "1"}});
+    return false;
+  }
   switch (parser_.state()) {
     case RequestParser::State::kHeader: return false;
     case RequestParser::State::kBody:
@@ -144,7 +150,7 @@ bool ServerConnection::process_step() {
 
 void ServerConnection::send_continue() {
   // Whoever has begun to send the body anyway needs no leave.
-  const bool begun = !input_.empty() || parser_.body_begun();
+  const bool begun = !input_.empty() || parser_.body_bytes() > 0;
   if (!parser_.expects_continue() || parser_.http_1_0() || begun) return;
   send({"HTTP/1.1 100 Continue\r\n\r\n"});
 }
@@ -152,9 +158,23 @@ void ServerConnection::send_continue() {
 void ServerConnection::dispatch() {
   state_ = State::kExchange;
   server_.counters().requests.add();
+  counted_ = true;
   request_.peer = peer_;
   watch();
   server_.handler().handle(*this);
+}
+
+bool ServerConnection::charge_body() {
+  const std::size_t size_bytes = parser_.body_bytes();
+  if (size_bytes <= kSmallBodyBytes) return true;
+  if (!server_.charge_body(size_bytes - charged_bytes_)) return false;
+  charged_bytes_ = size_bytes;
+  return true;
+}
+
+void ServerConnection::release_body() {
+  if (charged_bytes_ > 0) server_.release_body(std::exchange(charged_bytes_, 0));
+  clear_and_shrink(request_.body);
 }
 
 void ServerConnection::resume_soon() {
@@ -223,14 +243,12 @@ void ServerConnection::stop() {
 void ServerConnection::client_gone() {
   CHECK(state_ == State::kExchange);
   server_.counters().clients_gone.add();
-  server_.counters().exchanges_ended.add();
   const auto transaction = std::move(transaction_);
   close();
   if (transaction) transaction->on_client_gone();
 }
 
-void ServerConnection::reject(const HttpFault& fault,
-                              std::initializer_list<HttpHeader> headers) {
+void ServerConnection::reject(const HttpFault& fault, std::initializer_list<HttpHeader> headers) {
   if (!refused_) server_.counters().bad_requests.add();
   const std::string body = to_json(fault);
   std::string& head = server_.scratch();
@@ -252,6 +270,7 @@ void ServerConnection::reject(const HttpFault& fault,
 
 void ServerConnection::on_answer_sent() {
   if (broken_) return;  // dropped in the next turn
+  count_as_ended();
   unsent_.shrink();
   if (close_after_ || client_shut_ || server_.draining()) {
     linger();
@@ -280,11 +299,17 @@ void ServerConnection::linger() {
   read_more();
 }
 
+void ServerConnection::count_as_ended() {
+  if (std::exchange(counted_, false)) server_.counters().exchanges_ended.add();
+}
+
 void ServerConnection::close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
+  count_as_ended();
   ErrorCode ignored;
   socket_.close(ignored);
+  if (charged_bytes_ > 0) server_.release_body(std::exchange(charged_bytes_, 0));
   server_.remove(*this, refused_);
 }
 

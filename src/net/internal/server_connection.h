@@ -38,8 +38,8 @@ class ServerConnection final
   ~ServerConnection() override;
 
   // ServerLoop's side.
-  void start();         // serves
-  void start_refused(); // answers 503 and closes
+  void start();          // serves
+  void start_refused();  // answers 503 and closes
   void on_deadline(TimePoint now);
   void drain();  // closes if idle
   void stop();   // closes, telling the handler
@@ -62,12 +62,12 @@ class ServerConnection final
 
  private:
   enum class State : std::uint8_t {
-    kIdle,      // no byte of a request yet
-    kHeader,    // some of its header
-    kBody,      // some of its body
-    kExchange,  // the handler owes an answer
-    kFlushing,  // the answer is complete, not all of it sent
-    kLingering, // our side is shut; what the client still sends is thrown away
+    kIdle,       // no byte of a request yet
+    kHeader,     // some of its header
+    kBody,       // some of its body
+    kExchange,   // the handler owes an answer
+    kFlushing,   // the answer is complete, not all of it sent
+    kLingering,  // our side is shut; what the client still sends is thrown away
     kClosed,
   };
 
@@ -81,11 +81,14 @@ class ServerConnection final
   void dispatch();
   void resume_soon();
   [[nodiscard]] bool client_has_left();
+  [[nodiscard]] bool charge_body();
+  void release_body();
 
   // Ends.
   void client_gone();
   void reject(const HttpFault& fault, std::initializer_list<HttpHeader> headers);
   void on_answer_sent();
+  void count_as_ended();
   void linger();
   void close();
   void watch();  // sets the deadline of an answer under way
@@ -105,23 +108,25 @@ class ServerConnection final
   std::size_t slot_ = 0;  // in the server's tables
 
   State state_ = State::kIdle;
-  bool refused_ = false;         // not counted among the open connections
-  bool processing_ = false;      // process_input() is on the stack
+  bool refused_ = false;     // not counted among the open connections
+  bool processing_ = false;  // process_input() is on the stack
   bool read_pending_ = false;
   bool read_into_body_ = false;  // what the pending read fills, if not input_
   bool paused_ = false;          // input_ is full while an answer is under way
   bool resume_pending_ = false;
-  bool client_shut_ = false;     // end of input seen while the last answer was being sent
+  bool client_shut_ = false;  // end of input seen while the last answer was being sent
 
-  bool blocked_ = false;         // the socket took less than offered; a wait is under way
-  bool broken_ = false;          // sending failed, or too much is unsent: dropped in the next turn
-  bool close_after_ = false;     // the answer said Connection: close
+  bool blocked_ = false;      // the socket took less than offered; a wait is under way
+  bool broken_ = false;       // sending failed, or too much is unsent: dropped in the next turn
+  bool counted_ = false;      // among the open exchanges
+  bool close_after_ = false;  // the answer said Connection: close
   bool streaming_ = false;
   bool chunked_ = false;
   bool was_unwritable_ = false;  // on_writable() is owed
 
   RequestParser parser_;
   HttpRequest request_;
+  std::size_t charged_bytes_ = 0;  // to the server's budget, for request_.body
   std::string peer_;
   std::unique_ptr<Transaction> transaction_;
   OutputQueue unsent_;  // not blocked_: a head that waits for the first flush

@@ -110,11 +110,10 @@ void ServerConnection::end_exchange() {
   state_ = State::kFlushing;
   streaming_ = false;
   was_unwritable_ = false;
-  server_.counters().exchanges_ended.add();
   std::exchange(transaction_, nullptr).reset();
   request_.headers.clear();
   clear_and_shrink(request_.target);
-  clear_and_shrink(request_.body);
+  release_body();
   clear_and_shrink(chunk_);
   if (unsent_.empty()) {
     on_answer_sent();
@@ -172,10 +171,9 @@ void ServerConnection::wait_until_writable(bool progressed) {
   if (progressed || stall_deadline_ == TimePoint::max()) {
     stall_deadline_ = server_.deadline_in(server_.options().write_stall_timeout);
   }
-  socket_.async_wait(TcpSocket::wait_write,
-                     [self = boost::intrusive_ptr(this)](ErrorCode failure) {
-                       self->on_socket_writable(failure);
-                     });
+  socket_.async_wait(TcpSocket::wait_write, [self = boost::intrusive_ptr(this)](ErrorCode failure) {
+    self->on_socket_writable(failure);
+  });
   if (state_ == State::kExchange) watch();
 }
 

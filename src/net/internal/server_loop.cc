@@ -7,8 +7,7 @@
 
 namespace penstock::net {
 
-ServerLoop::ServerLoop(std::size_t index, ServerShared& shared)
-    : shared_(shared), loop_(index) {}
+ServerLoop::ServerLoop(std::size_t index, ServerShared& shared) : shared_(shared), loop_(index) {}
 
 ServerLoop::~ServerLoop() = default;
 
@@ -43,6 +42,17 @@ TimePoint ServerLoop::deadline_in(Nanos timeout) const noexcept {
   // The next tick may be about to come: the one added makes up for it, so nothing ends too early.
   const Nanos left = TimePoint::max() - now_ - kTick;
   return timeout < left ? now_ + timeout + kTick : TimePoint::max();
+}
+
+bool ServerLoop::charge_body(std::size_t size_bytes) noexcept {
+  const auto before = shared_.bodies_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
+  if (before + size_bytes <= shared_.options.bodies_bytes_max) return true;
+  release_body(size_bytes);
+  return false;
+}
+
+void ServerLoop::release_body(std::size_t size_bytes) noexcept {
+  shared_.bodies_bytes.fetch_sub(size_bytes, std::memory_order_relaxed);
 }
 
 void ServerLoop::accept_next() {

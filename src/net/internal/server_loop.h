@@ -22,6 +22,7 @@ struct ServerShared {
   HttpServerOptions options;
   HttpHandler& handler;
   std::atomic<std::uint64_t> connections_open{0};
+  std::atomic<std::uint64_t> bodies_bytes{0};  // of large request bodies
   std::atomic<bool> draining{false};
 };
 
@@ -87,9 +88,10 @@ class ServerLoop final {
   }
   /// A deadline, in loop time, that is `timeout` or up to two ticks more away. Reads no clock.
   [[nodiscard]] TimePoint deadline_in(Nanos timeout) const noexcept;
-  void set_deadline(std::size_t slot, TimePoint deadline) noexcept {
-    deadlines_[slot] = deadline;
-  }
+  void set_deadline(std::size_t slot, TimePoint deadline) noexcept { deadlines_[slot] = deadline; }
+  /// Charges the server's budget for bodies with `size_bytes` more, if it has them.
+  [[nodiscard]] bool charge_body(std::size_t size_bytes) noexcept;
+  void release_body(std::size_t size_bytes) noexcept;
   /// Forgets a closed connection; the last one's slot changes to fill the gap.
   void remove(ServerConnection& connection, bool refused);
   [[nodiscard]] std::string& scratch() noexcept { return scratch_; }
@@ -115,7 +117,7 @@ class ServerLoop final {
   std::vector<ConnectionPtr> connections_;
   std::size_t refused_open_ = 0;
 
-  TimePoint now_{};  // loop time: the ticks so far
+  TimePoint now_{};     // loop time: the ticks so far
   TimePoint tick_due_;  // by the clock
   std::unique_ptr<Loop::Timer> tick_timer_;
 

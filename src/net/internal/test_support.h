@@ -259,7 +259,9 @@ class RawListener final {
   RawListener& operator=(const RawListener&) = delete;
 
   [[nodiscard]] std::uint16_t port() const { return port_; }
-  [[nodiscard]] RawSocket accept() const { return RawSocket(::accept(descriptor_, nullptr, nullptr)); }
+  [[nodiscard]] RawSocket accept() const {
+    return RawSocket(::accept(descriptor_, nullptr, nullptr));
+  }
 
  private:
   int descriptor_;

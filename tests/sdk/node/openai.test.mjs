@@ -20,7 +20,7 @@ const keyedUrl = process.env.PENSTOCK_KEYED_URL;
 const apiKey = process.env.PENSTOCK_API_KEY;
 const connect = (options = {}) =>
   new OpenAI({
-    baseURL: `${url}/v1`, apiKey: "not needed", maxRetries: 0, timeout: 120_000, ...options,
+    baseURL: `${url}/v1`, apiKey: "not needed", maxRetries: 0, timeout: 300_000, ...options,
   });
 
 const client = connect();

@@ -1,8 +1,8 @@
 """Gate: what users do with the official openai Python SDK works against a running Penstock.
 
 The servers' addresses come in the environment (see ../with_servers.py). Cases state properties that
-hold for any model: a small model's answers may be silly, but they must have the right shape, and the
-same question must get the same answer whichever way it is asked.
+hold for any model: a small model's answers may be silly, but they must have the right shape, and
+the same question must get the same answer whichever way it is asked.
 """
 
 import json
@@ -18,7 +18,7 @@ URL = os.environ["PENSTOCK_URL"]
 KEYED_URL = os.environ["PENSTOCK_KEYED_URL"]
 API_KEY = os.environ["PENSTOCK_API_KEY"]
 
-client = openai.OpenAI(base_url=URL + "/v1", api_key="not needed", max_retries=0, timeout=120)
+client = openai.OpenAI(base_url=URL + "/v1", api_key="not needed", max_retries=0, timeout=300)
 MODEL = client.models.list().data[0].id
 
 QUESTION = [
@@ -121,8 +121,12 @@ class Chat(GateCase):
         for name in ["max_tokens", "max_completion_tokens"]:
             with self.subTest(name):
                 answer = client.chat.completions.create(
-                    model=MODEL, messages=QUESTION, temperature=0, **{name: 3},
-                    extra_body={"ignore_eos": True})
+                    model=MODEL,
+                    messages=QUESTION,
+                    temperature=0,
+                    **{name: 3},
+                    extra_body={"ignore_eos": True},
+                )
                 self.assertEqual(answer.choices[0].finish_reason, "length")
                 self.assertEqual(answer.usage.completion_tokens, 3)
 
@@ -193,17 +197,19 @@ class Chat(GateCase):
             return chat(temperature=1, seed=11, max_tokens=12)
 
         self.assertEqual(
-            settled(ask).choices[0].message.content, ask().choices[0].message.content)
+            settled(ask).choices[0].message.content, ask().choices[0].message.content
+        )
 
     def test_stop(self):
         whole = settled(chat).choices[0].message.content
-        stop = whole[len(whole) // 3:][:4]
-        expected = whole[:whole.index(stop)]
+        stop = whole[len(whole) // 3 :][:4]
+        expected = whole[: whole.index(stop)]
         cut = chat(stop=["never said", stop]).choices[0]
         self.assertEqual(cut.message.content, expected)
         self.assertEqual(cut.finish_reason, "stop")
         streamed = "".join(
-            chunk.choices[0].delta.content or "" for chunk in chat(stop=stop, stream=True))
+            chunk.choices[0].delta.content or "" for chunk in chat(stop=stop, stream=True)
+        )
         self.assertEqual(streamed, expected)
 
     def test_logprobs(self):
@@ -217,7 +223,8 @@ class Chat(GateCase):
             self.assertEqual(entry.bytes, entry.top_logprobs[0].bytes)  # greedy
         self.assertEqual(
             b"".join(bytes(entry.bytes) for entry in choice.logprobs.content).decode(),
-            choice.message.content)
+            choice.message.content,
+        )
 
     def test_logprobs_streamed(self):
         text, spelled = "", b""
@@ -236,13 +243,20 @@ class Chat(GateCase):
 
         async def ask_twice():
             async with openai.AsyncOpenAI(
-                base_url=URL + "/v1", api_key="not needed", max_retries=0, timeout=120
+                base_url=URL + "/v1", api_key="not needed", max_retries=0, timeout=300
             ) as asynchronous:
+
                 async def one(city):
                     stream = await asynchronous.chat.completions.create(
-                        model=MODEL, temperature=0, max_tokens=12, stream=True,
-                        messages=[{"role": "user", "content": f"Where is {city}?"}])
-                    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+                        model=MODEL,
+                        temperature=0,
+                        max_tokens=12,
+                        stream=True,
+                        messages=[{"role": "user", "content": f"Where is {city}?"}],
+                    )
+                    return "".join(
+                        [chunk.choices[0].delta.content or "" async for chunk in stream]
+                    )
 
                 return await asyncio.gather(one("Rome"), one("Oslo"))
 
@@ -252,16 +266,26 @@ class Chat(GateCase):
 
 class Tools(GateCase):
     def test_required(self):
-        answer = chat(ASK_WEATHER, tools=[WEATHER], tool_choice="required",
-                      parallel_tool_calls=False, max_tokens=200)
+        answer = chat(
+            ASK_WEATHER,
+            tools=[WEATHER],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            max_tokens=200,
+        )
         [choice] = answer.choices
         self.assertEqual(choice.finish_reason, "tool_calls")
         [call] = choice.message.tool_calls
         self.assert_weather_call(call)
 
     def test_named(self):
-        answer = chat(ASK_WEATHER, tools=[TIME, WEATHER], parallel_tool_calls=False, max_tokens=200,
-                      tool_choice={"type": "function", "function": {"name": "get_weather"}})
+        answer = chat(
+            ASK_WEATHER,
+            tools=[TIME, WEATHER],
+            parallel_tool_calls=False,
+            max_tokens=200,
+            tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        )
         [call] = answer.choices[0].message.tool_calls
         self.assertIn(answer.choices[0].finish_reason, ["tool_calls", "stop"])
         self.assert_weather_call(call)
@@ -272,8 +296,12 @@ class Tools(GateCase):
         self.assertTrue(choice.message.content)
 
     def test_streamed(self):
-        arguments = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False,
-                     "max_tokens": 200}
+        arguments = {
+            "tools": [WEATHER],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+            "max_tokens": 200,
+        }
         [whole] = settled(lambda: chat(ASK_WEATHER, **arguments)).choices[0].message.tool_calls
         pieces = []
         reason = None
@@ -287,13 +315,19 @@ class Tools(GateCase):
         for piece in pieces[1:]:
             self.assertFalse(piece.id)
             self.assertFalse(piece.function.name)
-        self.assertEqual("".join(piece.function.arguments or "" for piece in pieces),
-                         whole.function.arguments)
+        self.assertEqual(
+            "".join(piece.function.arguments or "" for piece in pieces), whole.function.arguments
+        )
 
     def test_stream_helper(self):
         with client.chat.completions.stream(
-            model=MODEL, messages=ASK_WEATHER, temperature=0, max_tokens=200, tools=[WEATHER],
-            tool_choice="required", parallel_tool_calls=False,
+            model=MODEL,
+            messages=ASK_WEATHER,
+            temperature=0,
+            max_tokens=200,
+            tools=[WEATHER],
+            tool_choice="required",
+            parallel_tool_calls=False,
         ) as stream:
             for _ in stream:
                 pass
@@ -301,12 +335,26 @@ class Tools(GateCase):
         self.assert_weather_call(call)
 
     def test_round_trip(self):
-        call = chat(ASK_WEATHER, tools=[WEATHER], tool_choice="required",
-                    parallel_tool_calls=False, max_tokens=200).choices[0].message
-        answer = chat(ASK_WEATHER + [
-            call.model_dump(exclude_none=True),
-            {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "-3, snow"},
-        ], tools=[WEATHER], tool_choice="none")
+        call = (
+            chat(
+                ASK_WEATHER,
+                tools=[WEATHER],
+                tool_choice="required",
+                parallel_tool_calls=False,
+                max_tokens=200,
+            )
+            .choices[0]
+            .message
+        )
+        answer = chat(
+            ASK_WEATHER
+            + [
+                call.model_dump(exclude_none=True),
+                {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": "-3, snow"},
+            ],
+            tools=[WEATHER],
+            tool_choice="none",
+        )
         self.assertTrue(answer.choices[0].message.content)
 
     def test_pydantic_tool(self):
@@ -314,9 +362,14 @@ class Tools(GateCase):
             """Looks a country up"""
 
         answer = client.chat.completions.parse(
-            model=MODEL, messages=QUESTION, temperature=0, max_tokens=200,
-            tools=[openai.pydantic_function_tool(GetCountry)], tool_choice="required",
-            parallel_tool_calls=False)
+            model=MODEL,
+            messages=QUESTION,
+            temperature=0,
+            max_tokens=200,
+            tools=[openai.pydantic_function_tool(GetCountry)],
+            tool_choice="required",
+            parallel_tool_calls=False,
+        )
         [call] = answer.choices[0].message.tool_calls
         self.assertIsInstance(call.function.parsed_arguments, GetCountry)
 
@@ -324,7 +377,8 @@ class Tools(GateCase):
 class ResponseFormat(GateCase):
     def test_json_schema_strict(self):
         answer = client.chat.completions.parse(
-            model=MODEL, messages=QUESTION, temperature=0, max_tokens=100, response_format=Country)
+            model=MODEL, messages=QUESTION, temperature=0, max_tokens=100, response_format=Country
+        )
         self.assertIsInstance(answer.choices[0].message.parsed, Country)
         self.assertEqual(answer.choices[0].finish_reason, "stop")
 
@@ -334,11 +388,15 @@ class ResponseFormat(GateCase):
         ) as stream:
             for _ in stream:
                 pass
-            self.assertIsInstance(stream.get_final_completion().choices[0].message.parsed, Country)
+            self.assertIsInstance(
+                stream.get_final_completion().choices[0].message.parsed, Country
+            )
 
     def test_json_object(self):
         messages = [{"role": "user", "content": 'Answer with this JSON: {"ok": true}'}]
-        choice = chat(messages, response_format={"type": "json_object"}, max_tokens=100).choices[0]
+        choice = chat(messages, response_format={"type": "json_object"}, max_tokens=100).choices[
+            0
+        ]
         if choice.finish_reason == "stop":
             self.assertIsInstance(json.loads(choice.message.content), dict)
         else:  # the model did not come to an end; what it wrote is the start of an object
@@ -350,8 +408,9 @@ class ResponseFormat(GateCase):
 
 class Completions(GateCase):
     def test_text_and_tokens(self):
-        text = settled(lambda: complete("The capital of France is",
-                                        extra_body={"return_token_ids": True}))
+        text = settled(
+            lambda: complete("The capital of France is", extra_body={"return_token_ids": True})
+        )
         self.assertEqual(text.object, "text_completion")
         self.assertTrue(text.id.startswith("cmpl-"))
         [choice] = text.choices
@@ -369,7 +428,9 @@ class Completions(GateCase):
     def test_several_prompts(self):
         answer = complete(["The sky is", "Two plus two is"], max_tokens=4)
         self.assertEqual([choice.index for choice in answer.choices], [0, 1])
-        self.assertEqual(answer.choices[0].text, complete("The sky is", max_tokens=4).choices[0].text)
+        self.assertEqual(
+            answer.choices[0].text, complete("The sky is", max_tokens=4).choices[0].text
+        )
 
     def test_logprobs(self):
         choice = complete("One, two, three,", logprobs=2, max_tokens=6).choices[0]
@@ -389,7 +450,9 @@ class Embeddings(GateCase):
     def test_embeddings(self):
         try:
             answer = client.embeddings.create(model=MODEL, input=["north", "south"])
-        except openai.UnprocessableEntityError as error:  # this model cannot, and the server says so
+        except (
+            openai.UnprocessableEntityError
+        ) as error:  # this model cannot, and the server says so
             self.assertIn("embed", error.message)
             return
         self.assertEqual([item.index for item in answer.data], [0, 1])
@@ -417,8 +480,14 @@ class Errors(GateCase):
         self.assertIn("no-such-model", caught.exception.message)
 
     def test_wrong_type(self):
-        for field, value in [("temperature", "hot"), ("max_tokens", -1), ("messages", "hello"),
-                             ("n", 0), ("top_p", 7), ("stop", 5)]:
+        for field, value in [
+            ("temperature", "hot"),
+            ("max_tokens", -1),
+            ("messages", "hello"),
+            ("n", 0),
+            ("top_p", 7),
+            ("stop", 5),
+        ]:
             with self.subTest(field), self.assertRaises(openai.BadRequestError) as caught:
                 chat(**{field: value})
             self.assertEqual(caught.exception.param, field)
@@ -452,7 +521,8 @@ class Leaving(GateCase):
     def test_timeout(self):
         with self.assertRaises(openai.APITimeoutError):
             client.with_options(timeout=0.2).chat.completions.create(
-                model=MODEL, messages=QUESTION, **ENDLESS)
+                model=MODEL, messages=QUESTION, **ENDLESS
+            )
         self.assert_healthy()
 
 

@@ -1,0 +1,194 @@
+#include "engine/request_inbox.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+#include <thread>
+#include <vector>
+
+namespace penstock::engine {
+namespace {
+
+GenerateRequest request(std::uint64_t id) { return {.id = {id}, .prompt = {1}, .max_tokens = 1}; }
+
+std::vector<std::uint64_t> ids(const InboxBatch& batch) {
+  std::vector<std::uint64_t> result;
+  for (const GenerateRequest& r : batch.requests) result.push_back(r.id.value);
+  return result;
+}
+
+using Ids = std::vector<std::uint64_t>;
+
+TEST(RequestInbox, HandsOverInOrderAndOnce) {
+  RequestInbox inbox({.sequences_max = 8});
+  InboxBatch batch;
+  EXPECT_FALSE(inbox.attention());
+  EXPECT_TRUE(inbox.take(batch));
+  EXPECT_TRUE(batch.requests.empty());
+  for (const std::uint64_t id : {3, 1, 2}) ASSERT_TRUE(inbox.submit(request(id)));
+  EXPECT_TRUE(inbox.attention());
+  EXPECT_TRUE(inbox.take(batch));
+  EXPECT_FALSE(inbox.attention());
+  ASSERT_TRUE(inbox.submit(request(4)));
+  EXPECT_TRUE(inbox.take(batch));  // what the caller has not used yet stays in front
+  EXPECT_EQ(ids(batch), (Ids{3, 1, 2, 4}));
+}
+
+TEST(RequestInbox, AnIdIsInUseUntilItsEndIsReported) {
+  RequestInbox inbox({.sequences_max = 8});
+  ASSERT_TRUE(inbox.submit(request(1)));
+  const auto again = inbox.submit(request(1));
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, Code::kInvalidArgument);
+  const std::vector<RequestId> ended = {{1}};
+  InboxBatch batch;
+  inbox.take(batch);
+  inbox.report(0, 0, ended);
+  EXPECT_TRUE(inbox.submit(request(1)));
+}
+
+TEST(RequestInbox, AbortsReachOnlyLiveRequestsAndOnlyOnce) {
+  RequestInbox inbox({.sequences_max = 8});
+  inbox.abort({1}, CancelReason::kClientGone);
+  EXPECT_FALSE(inbox.attention());
+  ASSERT_TRUE(inbox.submit(request(1)));
+  inbox.abort({1}, CancelReason::kStopString);
+  inbox.abort({1}, CancelReason::kClientGone);
+  inbox.abort({2}, CancelReason::kClientGone);
+  InboxBatch batch;
+  inbox.take(batch);
+  ASSERT_EQ(batch.aborts.size(), 1U);
+  EXPECT_EQ(batch.aborts[0].id, RequestId{1});
+  EXPECT_EQ(batch.aborts[0].reason, CancelReason::kStopString);
+}
+
+TEST(RequestInbox, FreePlacesFillBeforeTheQueueDoes) {
+  RequestInbox inbox({.sequences_max = 2, .queue_max = 1, .retry_after_s = 7});
+  for (const std::uint64_t id : {1, 2, 3}) ASSERT_TRUE(inbox.submit(request(id)));
+  const auto refused = inbox.submit(request(4));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kOverloaded);
+  EXPECT_EQ(refused.error().retry_after_s, 7);
+  // Being taken makes no room; being reported as running does.
+  InboxBatch batch;
+  inbox.take(batch);
+  EXPECT_EQ(inbox.unreported(), 3U);
+  EXPECT_FALSE(inbox.submit(request(4)));
+  inbox.report(1, 0, {});
+  EXPECT_EQ(inbox.unreported(), 0U);
+  EXPECT_TRUE(inbox.submit(request(5)));
+  EXPECT_TRUE(inbox.submit(request(6)));
+  EXPECT_FALSE(inbox.submit(request(7)));
+}
+
+TEST(RequestInbox, PlacesAreNoUseWhileSomebodyWaits) {
+  RequestInbox inbox({.sequences_max = 8, .queue_max = 2});
+  inbox.report(1, 1, {});  // short of memory, say
+  EXPECT_TRUE(inbox.submit(request(1)));
+  EXPECT_FALSE(inbox.submit(request(2)));
+}
+
+TEST(RequestInbox, EmbeddingsAreBoundedToo) {
+  RequestInbox inbox({.sequences_max = 1, .queue_max = 2});
+  const auto ignore = [](Result<std::vector<float>>) {};
+  ASSERT_TRUE(inbox.submit(EmbedRequest{}, ignore));
+  ASSERT_TRUE(inbox.submit(EmbedRequest{}, ignore));
+  const auto refused = inbox.submit(EmbedRequest{}, ignore);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kOverloaded);
+  InboxBatch batch;
+  inbox.take(batch);
+  EXPECT_EQ(batch.embeds.size(), 2U);
+  EXPECT_TRUE(inbox.submit(EmbedRequest{}, ignore));
+}
+
+TEST(RequestInbox, CloseRefusesTheNewAndHandsOverTheRest) {
+  RequestInbox inbox({.sequences_max = 8});
+  ASSERT_TRUE(inbox.submit(request(1)));
+  inbox.close();
+  const auto refused = inbox.submit(request(2));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Code::kUnavailable);
+  EXPECT_FALSE(inbox.submit(EmbedRequest{}, [](Result<std::vector<float>>) {}));
+  InboxBatch batch;
+  EXPECT_FALSE(inbox.wait(batch));
+  EXPECT_EQ(ids(batch), Ids{1});
+  EXPECT_TRUE(inbox.attention());  // and stays so
+  EXPECT_FALSE(inbox.sleep(std::chrono::hours(1)));
+}
+
+TEST(RequestInbox, WaitEndsWithWhatComes) {
+  RequestInbox inbox({.sequences_max = 8});
+  for (int round = 0; round < 200; ++round) {
+    std::jthread other([&] {
+      inbox.abort({1}, CancelReason::kClientGone);  // unknown: no wake
+      EXPECT_TRUE(inbox.submit(request(1)));
+    });
+    InboxBatch batch;
+    ASSERT_TRUE(inbox.wait(batch));
+    ASSERT_EQ(ids(batch), Ids{1});
+    const std::vector<RequestId> ended = {{1}};
+    inbox.report(0, 0, ended);
+  }
+}
+
+TEST(RequestInbox, SleepIsEndedByCloseAlone) {
+  RequestInbox inbox({.sequences_max = 8});
+  EXPECT_TRUE(inbox.sleep(Nanos(0)));
+  EXPECT_TRUE(inbox.sleep(Nanos(-5)));
+  std::jthread other([&] {
+    EXPECT_TRUE(inbox.submit(request(1)));
+    inbox.close();
+  });
+  EXPECT_FALSE(inbox.sleep(std::chrono::hours(1)));
+}
+
+TEST(RequestInbox, NothingIsLostAmongThreadsAndTheBoundHolds) {
+  constexpr std::uint32_t kPlaces = 3;
+  constexpr std::uint32_t kQueue = 5;
+  constexpr std::uint64_t kThreads = 4;
+  constexpr std::uint64_t kEach = 500;
+  RequestInbox inbox({.sequences_max = kPlaces, .queue_max = kQueue});
+  std::vector<std::jthread> producers;
+  for (std::uint64_t t = 0; t < kThreads; ++t) {
+    producers.emplace_back([&inbox, t] {
+      for (std::uint64_t i = 0; i < kEach; ++i) {
+        const std::uint64_t id = t * kEach + i;
+        while (!inbox.submit(request(id))) std::this_thread::yield();
+        if (i % 3 == 0) inbox.abort({id}, CancelReason::kClientGone);
+      }
+    });
+  }
+  std::set<std::uint64_t> seen;
+  std::set<std::uint64_t> aborted;
+  std::vector<RequestId> waiting;  // the first kPlaces of them "run"
+  while (seen.size() < kThreads * kEach) {
+    InboxBatch batch;
+    if (waiting.empty()) {
+      ASSERT_TRUE(inbox.wait(batch));
+    } else {
+      ASSERT_TRUE(inbox.take(batch));
+    }
+    for (const GenerateRequest& r : batch.requests) {
+      ASSERT_TRUE(seen.insert(r.id.value).second);
+      waiting.push_back(r.id);
+    }
+    for (const Abort& a : batch.aborts) {
+      ASSERT_TRUE(seen.contains(a.id.value));
+      ASSERT_TRUE(aborted.insert(a.id.value).second);
+    }
+    ASSERT_LE(waiting.size(), kPlaces + kQueue);
+    std::vector<RequestId> ended;
+    while (!waiting.empty() && ended.size() < kPlaces) {
+      ended.push_back(waiting.back());
+      waiting.pop_back();
+    }
+    const auto left = static_cast<std::uint32_t>(waiting.size());
+    inbox.report(std::min(left, kPlaces), left - std::min(left, kPlaces), ended);
+  }
+}
+
+}  // namespace
+}  // namespace penstock::engine

@@ -1,0 +1,342 @@
+#include "engine/simulated/simulated_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <future>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "engine/simulated/answer.h"
+
+namespace penstock::engine {
+namespace {
+
+using simulated::whole_answer;
+
+/// Keeps all it is given; a test waits for what it needs.
+class Sink final : public OutputSink {
+ public:
+  void deliver(std::span<Output> outputs) override {
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+    for (Output& output : outputs) {
+      EXPECT_FALSE(finished_.contains(output.request.value)) << "an output after the end";
+      if (output.token) tokens_[output.request.value].push_back(*output.token);
+      if (output.finish) finished_[output.request.value] = *output.finish;
+    }
+    changed_.notify_all();
+  }
+  FinishReason wait(std::uint64_t id) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return finished_.contains(id); });
+    return finished_[id];
+  }
+  void wait_for_tokens(std::uint64_t id, std::size_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return tokens_[id].size() >= count; });
+  }
+  std::vector<Token> tokens(std::uint64_t id) {
+    const std::lock_guard lock(mutex_);
+    return tokens_[id];
+  }
+  std::size_t finished() {
+    const std::lock_guard lock(mutex_);
+    return finished_.size();
+  }
+  int calls() {
+    const std::lock_guard lock(mutex_);
+    return calls_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int calls_ = 0;
+  std::map<std::uint64_t, std::vector<Token>> tokens_;
+  std::map<std::uint64_t, FinishReason> finished_;
+};
+
+SimulatedOptions fast() {
+  SimulatedOptions options;
+  options.worker.speedup = SimulatedOptions::kSpeedupMax;
+  for (Token t = 10; t < 60; ++t) options.vocabulary.push_back(t);
+  return options;
+}
+
+/// A worker whose passes never end within a test: what it runs stays running.
+SimulatedOptions frozen() {
+  SimulatedOptions options = fast();
+  options.worker.speedup = 1e-9;
+  return options;
+}
+
+GenerateRequest request(std::uint64_t id, OutputSink& sink, std::uint32_t max_tokens,
+                        std::size_t prompt = 5) {
+  std::vector<Token> tokens(prompt, static_cast<Token>(id % 50));
+  return {.id = {id}, .sink = &sink, .prompt = std::move(tokens), .max_tokens = max_tokens};
+}
+
+class SimulatedEngineTest : public ::testing::Test {
+ protected:
+  SteadyClock clock_;
+  Sink sink_;  // declared before the engines of the tests: it outlives them
+};
+
+TEST_F(SimulatedEngineTest, AnswersAsPredicted) {
+  const SimulatedOptions options = fast();
+  const auto engine = make_simulated_engine(options, clock_);
+  const GenerateRequest r = request(1, sink_, 32);
+  const std::vector<Token> expected = whole_answer(options, r).tokens;
+  ASSERT_TRUE(engine->generate(r));
+  EXPECT_EQ(sink_.wait(1), FinishReason::kLength);
+  EXPECT_EQ(sink_.tokens(1), expected);
+  EXPECT_EQ(sink_.calls(), 1);  // 32 passes, one delivery
+}
+
+TEST_F(SimulatedEngineTest, InfoSaysWhatTheOptionsMean) {
+  SimulatedOptions options = fast();
+  options.model = "toy";
+  options.worker.kv_blocks = 100;
+  options.embedding_size = 8;
+  const auto engine = make_simulated_engine(options, clock_);
+  const EngineInfo& info = engine->info();
+  EXPECT_EQ(info.model, "toy");
+  EXPECT_EQ(info.block_tokens, 64U);
+  EXPECT_EQ(info.context_tokens_max, 6400U);
+  EXPECT_EQ(info.kv_blocks_max, 100U);
+  EXPECT_EQ(info.sequences_max, 256U);
+  EXPECT_EQ(info.queue_max, 1024U);
+  EXPECT_EQ(info.vocabulary_size, 60U);
+  EXPECT_EQ(info.embedding_size, 8U);
+}
+
+TEST_F(SimulatedEngineTest, RefusesWhatCanNeverRunAndSaysWhy) {
+  SimulatedOptions options = fast();
+  options.context_tokens_max = 100;
+  const auto engine = make_simulated_engine(options, clock_);
+  const auto code = [&](GenerateRequest r) {
+    const auto result = engine->generate(std::move(r));
+    EXPECT_FALSE(result);
+    EXPECT_FALSE(result.error().message.empty());
+    return result.error().code;
+  };
+  EXPECT_EQ(code(request(1, sink_, 1, 100)), Code::kInvalidArgument);
+  EXPECT_EQ(code(request(1, sink_, 1, 0)), Code::kInvalidArgument);
+  EXPECT_EQ(code(request(1, sink_, 0)), Code::kInvalidArgument);
+  GenerateRequest r = request(1, sink_, 1);
+  r.grammar.gbnf = "root ::= \"a\"";
+  EXPECT_EQ(code(r), Code::kUnprocessable);
+  ASSERT_TRUE(engine->generate(request(1, sink_, 500, 99)));
+  EXPECT_EQ(sink_.wait(1), FinishReason::kLength);
+  EXPECT_EQ(sink_.tokens(1).size(), 1U);
+}
+
+TEST_F(SimulatedEngineTest, PassesTakeTheirTime) {
+  // 3 passes of a prompt: the only claim is a lower bound, which no slow machine can break.
+  SimulatedOptions options = fast();
+  options.worker.speedup = 2;
+  const auto engine = make_simulated_engine(options, clock_);
+  const TimePoint start = clock_.now();
+  ASSERT_TRUE(engine->generate(request(1, sink_, 3)));
+  sink_.wait(1);
+  const simulated::PolynomialClock model;
+  const double least_ms = (model.prefill_ms(5) + 3 * model.decode_ms(0)) / 2;
+  EXPECT_GE(to_ms(clock_.now() - start), least_ms);
+  EXPECT_EQ(sink_.calls(), 3);
+}
+
+TEST_F(SimulatedEngineTest, AFullQueueIsRefusedWithATimeToComeBack) {
+  SimulatedOptions options = frozen();
+  options.worker.sequences_max = 2;
+  options.queue_max = 3;
+  options.retry_after_s = 4;
+  {
+    const auto engine = make_simulated_engine(options, clock_);
+    for (std::uint64_t id = 1; id <= 5; ++id) ASSERT_TRUE(engine->generate(request(id, sink_, 9)));
+    const auto refused = engine->generate(request(6, sink_, 9));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Code::kOverloaded);
+    EXPECT_EQ(refused.error().retry_after_s, 4);
+    EXPECT_EQ(engine->load().running + engine->load().waiting, 5U);
+  }
+  EXPECT_EQ(sink_.finished(), 5U);
+  EXPECT_EQ(sink_.wait(3), FinishReason::kCancelled);
+}
+
+TEST_F(SimulatedEngineTest, AbortAndDeadlineEndARequestThatWouldRunForLong) {
+  SimulatedOptions options = fast();
+  options.worker.speedup = 20;
+  const auto engine = make_simulated_engine(options, clock_);
+  ASSERT_TRUE(engine->generate(request(1, sink_, 100'000)));
+  GenerateRequest r = request(2, sink_, 100'000);
+  r.deadline = Deadline(clock_.now() + std::chrono::milliseconds(30));
+  ASSERT_TRUE(engine->generate(r));
+  EXPECT_EQ(sink_.wait(2), FinishReason::kCancelled);
+  EXPECT_GE(clock_.now(), r.deadline.at());
+  sink_.wait_for_tokens(1, 2);
+  engine->abort({1}, CancelReason::kClientGone);
+  EXPECT_EQ(sink_.wait(1), FinishReason::kCancelled);
+  engine->abort({1}, CancelReason::kClientGone);  // ignored
+  EXPECT_EQ(engine->load().running, 0U);
+}
+
+TEST_F(SimulatedEngineTest, NewcomersAreNotStarvedByALongAnswer) {
+  SimulatedOptions options = fast();
+  const auto engine = make_simulated_engine(options, clock_);
+  // Long enough to be still running when the short one comes; whether or not it is, both end.
+  ASSERT_TRUE(engine->generate(request(1, sink_, 100'000)));
+  sink_.wait_for_tokens(1, 1);
+  ASSERT_TRUE(engine->generate(request(2, sink_, 2)));
+  EXPECT_EQ(sink_.wait(2), FinishReason::kLength);
+  engine->abort({1}, CancelReason::kClientGone);
+  sink_.wait(1);
+}
+
+TEST_F(SimulatedEngineTest, TheDestructorCancelsWhatRunsWaitsOrHasJustComeIn) {
+  {
+    SimulatedOptions options = frozen();
+    options.worker.sequences_max = 2;
+    const auto engine = make_simulated_engine(options, clock_);
+    for (std::uint64_t id = 1; id <= 20; ++id) ASSERT_TRUE(engine->generate(request(id, sink_, 9)));
+  }
+  EXPECT_EQ(sink_.finished(), 20U);
+  for (std::uint64_t id = 1; id <= 20; ++id) EXPECT_EQ(sink_.wait(id), FinishReason::kCancelled);
+}
+
+TEST_F(SimulatedEngineTest, EmbedsIfItHasASize) {
+  SimulatedOptions options = fast();
+  {
+    const auto engine = make_simulated_engine(options, clock_);
+    const auto refused = engine->embed({.id = {1}, .tokens = {1, 2}}, [](auto) { ADD_FAILURE(); });
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Code::kUnprocessable);
+  }
+  options.embedding_size = 32;
+  const auto engine = make_simulated_engine(options, clock_);
+  std::promise<std::vector<float>> promise;
+  ASSERT_TRUE(engine->embed({.id = {1}, .tokens = {1, 2}}, [&](Result<std::vector<float>> result) {
+    promise.set_value(std::move(result).value());
+  }));
+  EXPECT_EQ(promise.get_future().get(), simulated::embedding(std::vector<Token>{1, 2}, 32));
+  EXPECT_FALSE(engine->embed({.id = {1}, .tokens = {}}, [](auto) { ADD_FAILURE(); }));
+}
+
+TEST_F(SimulatedEngineTest, AnIdIsTakenUntilItsEnd) {
+  const auto engine = make_simulated_engine(frozen(), clock_);
+  ASSERT_TRUE(engine->generate(request(1, sink_, 9)));
+  EXPECT_EQ(engine->generate(request(1, sink_, 9)).error().code, Code::kInvalidArgument);
+}
+
+TEST_F(SimulatedEngineTest, TellsWhatItCachesAndHowMuchItDid) {
+  const auto engine = make_simulated_engine(fast(), clock_);
+  ASSERT_TRUE(engine->generate(request(1, sink_, 1, 200)));
+  sink_.wait(1);
+  ASSERT_TRUE(engine->generate(request(51, sink_, 1, 200)));  // the same prompt
+  sink_.wait(51);
+  const LoadReport load = engine->load();
+  EXPECT_EQ(load.prompt_tokens, 400U);
+  EXPECT_EQ(load.cached_tokens, 192U);
+  EXPECT_EQ(load.completion_tokens, 2U);
+  EXPECT_EQ(load.kv_blocks_used, 3U);
+  EXPECT_GT(engine->load().generation, load.generation);
+  ASSERT_NE(engine->kv_events(), nullptr);
+  std::uint64_t sequence = 0;
+  EXPECT_EQ(engine->kv_events()->snapshot(sequence).size(), 3U);
+  EXPECT_EQ(sequence, 3U);
+
+  SimulatedOptions options = fast();
+  options.worker.prefix_caching = false;
+  EXPECT_EQ(make_simulated_engine(options, clock_)->kv_events(), nullptr);
+}
+
+/// Answers from within deliver(), as a front end might.
+class Chain final : public OutputSink {
+ public:
+  void deliver(std::span<Output> outputs) override {
+    for (const Output& output : outputs) {
+      if (!output.finish) continue;
+      if (output.request.value == kLast) {
+        done.set_value();
+      } else {
+        EXPECT_TRUE(engine->generate(request(output.request.value + 1, *this, 2)));
+        engine->abort(output.request, CancelReason::kClientGone);
+        engine->load();
+      }
+    }
+  }
+  static constexpr std::uint64_t kLast = 100;
+  Engine* engine = nullptr;
+  std::promise<void> done;
+};
+
+TEST_F(SimulatedEngineTest, ASinkMayCallTheEngine) {
+  Chain chain;
+  const auto engine = make_simulated_engine(fast(), clock_);
+  chain.engine = engine.get();
+  ASSERT_TRUE(engine->generate(request(1, chain, 2)));
+  chain.done.get_future().get();
+}
+
+TEST_F(SimulatedEngineTest, ManyThreadsEachGetTheirAnswersWhole) {
+  SimulatedOptions options = fast();
+  options.worker.kv_blocks = 40;  // preemptions and evictions all the time
+  options.worker.sequences_max = 8;
+  options.queue_max = 16;
+  constexpr std::uint64_t kThreads = 4;
+  constexpr std::uint64_t kEach = 200;
+  const auto engine = make_simulated_engine(options, clock_);
+  std::atomic<bool> stop = false;
+  std::thread watcher([&] {
+    std::uint64_t generation = 0;
+    std::uint64_t next = 1;
+    while (!stop) {
+      const LoadReport load = engine->load();
+      EXPECT_GT(load.generation, generation);
+      generation = load.generation;
+      std::vector<kv::Event> events;
+      if (engine->kv_events()->read(next, 100, events)) {
+        for (const kv::Event& event : events) EXPECT_EQ(event.sequence, next++);
+      } else {
+        std::uint64_t sequence = 0;
+        engine->kv_events()->snapshot(sequence);
+        next = sequence + 1;
+      }
+    }
+  });
+  {
+    std::vector<std::jthread> clients;
+    for (std::uint64_t t = 0; t < kThreads; ++t) {
+      clients.emplace_back([&, t] {
+        Sink sink;
+        for (std::uint64_t i = 0; i < kEach; ++i) {
+          const std::uint64_t id = t * kEach + i + 1;
+          const GenerateRequest r = request(id, sink, 1 + i % 150, 1 + (i * 37) % 700);
+          while (true) {
+            const auto result = engine->generate(r);
+            if (result) break;
+            ASSERT_EQ(result.error().code, Code::kOverloaded);
+            std::this_thread::yield();
+          }
+          if (i % 5 == 0) engine->abort({id}, CancelReason::kClientGone);
+          if (sink.wait(id) == FinishReason::kLength) {
+            EXPECT_EQ(sink.tokens(id), whole_answer(options, r).tokens);
+          } else {
+            EXPECT_EQ(i % 5, 0U);
+          }
+        }
+      });
+    }
+  }
+  stop = true;
+  watcher.join();
+  EXPECT_EQ(engine->load().running + engine->load().waiting, 0U);
+}
+
+}  // namespace
+}  // namespace penstock::engine

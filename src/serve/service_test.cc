@@ -1,0 +1,322 @@
+#include "serve/service.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <simdjson.h>
+
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+
+#include "api/openai.h"
+#include "net/http_client.h"
+#include "net/sse.h"
+#include "text/tiny_model.h"
+
+namespace penstock::serve {
+namespace {
+
+/// One HTTP answer, waited for on the test's thread.
+class Call final : public net::HttpCallListener {
+ public:
+  void on_headers(int status) override {
+    const std::lock_guard lock(mutex_);
+    status_ = status;
+  }
+  void on_body(std::string_view bytes) override {
+    const std::lock_guard lock(mutex_);
+    body_ += bytes;
+    changed_.notify_all();
+  }
+  void on_done(Result<void> outcome) override {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+    complete_ = outcome.has_value();
+    changed_.notify_all();
+  }
+  std::string wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_; });
+    return body_;
+  }
+  void wait_for_bytes() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_ || !body_.empty(); });
+  }
+  int status() {
+    const std::lock_guard lock(mutex_);
+    return status_;
+  }
+  bool complete() {
+    const std::lock_guard lock(mutex_);
+    return complete_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int status_ = 0;
+  std::string body_;
+  bool done_ = false;
+  bool complete_ = false;
+};
+
+/// The whole service over the tiny model, on a real socket.
+class ServiceTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string path = testing::TempDir() + fmt::format("/serve-{}.gguf", getpid());
+    text::tiny::write(path, 1, 0);
+    ModelOptions options{.path = path, .names = {"tiny", "alias"}};
+    options.llama.sequences_max = 4;
+    options.llama.context_tokens = 1024;
+    options.llama.threads = 1;
+    auto model = ServedModel::load(options, clock_, {});
+    std::filesystem::remove(path);
+    ASSERT_TRUE(model.has_value()) << model.error().message;
+    model_ = std::move(*model);
+    auto server = net::start_http_server({.port = 0, .loops = 2}, service_);
+    ASSERT_TRUE(server.has_value()) << server.error().message;
+    server_ = std::move(*server);
+    service_.open(*server_);
+    service_.set_model(*model_);
+    loop_ = net::start_loop_thread();
+  }
+
+  void TearDown() override {
+    on_loop([this] { client_.reset(); });
+    loop_.reset();
+    if (server_ != nullptr) server_->stop();
+    model_.reset();
+    service_.close();
+    server_.reset();
+  }
+
+  void on_loop(std::move_only_function<void()> task) {
+    if (loop_ == nullptr) return;
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool done = false;
+    loop_->loop().post([&] {
+      task();
+      const std::lock_guard lock(mutex);
+      done = true;
+      changed.notify_all();
+    });
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return done; });
+  }
+
+  std::unique_ptr<net::HttpCallHandle> start(Call& call, std::string path, std::string body,
+                                             std::string method = "POST") {
+    std::unique_ptr<net::HttpCallHandle> handle;
+    on_loop([&] {
+      if (client_ == nullptr) {
+        client_ = net::make_http_client(loop_->loop(),
+                                        {.host = "127.0.0.1", .port = server_->port(), .path = ""});
+      }
+      handle = client_->call(
+          {.method = std::move(method), .path = std::move(path), .body = std::move(body)}, call);
+    });
+    return handle;
+  }
+
+  std::string ask(std::string path, std::string body, int status = 200,
+                  std::string method = "POST") {
+    Call call;
+    auto handle = start(call, std::move(path), std::move(body), std::move(method));
+    std::string answer = call.wait();
+    EXPECT_EQ(call.status(), status) << answer;
+    on_loop([&] { handle.reset(); });
+    return answer;
+  }
+
+  std::string chat(const std::string& fields, int status = 200, int max_tokens = 12) {
+    return ask(
+        "/v1/chat/completions",
+        fmt::format(R"({{"model":"tiny","messages":[{{"role":"user","content":"Hello there"}}],)"
+                    R"("temperature":0,"max_tokens":{}{}{}}})",
+                    max_tokens, fields.empty() ? "" : ",", fields),
+        status);
+  }
+
+  static std::string text_at(std::string_view json, std::string_view pointer) {
+    simdjson::dom::parser parser;
+    const simdjson::dom::element document = parser.parse(json.data(), json.size());
+    std::string_view text;
+    EXPECT_EQ(document.at_pointer(pointer).get(text), simdjson::SUCCESS)
+        << pointer << " in " << json;
+    return std::string(text);
+  }
+  static std::int64_t number_at(std::string_view json, std::string_view pointer) {
+    simdjson::dom::parser parser;
+    const simdjson::dom::element document = parser.parse(json.data(), json.size());
+    std::int64_t number = -1;
+    EXPECT_EQ(document.at_pointer(pointer).get(number), simdjson::SUCCESS)
+        << pointer << " in " << json;
+    return number;
+  }
+
+  /// The data of each event of a stream.
+  static std::vector<std::string> events(std::string_view body) {
+    std::vector<std::string> all;
+    net::SseParser parser;
+    parser.feed(body, [&](const net::SseEvent& e) { all.emplace_back(e.data); });
+    return all;
+  }
+
+  SteadyClock clock_;
+  Service service_{{}, clock_};
+  std::unique_ptr<ServedModel> model_;
+  std::unique_ptr<net::HttpServer> server_;
+  std::unique_ptr<net::LoopThread> loop_;
+  std::unique_ptr<net::HttpClient> client_;
+};
+
+TEST_F(ServiceTest, E4_StreamedAndWholeAnswersAreEqual) {
+  const std::string whole = chat("");
+  EXPECT_EQ(number_at(whole, "/usage/completion_tokens"), 12);
+  const std::vector<std::string> all =
+      events(chat(R"("stream":true,"stream_options":{"include_usage":true})"));
+  ASSERT_GE(all.size(), 4u);
+  EXPECT_EQ(text_at(all[0], "/choices/0/delta/role"), "assistant");
+  std::string joined;
+  for (const std::string& e : all) {
+    if (e.find(R"("delta":{"content":)") != std::string::npos)
+      joined += text_at(e, "/choices/0/delta/content");
+  }
+  EXPECT_EQ(joined, text_at(whole, "/choices/0/message/content"));
+  EXPECT_EQ(text_at(all[all.size() - 3], "/choices/0/finish_reason"), "length");
+  EXPECT_EQ(number_at(all[all.size() - 2], "/usage/completion_tokens"), 12);
+  EXPECT_EQ(all.back(), "[DONE]");
+}
+
+TEST_F(ServiceTest, StopStringsCutTheAnswerInBothForms) {
+  const std::string text = text_at(chat(""), "/choices/0/message/content");
+  ASSERT_GT(text.size(), 6u);
+  // A stop string from inside the answer, on character borders.
+  std::size_t from = 3;
+  while (from < text.size() && (static_cast<unsigned char>(text[from]) & 0xC0) == 0x80) ++from;
+  std::size_t to = from + 1;
+  while (to < text.size() && (static_cast<unsigned char>(text[to]) & 0xC0) == 0x80) ++to;
+  std::string stop = R"("stop":)";
+  api::append_json_string(stop, text.substr(from, to - from));
+  const std::string cut = chat(stop);
+  const std::size_t first = text.find(text.substr(from, to - from));
+  EXPECT_EQ(text_at(cut, "/choices/0/message/content"), text.substr(0, first));
+  EXPECT_EQ(text_at(cut, "/choices/0/finish_reason"), "stop");
+}
+
+TEST_F(ServiceTest, ChoicesShareOnePromptInTheUsage) {
+  const std::string answer = ask(
+      "/v1/chat/completions",
+      R"({"model":"alias","messages":[{"role":"user","content":"Hi"}],"n":3,"seed":5,"max_tokens":4})");
+  EXPECT_EQ(number_at(answer, "/choices/2/index"), 2);
+  const std::int64_t prompt = number_at(answer, "/usage/prompt_tokens");
+  EXPECT_GT(prompt, 10);
+  EXPECT_LT(prompt, 80);
+  EXPECT_LE(number_at(answer, "/usage/completion_tokens"), 12);
+}
+
+TEST_F(ServiceTest, ToolCallsAndSchemasHoldTheModel) {
+  const std::string tools =
+      R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"on":{"type":"boolean"}},"required":["on"],"additionalProperties":false}}}],"tool_choice":"required","parallel_tool_calls":false)";
+  const std::string called = chat(tools, 200, 400);
+  EXPECT_EQ(text_at(called, "/choices/0/finish_reason"), "tool_calls");
+  EXPECT_EQ(text_at(called, "/choices/0/message/tool_calls/0/function/name"), "f");
+  const std::string arguments =
+      text_at(called, "/choices/0/message/tool_calls/0/function/arguments");
+  simdjson::dom::parser parser;
+  bool on = false;
+  EXPECT_EQ(parser.parse(arguments)["on"].get(on), simdjson::SUCCESS) << arguments;
+  std::string streamed;
+  for (const std::string& e : events(chat(tools + R"(,"stream":true)", 200, 400))) {
+    if (e.find(R"("arguments")") != std::string::npos)
+      streamed += text_at(e, "/choices/0/delta/tool_calls/0/function/arguments");
+  }
+  EXPECT_EQ(streamed, arguments);
+
+  const std::string bound = chat(
+      R"("response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"object","properties":{"n":{"type":"integer","minimum":1,"maximum":9}},"required":["n"],"additionalProperties":false}}})",
+      200, 400);
+  std::int64_t n = 0;
+  EXPECT_EQ(parser.parse(text_at(bound, "/choices/0/message/content"))["n"].get(n),
+            simdjson::SUCCESS)
+      << bound;
+}
+
+TEST_F(ServiceTest, CompletionsTakeTextAndTokenIdsAlike) {
+  const std::string text = ask(
+      "/v1/completions",
+      R"({"model":"tiny","prompt":"abc","temperature":0,"max_tokens":6,"return_token_ids":true})");
+  const std::string ids = ask(
+      "/v1/completions", R"({"model":"tiny","prompt":[97,98,99],"temperature":0,"max_tokens":6})");
+  EXPECT_EQ(number_at(text, "/choices/0/prompt_token_ids/1"), 98);
+  EXPECT_EQ(text_at(text, "/choices/0/text"), text_at(ids, "/choices/0/text"));
+  const std::string echo =
+      ask("/v1/completions",
+          R"({"model":"tiny","prompt":["abc","x"],"echo":true,"temperature":0,"max_tokens":6})");
+  EXPECT_EQ(text_at(echo, "/choices/0/text"), "abc" + text_at(ids, "/choices/0/text"));
+  EXPECT_EQ(text_at(echo, "/choices/1/text").front(), 'x');
+}
+
+TEST_F(ServiceTest, RefusalsNameTheField) {
+  EXPECT_EQ(text_at(ask("/v1/chat/completions",
+                        R"({"model":"no","messages":[{"role":"user","content":"x"}]})", 404),
+                    "/error/code"),
+            "model_not_found");
+  EXPECT_EQ(text_at(chat(R"("temperature":"hot")", 400), "/error/param"), "temperature");
+  const std::string longest(3000, 'x');
+  EXPECT_EQ(text_at(ask("/v1/completions",
+                        fmt::format(R"({{"model":"tiny","prompt":"{}"}})", longest), 400),
+                    "/error/code"),
+            "context_length_exceeded");
+  EXPECT_EQ(text_at(ask("/v1/embeddings", R"({"model":"tiny","input":"x"})", 422), "/error/param"),
+            "model");
+  ask("/v1/nothing", "{}", 404);
+  ask("/v1/chat/completions", "", 405, "GET");
+  EXPECT_EQ(service_.in_flight(), 0u);
+}
+
+TEST_F(ServiceTest, C1_LeavingCancelsTheWork) {
+  Call call;
+  auto handle =
+      start(call, "/v1/completions",
+            R"({"model":"tiny","prompt":"a","max_tokens":1000,"ignore_eos":true,"stream":true})");
+  call.wait_for_bytes();
+  EXPECT_EQ(service_.in_flight(), 1u);
+  on_loop([&] { handle.reset(); });
+  engine::Engine& engine = model_->workers()[0]->engine();
+  while (service_.in_flight() > 0 || model_->workers()[0]->charged_tokens() > 0 ||
+         engine.load().running > 0) {
+    std::this_thread::yield();
+  }
+  EXPECT_LT(engine.load().completion_tokens, 1000u);
+}
+
+TEST_F(ServiceTest, DrainRefusesNewWorkAndFinishesOld) {
+  Call running;
+  auto handle =
+      start(running, "/v1/completions",
+            R"({"model":"tiny","prompt":"a","max_tokens":300,"ignore_eos":true,"stream":true})");
+  running.wait_for_bytes();
+  service_.drain();
+  EXPECT_NE(ask("/ready", "", 503, "GET").find("shutting down"), std::string::npos);
+  ask("/v1/completions", R"({"model":"tiny","prompt":"a"})", 503);
+  EXPECT_EQ(events(running.wait()).back(), "[DONE]");
+  EXPECT_TRUE(running.complete());
+  on_loop([&] { handle.reset(); });
+}
+
+TEST_F(ServiceTest, PagesForOperators) {
+  chat("");
+  EXPECT_NE(ask("/metrics", "", 200, "GET").find("penstock_completion_tokens_total 12"),
+            std::string::npos);
+  EXPECT_EQ(ask("/debug/requests", "", 200, "GET"), R"({"requests":[]})");
+  EXPECT_EQ(text_at(ask("/v1/models", "", 200, "GET"), "/data/0/id"), "tiny");
+  EXPECT_EQ(text_at(ask("/v1/models/alias", "", 200, "GET"), "/id"), "alias");
+  ask("/v1/models/other", "", 404, "GET");
+}
+
+}  // namespace
+}  // namespace penstock::serve
