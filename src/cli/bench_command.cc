@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "cli/bench_flags.h"
 #include "cli/command.h"
+#include "cli/config_file.h"
 #include "cli/load/find_model.h"
 #include "cli/load/progress.h"
 #include "cli/load/report.h"
@@ -113,11 +114,18 @@ int run_bench(const BenchFlags& flags) {
 void add_bench(CLI::App& app, int& exit_status) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* sub = app.add_subcommand("bench", kDescription);
-  sub->set_config("--config", "", "TOML file with any of these flags; unknown keys are errors");
-  sub->allow_config_extras(CLI::config_extras_mode::error);
   sub->footer(kFooter);
   declare(*sub, *flags);
-  sub->callback([flags, &exit_status] { exit_status = run_bench(*flags); });
+  sub->callback([sub, flags, &exit_status] {
+    if (!flags->config_file.empty()) {
+      const Result<void> read = apply_config_file(*sub, flags->config_file);
+      if (!read) {
+        exit_status = fail_with(read.error(), 2);
+        return;
+      }
+    }
+    exit_status = run_bench(*flags);
+  });
 }
 
 }  // namespace penstock::cli

@@ -4,6 +4,7 @@
 
 #include <cctype>
 #include <chrono>
+#include <cmath>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -34,18 +35,29 @@ class Table final {
 
   template <class T>
   CLI::Option* add(const char* flag, T& target, const char* help) {
-    return place(sub_.add_option(flag, target, help)->capture_default_str());
+    CLI::Option* option = sub_.add_option(flag, target, help)->capture_default_str();
+    // CLI::Range lets it through, since nothing is less or more than it.
+    if constexpr (std::is_floating_point_v<T>) option->check(refuse_nan);
+    return place(option);
   }
   /// Whose default is not a value of its own.
   template <class T>
   CLI::Option* add_optional(const char* flag, std::optional<T>& target, const char* help) {
-    return place(sub_.add_option(flag, target, help));
+    CLI::Option* option = sub_.add_option(flag, target, help);
+    if constexpr (std::is_floating_point_v<T>) option->check(refuse_nan);
+    return place(option);
   }
   void add_flag(const char* flag, bool& target, const char* help) {
     place(sub_.add_flag(flag, target, help));
   }
 
  private:
+  static std::string refuse_nan(const std::string& text) {
+    double number = 0;
+    const bool is_nan = CLI::detail::lexical_cast(text, number) && std::isnan(number);
+    return is_nan ? text + " is not a number" : "";
+  }
+
   CLI::Option* place(CLI::Option* option) {
     return option->envname(env_of(*option))->group(group_);
   }
@@ -275,6 +287,11 @@ void settle_pacing(const BenchFlags& f, load::LoadOptions& options) {
 
 void declare(CLI::App& sub, BenchFlags& flags) {
   Table table(sub);
+  table.group("Options");
+  table
+      .add("--config", flags.config_file,
+           "TOML file with any of these flags as keys; unknown keys are errors")
+      ->configurable(false);
   declare_server(table, flags);
   declare_load(table, flags);
   declare_requests(table, flags);

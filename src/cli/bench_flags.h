@@ -16,6 +16,8 @@ namespace penstock::cli {
 
 /// Everything the flags of `penstock bench` set. Zero means "not given" where the help says so.
 struct BenchFlags {
+  std::string config_file;
+
   std::string url = "http://127.0.0.1:8000";
   std::string endpoint = "chat";
   std::string model;

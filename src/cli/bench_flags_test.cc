@@ -126,6 +126,8 @@ TEST(BenchFlagsTest, WhatDoesNotGoTogetherIsSaid) {
       {{"--url", "https://x"}, "http"},
       {{"--url", "http://x/v1?y=1"}, "query"},
       {{"--rate", "-1"}, "--rate"},
+      {{"--rate", "nan"}, "--rate: nan is not a number"},
+      {{"--temperature", "nan"}, "--temperature"},
       {{"--concurrency", "-4"}, "--concurrency"},
       {{"--endpoint", "embeddings"}, "--endpoint"},
       {{"--max-tokens", "0"}, "--max-tokens"},

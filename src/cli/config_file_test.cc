@@ -2,8 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <vector>
@@ -23,7 +25,10 @@ class ConfigFileTest : public testing::Test {
     sub_.add_option("--model", model_);
     sub_.add_flag("--exact", exact_);
   }
-  ~ConfigFileTest() override { unsetenv("CONFIG_FILE_TEST_PORT"); }
+  ~ConfigFileTest() override {
+    unsetenv("CONFIG_FILE_TEST_PORT");
+    std::remove(path_.c_str());
+  }
 
   /// Applies a file with this text after the command line; the message, or empty.
   std::string apply(const std::string& text, std::vector<std::string> arguments = {}) {
@@ -36,7 +41,8 @@ class ConfigFileTest : public testing::Test {
 
   CLI::App app_;
   CLI::App& sub_;
-  std::string path_ = testing::TempDir() + "config_file_test.toml";
+  std::string path_ =
+      testing::TempDir() + "config_file_test_" + std::to_string(::getpid()) + ".toml";
   int port_ = 1;
   std::vector<std::string> keys_;
   std::string model_;

@@ -79,6 +79,8 @@ TEST(RequestInbox, FreePlacesFillBeforeTheQueueDoes) {
   inbox.report(1, 0, {});
   EXPECT_EQ(inbox.unreported(), 0U);
   EXPECT_TRUE(inbox.submit(request(5)));
+  inbox.report(1, 0, {});  // says nothing of one that has not been taken
+  EXPECT_EQ(inbox.unreported(), 1U);
   EXPECT_TRUE(inbox.submit(request(6)));
   EXPECT_FALSE(inbox.submit(request(7)));
 }

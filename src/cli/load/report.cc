@@ -303,9 +303,8 @@ void add_notes(std::string& out, const LoadOptions& options, const RunResult& re
                    count_noun(s.failed_in_warm_up, "request"));
   }
   if (result.interrupted) {
-    fmt::format_to(to, "NOTE: interrupted; {} in flight {} cut off.\n",
-                   count_noun(ended_with(s, Outcome::kUnfinished), "request"),
-                   ended_with(s, Outcome::kUnfinished) == 1 ? "was" : "were");
+    fmt::format_to(to, "NOTE: interrupted, with {} in flight.\n",
+                   count_noun(ended_with(s, Outcome::kUnfinished), "request"));
   }
 }
 
