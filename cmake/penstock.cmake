@@ -55,7 +55,9 @@ if(PENSTOCK_TESTS AND NOT PENSTOCK_SANITIZE)
   endif()
 endif()
 
-# penstock_module(NAME USES modules... LIBS libraries...)
+# penstock_module(NAME USES modules... LIBS libraries... [TEST_PROCESSORS N])
+#
+# TEST_PROCESSORS: cores that a test of the module keeps busy; ctest runs fewer beside it.
 #
 # Makes from src/NAME/**:
 #   penstock_NAME       every .cc that is not a test, benchmark, fuzz target or main
@@ -65,7 +67,10 @@ endif()
 #                       run of PENSTOCK_FUZZ_SECONDS from a fixed seed; <file>_fuzz.dict and the
 #                       folder <file>_fuzz_seeds beside it are used if they exist
 function(penstock_module name)
-  cmake_parse_arguments(ARG "" "" "USES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TEST_PROCESSORS" "USES;LIBS" ${ARGN})
+  if(NOT ARG_TEST_PROCESSORS)
+    set(ARG_TEST_PROCESSORS 1)
+  endif()
   set(dir ${CMAKE_SOURCE_DIR}/src/${name})
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cc)
   set(sources ${all})
@@ -88,7 +93,8 @@ function(penstock_module name)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE penstock_${name} GTest::gmock GTest::gtest_main)
     gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
-                         PROPERTIES LABELS ${name} TIMEOUT 300 ${test_environment})
+                         PROPERTIES LABELS ${name} TIMEOUT 300 PROCESSORS ${ARG_TEST_PROCESSORS}
+                                    ${test_environment})
     add_dependencies(unit_tests ${name}_test)
   endif()
   if(PENSTOCK_BENCH AND benches)

@@ -1,16 +1,15 @@
 #include <fmt/format.h>
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <future>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <sstream>
 #include <thread>
 
@@ -19,6 +18,7 @@
 #include "cli/command.h"
 #include "cli/config_file.h"
 #include "cli/model_path.h"
+#include "cli/signals.h"
 #include "net/http_server.h"
 #include "serve/served_model.h"
 #include "serve/service.h"
@@ -247,39 +247,27 @@ void show_progress(float fraction) {
   std::fflush(stderr);
 }
 
-/// Signals are waited for by the main thread; every other thread blocks them.
-class Signals {
- public:
-  Signals() {
-    sigemptyset(&set_);
-    for (const int s : {SIGINT, SIGTERM}) sigaddset(&set_, s);
-    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-    signal(SIGPIPE, SIG_IGN);
-  }
-  /// The signal that came within `wait`, or 0.
-  int next(Nanos wait) const {
-    const timespec time{.tv_sec = static_cast<time_t>(wait.count() / 1'000'000'000),
-                        .tv_nsec = static_cast<long>(wait.count() % 1'000'000'000)};
-    const int s = sigtimedwait(&set_, nullptr, &time);
-    return s > 0 ? s : 0;
-  }
-
- private:
-  sigset_t set_{};
-};
-
 /// Loads the model beside the server that is already listening.
 class Loader {
  public:
   Loader(const serve::ModelOptions& options, const std::string& model, const Clock& clock,
          serve::Service& service)
-      : thread_(
-            [this, options, model, &clock, &service] { load(options, model, clock, service); }) {}
+      : thread_([this, options, model, &clock, &service] {
+          load(options, model, clock, service);
+          done_.set_value();
+        }) {}
   ~Loader() {
     give_up_ = true;
     thread_.join();
   }
   [[nodiscard]] bool failed() const noexcept { return failed_.load(); }
+
+  /// Tells it to give up. False when it still has not after `wait`: llama.cpp cannot be told while
+  /// it makes a context.
+  [[nodiscard]] bool stop_within(Nanos wait) {
+    give_up_ = true;
+    return ended_.wait_for(wait) == std::future_status::ready;
+  }
 
  private:
   void load(serve::ModelOptions options, const std::string& name, const Clock& clock,
@@ -310,6 +298,8 @@ class Loader {
   std::atomic<bool> give_up_{false};
   std::atomic<bool> failed_{false};
   std::unique_ptr<serve::ServedModel> model_;
+  std::promise<void> done_;
+  std::future<void> ended_ = done_.get_future();
   std::thread thread_;  // last: it uses the others
 };
 
@@ -334,7 +324,7 @@ int run_serve(ServeFlags& flags) {
 
   int status = 0;
   {
-    const Loader loader(*model, flags.model, clock, service);
+    Loader loader(*model, flags.model, clock, service);
     while (signals.next(std::chrono::milliseconds(200)) == 0) {
       if (!loader.failed()) continue;
       status = 1;
@@ -353,6 +343,8 @@ int run_serve(ServeFlags& flags) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
     server.stop();
+    // Nothing was ever accepted when the model is not there yet, so nothing is lost by not waiting.
+    if (!loader.stop_within(std::chrono::seconds(1))) std::_Exit(status);
   }  // the workers end while the server's loops can still be posted to
   service.close();
   return status;

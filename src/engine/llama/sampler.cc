@@ -1,7 +1,7 @@
 #include "engine/llama/sampler.h"
 
 #include <fmt/format.h>
-#include <llama.h>
+#include <llama-cpp.h>
 #include <sampling.h>
 
 #include <algorithm>
@@ -50,6 +50,13 @@ void set_grammar(const Grammar& grammar, const llama_vocab* vocab, common_params
   }
 }
 
+/// common_sampler_init() leaks what it has made so far when the grammar does not parse.
+bool parses(const Grammar& grammar, const llama_vocab* vocab) {
+  if (grammar.gbnf.empty()) return true;
+  const llama_sampler_ptr trial(llama_sampler_init_grammar(vocab, grammar.gbnf.c_str(), "root"));
+  return trial != nullptr;
+}
+
 }  // namespace
 
 struct Sampler::Chain {
@@ -85,6 +92,9 @@ Result<std::unique_ptr<Sampler>> Sampler::make(const text::ModelFile& model,
     }
   }
   if (plain_greedy(request)) return made;
+  if (!parses(request.grammar, vocab)) {
+    return fail(Code::kInvalidArgument, "the grammar does not parse as GBNF", "grammar");
+  }
 
   made->chain_ = std::make_unique<Chain>();
   common_params_sampling& params = made->chain_->params;
@@ -110,7 +120,7 @@ Result<std::unique_ptr<Sampler>> Sampler::make(const text::ModelFile& model,
                 fmt::format("the grammar cannot be used: {}", problem.what()), "grammar");
   }
   if (made->chain_->sampler == nullptr) {
-    return fail(Code::kInvalidArgument, "the grammar does not parse as GBNF", "grammar");
+    return fail(Code::kInternal, "llama.cpp cannot make a sampler of this request");
   }
   const bool penalises =
       s.frequency_penalty != 0 || s.presence_penalty != 0 || s.repetition_penalty != 1;

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Tokens/s and time to first token of Penstock's llama.cpp worker beside stock llama-server.
+
+Both get the same model, threads, context a sequence and number of sequences, and are asked the same
+prompts by `penstock bench` (closed loop, greedy, answers of a fixed length). They never run at the
+same time; their order turns round each round, so that what drifts on the machine hits both.
+llama-server keeps its own defaults, prompt cache included.
+
+    bench/engine/run.sh [--rounds 3] [--streams 1,4,16] [--workload shared,distinct] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from servers import PENSTOCK, Server, free_port, load, machine, say, span, table
+
+MODEL = os.environ['PENSTOCK_DEMO_MODEL']
+LLAMA_SERVER = os.environ['PENSTOCK_LLAMA_SERVER']
+CONTEXT = 2048
+ANSWER = 48
+
+# Prompt arguments. A word of the generated prompts is about a token.
+WORKLOADS = {
+    'distinct': ['--prompt-tokens', 256],
+    'shared': ['--shared-prefix-tokens', 512, '--prompt-tokens', 64],
+}
+
+
+def penstock(streams, threads):
+    port = free_port()
+    return Server('penstock', [PENSTOCK, 'serve', '--model', MODEL, '--served-model-name', 'demo',
+                               '--port', str(port), '--threads', str(threads),
+                               '--sequences', str(streams), '--context', str(CONTEXT)],
+                  port, '/ready')
+
+
+def llama_server(streams, threads):
+    port = free_port()
+    return Server('llama-server', [LLAMA_SERVER, '--model', MODEL, '--alias', 'demo',
+                                   '--host', '127.0.0.1', '--port', str(port),
+                                   '--threads', str(threads), '--parallel', str(streams),
+                                   '--ctx-size', str(CONTEXT * streams), '--no-webui'],
+                  port, '/health')
+
+
+def measure(start, streams, workload, threads, seed):
+    with start(streams, threads) as server:
+        common = ['--temperature', 0, '--ignore-eos', '--seed', seed, *WORKLOADS[workload]]
+        load(server, '--concurrency', 1, '--requests', 1, '--max-tokens', 4, *common)  # warms up
+        report = load(server, '--concurrency', streams, '--requests', max(6, 3 * streams),
+                      '--max-tokens', ANSWER, *common)
+    ttft = report['latency_ms']['ttft']
+    return {'tokens_per_s': report['tokens']['output'] / report['window_s'],
+            'ttft_p50_ms': ttft['p50'], 'ttft_p90_ms': ttft['p90'],
+            'itl_p50_ms': report['latency_ms']['itl']['p50'],
+            'cached_ratio': report['tokens']['cached_ratio']}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--streams', default='1,4,16')
+    parser.add_argument('--workload', default=','.join(WORKLOADS))
+    parser.add_argument('--threads', type=int, default=os.cpu_count())
+    parser.add_argument('--json', help='write every figure to this file')
+    options = parser.parse_args()
+
+    servers = {'penstock': penstock, 'llama-server': llama_server}
+    rows, everything = [], []
+    for workload in options.workload.split(','):
+        for streams in map(int, options.streams.split(',')):
+            runs = {name: [] for name in servers}
+            for round_number in range(options.rounds):
+                names = list(servers)
+                if round_number % 2:
+                    names.reverse()
+                for name in names:
+                    got = measure(servers[name], streams, workload, options.threads,
+                                  round_number + 1)
+                    say(f'{workload}, {streams} streams, round {round_number + 1}: {name} '
+                        f'{got["tokens_per_s"]:.1f} tokens/s, TTFT p50 {got["ttft_p50_ms"]:.0f} ms')
+                    runs[name].append(got)
+                    everything.append({'workload': workload, 'streams': streams, 'server': name,
+                                       'round': round_number + 1, **got})
+            column = lambda name, key: [run[key] for run in runs[name]]
+            ratio = lambda key: statistics.median(column('penstock', key)) / statistics.median(
+                column('llama-server', key))
+            rows.append([workload, streams,
+                         *(span(column(n, 'tokens_per_s'), 1) for n in servers),
+                         f'{ratio("tokens_per_s"):.2f}x',
+                         *(span(column(n, 'ttft_p50_ms')) for n in servers),
+                         f'{ratio("ttft_p50_ms"):.2f}x',
+                         *(span(column(n, 'itl_p50_ms'), 1) for n in servers)])
+    print(f'\n{machine()}, {options.threads} threads, {CONTEXT} tokens of context a sequence, '
+          f'{ANSWER} tokens an answer, {options.rounds} rounds (min–max; ratios of medians: '
+          'tokens/s above 1 and TTFT below 1 are better)\n')
+    print(table(['prompts', 'streams', 'tokens/s', 'llama-server', 'ratio', 'TTFT p50 ms',
+                 'llama-server', 'ratio', 'ITL p50 ms', 'llama-server'], rows))
+    if options.json:
+        with open(options.json, 'w') as out:
+            json.dump(everything, out, indent=1)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,144 @@
+"""What the end-to-end benchmarks share: servers to measure, `penstock bench` to load them with, and
+what a process has cost so far. Standard library only; every address is on loopback."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PENSTOCK = os.environ.get('PENSTOCK_BIN') or os.path.join(ROOT, 'build', 'penstock')
+MIB = 1024 * 1024
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def say(text):
+    print(f'    {text}', file=sys.stderr, flush=True)
+
+
+class Server:
+    """A process that listens on a port; ends with the block it is used in."""
+
+    def __init__(self, name, command, port, ready='/health'):
+        self.name, self.port = name, port
+        self.log = os.path.join(tempfile.gettempdir(), f'penstock-bench-{os.getuid()}-{name}.log')
+        self.started = time.monotonic()
+        with open(self.log, 'ab') as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=out,
+                                            stdin=subprocess.DEVNULL)
+        try:
+            self.listen_s = self._wait(self._listens)
+            self.ready_s = self._wait(lambda: self._answers(ready)) if ready else self.listen_s
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, condition, limit_s=120):
+        while not condition():
+            if self.process.poll() is not None:
+                raise SystemExit(f'{self.name} ended with {self.process.returncode}; its output '
+                                 f'is in {self.log}')
+            if time.monotonic() - self.started > limit_s:
+                raise SystemExit(f'{self.name} is not ready after {limit_s} s; its output is in '
+                                 f'{self.log}')
+            time.sleep(0.001)
+        return time.monotonic() - self.started
+
+    def _listens(self):
+        try:
+            socket.create_connection(('127.0.0.1', self.port), 1).close()
+            return True
+        except OSError:
+            return False
+
+    def _answers(self, path):
+        try:
+            connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=5)
+            connection.request('GET', path)
+            status = connection.getresponse().status
+            connection.close()
+            return status == 200
+        except OSError:
+            return False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.stop()
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def _pids(self):
+        """The process and its children (nginx has workers)."""
+        pids, found = [self.process.pid], 0
+        while found < len(pids):
+            for task in os.listdir(f'/proc/{pids[found]}/task'):
+                with open(f'/proc/{pids[found]}/task/{task}/children') as children:
+                    pids += [int(pid) for pid in children.read().split()]
+            found += 1
+        return pids
+
+    def cpu_s(self):
+        """CPU time of the threads that there are, seconds (the kernel counts nanoseconds)."""
+        total_ns = 0
+        for pid in self._pids():
+            for task in os.listdir(f'/proc/{pid}/task'):
+                with open(f'/proc/{pid}/task/{task}/schedstat') as schedstat:
+                    total_ns += int(schedstat.read().split()[0])
+        return total_ns / 1e9
+
+    def resident_mib(self):
+        total = 0
+        for pid in self._pids():
+            with open(f'/proc/{pid}/statm') as statm:
+                total += int(statm.read().split()[1])
+        return total * os.sysconf('SC_PAGE_SIZE') / MIB
+
+
+def load(server, *arguments):
+    """Runs `penstock bench` against the server; its JSON report. Requests that fail end the run."""
+    command = [PENSTOCK, 'bench', '--json', '--url', f'http://127.0.0.1:{server.port}',
+               *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise SystemExit(f'{server.name}: exit status {done.returncode} from {" ".join(command)}\n'
+                         f'{done.stdout.decode()[:2000]}')
+    return json.loads(done.stdout)
+
+
+def span(values, digits=0):
+    """min–max of several rounds, or the one value."""
+    low, high = f'{min(values):.{digits}f}', f'{max(values):.{digits}f}'
+    return low if low == high else f'{low}–{high}'
+
+
+def machine():
+    with open('/proc/cpuinfo') as info:
+        names = [line.split(':', 1)[1].strip() for line in info if line.startswith('model name')]
+    return f'{os.cpu_count()} cores, {names[0] if names else "unknown CPU"}'
+
+
+def table(header, rows):
+    """A Markdown table, columns aligned."""
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    line = lambda row: '| ' + ' | '.join(str(c).ljust(w) for c, w in zip(row, widths)) + ' |'
+    return '\n'.join([line(header), '|' + '|'.join('-' * (w + 2) for w in widths) + '|',
+                      *map(line, rows)])
