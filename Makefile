@@ -36,6 +36,7 @@ test:
 	@.ci/run $(STAGES)
 
 bench: build
+	@tools/setup.sh --bench
 	@tools/llama.sh --server >/dev/null
 	@tools/model.sh >/dev/null
 	@for script in bench/*/run.sh; do printf '==> %s\n' "$$script"; "$$script" || exit 1; done

@@ -3,20 +3,22 @@
 #
 #   tools/setup.sh          what building needs
 #   tools/setup.sh --test   also what only testing needs
+#   tools/setup.sh --bench  also what only benchmarks need
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/lib.sh"
 
-with_tests=
+purpose=
 case "${1:-}" in
   "") ;;
-  --test) with_tests=1 ;;
-  *) die "tools/setup.sh takes --test or nothing, not '$1'" ;;
+  --test) purpose=test ;;
+  --bench) purpose=bench ;;
+  *) die "tools/setup.sh takes --test, --bench or nothing, not '$1'" ;;
 esac
 
 wanted() {  # package names, one a line
   sed -e 's/#.*//' "$here/../packages.txt" |
-    awk -v tests="$with_tests" 'NF && (tests || $2 != "[test]") { print $1 }'
+    awk -v purpose="[$purpose]" 'NF == 1 || $2 == purpose { print $1 }'
 }
 
 installed() {  # names and what they provide, so that another vendor's nodejs with npm in it counts
@@ -30,7 +32,7 @@ is_debian_12() {
 
 elsewhere() {  # not Debian 12: say what is needed; go on if the tools at least are there
   local missing=() tool tools=(g++ cmake ninja python3)
-  [ -z "$with_tests" ] || tools+=(clang++-19 clang-tidy-19 node npm)
+  [ "$purpose" != test ] || tools+=(clang++-19 clang-tidy-19 node npm)
   for tool in "${tools[@]}"; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done

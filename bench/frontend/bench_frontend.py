@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What Penstock's front end costs: CPU a request and a streamed token, added latency, memory.
 
-The simulated engine computes nothing, so what is measured is everything else: HTTP, JSON, chat
-template, the demo model's tokenizer, hashing, admission, the scheduler, detokenizing, SSE. CPU is
-the server's process alone (the kernel's nanoseconds), loaded by `penstock bench` in a process of its
-own. nginx as a dumb proxy before that same server is the floor that a gateway could reach: its
+The simulated engine computes nothing, so what is measured is everything else: HTTP, JSON, template,
+the demo model's tokenizer, hashing, admission, the scheduler, detokenizing, SSE. CPU is
+the server's process alone (the kernel's nanoseconds), loaded by `penstock bench` in a process of
+its own. nginx as a dumb proxy before that same server is the floor that a gateway could reach: its
 column is nginx alone, which parses no JSON and knows no tokens.
 
     bench/frontend/run.sh [--rounds 3] [--seconds 5] [--points a,b] [--json FILE]

@@ -309,8 +309,10 @@ TEST_F(HttpServerStreamTest, AClientThatAcceptsNothingIsDropped) {
 TEST_F(HttpServerStreamTest, AClientThatAcceptsNothingOfAFinishedAnswerIsDropped) {
   HttpServerOptions options;
   options.write_stall_timeout = 50ms;
-  const std::string body(64 * 1024 * 1024, 'b');  // more than a kernel buffers
-  start([&](Exchange& e) { e.respond(200, "text/plain", body); }, options);
+  // More than a kernel buffers. The handler's own: it outlives the test's body, on the loop.
+  start([body = std::string(64 * 1024 * 1024, 'b')](
+            Exchange& e) { e.respond(200, "text/plain", body); },
+        options);
   RawSocket client = connect(4096);
   client.send(kGet);
   ASSERT_TRUE(eventually([&] { return server_->stats().requests == 1; }));

@@ -16,7 +16,7 @@ namespace penstock::text {
 namespace {
 
 constexpr std::size_t kSegmentBytesMin = 1024;  // below, word look-ups are as fast as hashing
-constexpr std::size_t npos = std::string_view::npos;
+constexpr std::size_t kNone = std::string_view::npos;
 
 /// Byte-level BPE vocabularies whose pre-tokenizer never lets a token reach from a printable
 /// character over a lone space (each of its patterns may begin with one space and holds none).
@@ -26,25 +26,25 @@ constexpr std::array<std::string_view, 12> kCuttable = {
 
 bool printable(char c) { return c > 0x20 && c < 0x7f; }
 
-/// First position > 0 in text[from..] that may begin a new run, or npos. text[cut] is a space.
+/// First position > 0 in text[from..] that may begin a new run, or kNone. text[cut] is a space.
 std::size_t next_cut(std::string_view text, std::size_t from) {
   while (from < text.size()) {
     const void* hit = std::memchr(text.data() + from, ' ', text.size() - from);
-    if (hit == nullptr) return npos;
+    if (hit == nullptr) return kNone;
     const auto at = static_cast<std::size_t>(static_cast<const char*>(hit) - text.data());
     if (at > 0 && at + 1 < text.size() && printable(text[at - 1]) && printable(text[at + 1])) {
       return at;
     }
     from = at + 1;
   }
-  return npos;
+  return kNone;
 }
 
 std::size_t last_cut(std::string_view text) {
   for (std::size_t at = text.size() < 2 ? 0 : text.size() - 2; at > 0; --at) {
     if (text[at] == ' ' && printable(text[at - 1]) && printable(text[at + 1])) return at;
   }
-  return npos;
+  return kNone;
 }
 
 /// Prose, code, numbers, punctuation, other scripts and white space: the sample on which cutting
@@ -153,7 +153,7 @@ bool Tokenizer::cutting_holds() const {
     return false;
   }
   for (const Special& s : specials_) {
-    if (next_cut(s.text, 0) != npos) return false;  // a cut would go through a token
+    if (next_cut(s.text, 0) != kNone) return false;  // a cut would go through a token
   }
   const std::string text = sample_text();
   TokenizerCache cache(0);
@@ -251,7 +251,7 @@ void Tokenizer::encode_cut(std::string_view text, TokenizerCache& cache,
   std::size_t start = 0;
   while (start < text.size()) {
     const std::size_t cut = next_cut(text, start + 1);
-    const std::size_t end = cut == npos ? text.size() : cut;
+    const std::size_t end = cut == kNone ? text.size() : cut;
     encode_word(text.substr(start, end - start), cache, out);
     start = end;
   }
@@ -336,9 +336,9 @@ void Tokenizer::encode(std::span<const Piece> pieces, bool add_special, Tokenize
       run.add(text.substr(start));
       continue;
     }
-    const std::size_t first = cuts_ && text.size() >= kSegmentBytesMin ? next_cut(text, 1) : npos;
-    const std::size_t last = first == npos ? npos : last_cut(text);
-    if (first == npos || last <= first) {
+    const std::size_t first = cuts_ && text.size() >= kSegmentBytesMin ? next_cut(text, 1) : kNone;
+    const std::size_t last = first == kNone ? kNone : last_cut(text);
+    if (first == kNone || last <= first) {
       run.add(text);
       continue;
     }
