@@ -96,8 +96,12 @@ Result<std::string> resolve_model(const std::string& model, const std::atomic<bo
   }
   if (!fs::is_directory(model, problem)) return model;
   std::vector<std::string> found;
-  for (const auto& entry : fs::directory_iterator(model, problem)) {
-    if (entry.path().extension() == ".gguf") found.push_back(entry.path().string());
+  for (fs::directory_iterator entry(model, problem), end; !problem && entry != end;
+       entry.increment(problem)) {
+    if (entry->path().extension() == ".gguf") found.push_back(entry->path().string());
+  }
+  if (problem) {
+    return fail(Code::kNotFound, fmt::format("cannot read {}: {}", model, problem.message()));
   }
   if (found.size() == 1) return found[0];
   return fail(Code::kInvalidArgument,

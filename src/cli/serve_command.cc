@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -193,6 +195,7 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   if (!level) return std::unexpected(level.error());
   log::set_level(*level);
   f.http.body_bytes_max = f.body_mib_max << 20;
+  f.http.bodies_bytes_max = std::max(f.http.bodies_bytes_max, f.http.body_bytes_max);
   f.http.header_timeout = from_seconds(f.header_timeout_s);
   f.http.body_timeout = from_seconds(f.body_timeout_s);
   f.http.idle_timeout = from_seconds(f.idle_timeout_s);
@@ -204,6 +207,9 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     if (!text) return std::unexpected(text.error());
     std::istringstream lines(*text);
     for (std::string line; std::getline(lines, line);) {
+      while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())) != 0) {
+        line.pop_back();  // also the \r of a file from elsewhere
+      }
       if (!line.empty()) f.service.api_keys.push_back(line);
     }
     if (f.service.api_keys.empty())

@@ -194,6 +194,31 @@ Result<void> Desk::check_fields(const api::GenerationParams& p, const ServedMode
   return {};
 }
 
+Result<void> check_tokens(std::span<const Token> tokens, const ServedModel& model,
+                          std::string_view param) {
+  for (const Token t : tokens) {
+    if (model.tokenizer().valid(t)) continue;
+    return fail(Code::kInvalidArgument,
+                fmt::format("token id {} is not in the vocabulary of {} tokens", t,
+                            model.tokenizer().size()),
+                std::string(param));
+  }
+  return {};
+}
+
+/// Tokenizing costs time, and a text of so many bytes cannot fit whatever its tokens are.
+Result<void> check_text_size(std::size_t bytes, const ServedModel& model, std::string_view param) {
+  const std::size_t longest = model.tokenizer().token_bytes_max();
+  const std::uint64_t context = model.info().context_tokens_max;
+  if (bytes <= context * longest) return {};
+  return fail(Code::kContextLength,
+              fmt::format("{} bytes of text cannot fit in the {} tokens that this server holds for "
+                          "prompt and answer together: shorten it, or start the server with a "
+                          "larger --context",
+                          bytes, context),
+              std::string(param));
+}
+
 /// What the client may ask for at most, given its prompt; an Error when the prompt alone is too
 /// long.
 Result<std::uint32_t> tokens_to_answer(const api::GenerationParams& p, std::size_t prompt_tokens,
@@ -214,6 +239,11 @@ Result<std::uint32_t> tokens_to_answer(const api::GenerationParams& p, std::size
   return std::min(wanted, room);
 }
 
+Error Desk::too_many() const {
+  return {Code::kOverloaded,
+          fmt::format("{} requests are in flight already", options().in_flight_max), "", 1};
+}
+
 void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   const TimePoint arrived = clock().now();
   const auto refuse = [&](const Error& error) {
@@ -228,6 +258,13 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   const text::Conversation conversation = conversation_of(r);
   const bool calls_tools = !conversation.tools.empty();
   if (Result<void> fine = check_constraints(r, calls_tools); !fine) return refuse(fine.error());
+  std::size_t text_bytes = 0;
+  for (const text::Message& m : conversation.messages) text_bytes += m.content.size();
+  if (Result<void> fits = check_text_size(text_bytes, model, "messages"); !fits) {
+    return refuse(fits.error());
+  }
+  Permit permit = service_.admit();
+  if (!permit) return refuse(too_many());
   Result<text::RenderedPrompt> rendered =
       model.chat_template().render(conversation, template_cache_);
   if (!rendered) return refuse(rendered.error());
@@ -252,12 +289,6 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
       .arrived = arrived,
       .deadline = Deadline(arrived + options().request_timeout)};
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
-  Permit permit = service_.admit();
-  if (!permit) {
-    return refuse({Code::kOverloaded,
-                   fmt::format("{} requests are in flight already", options().in_flight_max), "",
-                   1});
-  }
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   const engine::Grammar grammar = grammar_of(std::move(rendered->grammar));
   for (std::uint32_t k = 0; k < r.n; ++k) {
@@ -282,6 +313,12 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
   if (!parsed) return refuse(parsed.error());
   api::CompletionRequest& r = *parsed;
   if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+  if (r.echo && r.top_logprobs) {
+    return refuse({Code::kUnprocessable,
+                   "logprobs: those of the prompt are not computed, so they cannot go with echo; "
+                   "ask for one of the two",
+                   "logprobs", 0});
+  }
 
   Generation::Plan plan{
       .kind = Generation::Kind::kCompletion,
@@ -295,31 +332,27 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
       .arrived = arrived,
       .deadline = Deadline(arrived + options().request_timeout)};
   Permit permit = service_.admit();
-  if (!permit) {
-    return refuse({Code::kOverloaded,
-                   fmt::format("{} requests are in flight already", options().in_flight_max), "",
-                   1});
-  }
+  if (!permit) return refuse(too_many());
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   for (std::size_t i = 0; i < r.prompts.size(); ++i) {
     std::vector<Token> prompt;
     std::string echo;
     const std::string param = r.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);
     if (auto* text = std::get_if<std::string>(&r.prompts[i])) {
+      if (Result<void> fits = check_text_size(text->size(), model, param); !fits) {
+        return refuse(fits.error());
+      }
       // A raw prompt is the caller's own template: special tokens in it are meant.
       const std::vector<text::Piece> pieces = {{*text, true}};
       model.tokenizer().encode(pieces, true, tokenizer_cache_, prompt);
       if (r.echo) echo = std::move(*text);
     } else {
       prompt = std::move(std::get<std::vector<Token>>(r.prompts[i]));
-      for (const Token t : prompt) {
-        if (!model.tokenizer().valid(t)) {
-          return refuse({Code::kInvalidArgument,
-                         fmt::format("token id {} is not in the vocabulary of {} tokens", t,
-                                     model.tokenizer().size()),
-                         param, 0});
-        }
-        if (r.echo) echo += model.tokenizer().bytes(t);
+      if (Result<void> fine = check_tokens(prompt, model, param); !fine) {
+        return refuse(fine.error());
+      }
+      if (r.echo) {
+        for (const Token t : prompt) echo += model.tokenizer().bytes(t);
       }
     }
     const Result<std::uint32_t> max_tokens =
@@ -339,53 +372,72 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
 
 namespace {
 
-/// The vectors of one request as they come in; dropped when the client leaves.
+/// The vectors of one request, asked for one after the other: what a client can have waiting at the
+/// workers is bounded by the requests in flight, and nothing is computed for one that has left.
 class Embedding final : public net::Transaction {
  public:
-  Embedding(net::Exchange& exchange, Desk& desk, std::string model, bool base64, std::size_t count)
+  Embedding(net::Exchange& exchange, Desk& desk, ServedModel& model, Permit permit, bool base64,
+            std::vector<std::vector<Token>> inputs)
       : exchange_(exchange),
         desk_(desk),
-        model_(std::move(model)),
+        model_(model),
+        permit_(std::move(permit)),
         base64_(base64),
-        vectors_(count),
-        left_(count),
-        arrived_(desk.clock().now()) {}
+        inputs_(std::move(inputs)),
+        arrived_(desk.clock().now()) {
+    for (const auto& input : inputs_) tokens_ += static_cast<std::uint32_t>(input.size());
+  }
   ~Embedding() override { *alive_ = false; }
 
-  void on_client_gone() override { desk_.metrics().cancelled("client_gone"); }
-
-  /// What the engine calls: on its own thread, so the work is posted to the loop.
-  engine::EmbedDone receiver(std::size_t index) {
-    return
-        [this, index, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
-          loop->post([this, index, alive, vector = std::move(vector)]() mutable {
-            if (*alive) take(index, std::move(vector));
-          });
-        };
+  void on_client_gone() override {
+    desk_.metrics().request_done("embeddings", 499, age_s());
+    desk_.metrics().cancelled("client_gone");
   }
-  void add_tokens(std::uint32_t tokens) { tokens_ += tokens; }
+
+  /// Asks for the next vector. May end the exchange, and with it this.
+  void ask() {
+    if (desk_.clock().now() - arrived_ >= desk_.options().request_timeout) {
+      desk_.metrics().cancelled("deadline");
+      return refuse({Code::kDeadlineExceeded, "the embeddings were not complete in time", "", 0});
+    }
+    // The engine calls on its own thread, so the rest is posted to the loop.
+    const Result<void> queued = model_.pick().engine().embed(
+        {.id = {}, .tokens = std::move(inputs_[vectors_.size()])},
+        [this, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
+          loop->post([this, alive, vector = std::move(vector)]() mutable {
+            if (*alive) take(std::move(vector));
+          });
+        });
+    if (!queued) refuse(queued.error());
+  }
 
  private:
-  void take(std::size_t index, Result<std::vector<float>> vector) {
-    const double age_s = std::chrono::duration<double>(desk_.clock().now() - arrived_).count();
-    if (!vector) {
-      desk_.metrics().request_done("embeddings", http_status(vector.error().code), age_s);
-      return answer_error(exchange_, vector.error());  // destroys this
-    }
-    vectors_[index] = std::move(*vector);
-    if (--left_ > 0) return;
-    desk_.metrics().request_done("embeddings", 200, age_s);
+  [[nodiscard]] double age_s() const {
+    return std::chrono::duration<double>(desk_.clock().now() - arrived_).count();
+  }
+
+  void refuse(const Error& error) {
+    desk_.metrics().request_done("embeddings", http_status(error.code), age_s());
+    answer_error(exchange_, error);  // destroys this
+  }
+
+  void take(Result<std::vector<float>> vector) {
+    if (!vector) return refuse(vector.error());
+    vectors_.push_back(std::move(*vector));
+    if (vectors_.size() < inputs_.size()) return ask();
+    desk_.metrics().request_done("embeddings", 200, age_s());
     desk_.metrics().tokens(tokens_, 0, 0);
     exchange_.respond(200, "application/json",
-                      api::embedding_answer(model_, vectors_, base64_, tokens_));
+                      api::embedding_answer(model_.name(), vectors_, base64_, tokens_));
   }
 
   net::Exchange& exchange_;
   Desk& desk_;
-  std::string model_;
+  ServedModel& model_;
+  Permit permit_;
   bool base64_;
+  std::vector<std::vector<Token>> inputs_;
   std::vector<std::vector<float>> vectors_;
-  std::size_t left_;
   std::uint32_t tokens_ = 0;
   TimePoint arrived_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // read and written on the loop only
@@ -417,26 +469,29 @@ void Desk::embed(net::Exchange& exchange, ServedModel& model) {
     return refuse({Code::kInvalidArgument, fmt::format("dimensions: this model makes {}", size),
                    "dimensions", 0});
   }
-  auto owned =
-      std::make_unique<Embedding>(exchange, *this, model.name(), r.base64, r.inputs.size());
-  Embedding& embedding = *owned;
+  Permit permit = service_.admit();
+  if (!permit) return refuse(too_many());
   std::vector<std::vector<Token>> inputs;
   for (auto& input : r.inputs) {
     std::vector<Token>& tokens = inputs.emplace_back();
     if (auto* text = std::get_if<std::string>(&input)) {
+      if (Result<void> fits = check_text_size(text->size(), model, "input"); !fits) {
+        return refuse(fits.error());
+      }
       model.tokenizer().encode(std::vector<text::Piece>{{*text, false}}, true, tokenizer_cache_,
                                tokens);
     } else {
       tokens = std::move(std::get<std::vector<Token>>(input));
+      if (Result<void> fine = check_tokens(tokens, model, "input"); !fine) {
+        return refuse(fine.error());
+      }
     }
-    embedding.add_tokens(static_cast<std::uint32_t>(tokens.size()));
   }
+  auto owned = std::make_unique<Embedding>(exchange, *this, model, std::move(permit), r.base64,
+                                           std::move(inputs));
+  Embedding& embedding = *owned;
   exchange.own(std::move(owned));
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    Result<void> queued = model.pick().engine().embed({.id = {}, .tokens = std::move(inputs[i])},
-                                                      embedding.receiver(i));
-    if (!queued) return refuse(queued.error());
-  }
+  embedding.ask();
 }
 
 std::string Desk::describe() const {

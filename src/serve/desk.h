@@ -46,6 +46,7 @@ class Desk final {
 
   void hand_out(std::vector<engine::Output>& outputs);
   void sweep();
+  [[nodiscard]] Error too_many() const;  // requests in flight
   Result<void> check_fields(const api::GenerationParams& params, const ServedModel& model);
   void launch(net::Exchange& exchange, std::unique_ptr<Generation> generation);
 

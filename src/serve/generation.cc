@@ -193,6 +193,8 @@ void Generation::take_delta(Choice& choice, text::AnswerDelta& delta) {
       }
       break;
     case Kind::kToolStart: {
+      // A parser may tell of a call again when it learns more of it: the first telling stands.
+      if (delta.tool_index != choice.tool_calls.size()) break;
       api::ToolCall call;
       call.id = delta.tool_id.empty() ? fmt::format("call_{:016x}", desk_.random()) : delta.tool_id;
       call.name = delta.text;
@@ -205,6 +207,7 @@ void Generation::take_delta(Choice& choice, text::AnswerDelta& delta) {
       break;
     }
     case Kind::kToolArguments:
+      if (delta.tool_index >= choice.tool_calls.size()) break;  // of a call without a name
       if (plan_.stream) {
         chat_writer_->tool_call(out_, static_cast<std::uint32_t>(&choice - choices_.data()),
                                 delta.tool_index, "", "", delta.text);

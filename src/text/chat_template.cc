@@ -13,6 +13,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "text/constraint_limits.h"
 #include "text/tool_tags.h"
 
 namespace penstock::text {
@@ -224,7 +225,7 @@ void ChatTemplate::study_source() {
   // `in` only as part of `for x in y`: the other one searches.
   transparent_ =
       transparent_ && std::ranges::count(code.names, "in") == std::ranges::count(code.names, "for");
-  for (const char* peek : {"content [", "content '[", "content '][", "['][["}) {
+  for (const char* peek : {"content [", "content '[", "content '][", "']["}) {
     if (code.skeleton.find(peek) != std::string::npos) transparent_ = false;
   }
   trims_ =
@@ -262,11 +263,16 @@ bool ChatTemplate::lay_out(const Conversation& conversation, TemplateCache& cach
   key += conversation.add_generation_prompt ? '+' : '-';
   auto found = cache.shapes_.find(key);
   if (found == cache.shapes_.end()) {
-    if (cache.shapes_.size() >= TemplateCache::kShapesMax) {
-      cache.shapes_.erase(std::ranges::min_element(
-          cache.shapes_, {}, [](const auto& entry) { return entry.second.used; }));
+    if (conversation.messages.size() > TemplateCache::kMessagesMax) return false;
+    while (cache.messages_ + conversation.messages.size() > TemplateCache::kMessagesMax) {
+      const auto oldest = std::ranges::min_element(
+          cache.shapes_, {}, [](const auto& entry) { return entry.second.used; });
+      cache.messages_ -= oldest->second.messages;
+      cache.shapes_.erase(oldest);
     }
     found = cache.shapes_.emplace(key, TemplateCache::Shape{}).first;
+    found->second.messages = std::max<std::size_t>(conversation.messages.size(), 1);
+    cache.messages_ += found->second.messages;
     Conversation probe;
     probe.add_generation_prompt = conversation.add_generation_prompt;
     std::vector<std::string> contents;
@@ -290,7 +296,10 @@ bool ChatTemplate::lay_out(const Conversation& conversation, TemplateCache& cach
         start = at + content.size();
       }
       shape.literals.push_back(text.substr(start));
-      shape.usable = complete && shape.literals.back().find("PENSTOCKcontent") == std::string::npos;
+      // A content that the template writes twice is none of these.
+      shape.usable = complete && std::ranges::none_of(shape.literals, [](const auto& literal) {
+                       return literal.find("PENSTOCKcontent") != std::string::npos;
+                     });
     }
   }
   TemplateCache::Shape& shape = found->second;
@@ -395,15 +404,32 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
   return made;
 }
 
+/// Before anything of llama.cpp's sees what the client wants to be enforced.
+Result<void> check_constraints(const Conversation& c) {
+  if (Result<void> fine = check_schema(c.json_schema, "response_format.json_schema.schema");
+      !fine) {
+    return fine;
+  }
+  for (const ToolText& tool : c.tools) {
+    if (Result<void> fine = check_schema(tool.parameters, "tools"); !fine) return fine;
+  }
+  return c.grammar.empty() ? Result<void>{} : check_gbnf(c.grammar);
+}
+
 }  // namespace
 
 Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
+  if (Result<void> fine = check_constraints(c); !fine) return std::unexpected(fine.error());
   LlamaInputs made = llama_inputs(c, *tokenizer_, llama_->knows_tools);
   const bool calls_tools = !c.tools.empty() && c.tool_mode != Conversation::ToolMode::kNone;
   // Where the model may think or the template writes tool calls, llama.cpp derives grammar and
   // parser together; elsewhere the answer is plain text and the grammar stands alone.
   const bool from_template = llama_->knows_thinking || (calls_tools && !made.own_tools);
   if (from_template && !calls_tools) {
+    if (!c.json_schema.empty()) {  // llama.cpp's own message would not name the field
+      const Result<std::string> gbnf = schema_to_gbnf(c.json_schema);
+      if (!gbnf) return std::unexpected(gbnf.error());
+    }
     made.inputs.json_schema = c.json_schema;
     made.inputs.grammar = c.grammar;
   }
@@ -425,6 +451,9 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
     out.format.template_format = params.format;
     out.format.generation_prompt = params.generation_prompt;
     out.format.parse_tool_calls = calls_tools;
+    out.format.continues_message = c.continue_final_message;
+    // llama.cpp derives no grammar from a grammar.
+    if (!calls_tools && !c.grammar.empty()) out.grammar = {.gbnf = std::string(c.grammar)};
   } else if (calls_tools) {
     Result<AnswerGrammar> grammar = tool_grammar(c.tools, c.tool_mode, c.parallel_tool_calls);
     if (!grammar) return std::unexpected(grammar.error());

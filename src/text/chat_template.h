@@ -76,6 +76,8 @@ struct AnswerFormat {
   int template_format = 0;        // kTemplate: llama.cpp's common_chat_format
   std::string generation_prompt;  // kTemplate: what the prompt already says of the answer
   bool parse_tool_calls = false;
+  bool continues_message =
+      false;  // kTemplate: of the answer, what the prompt says is known already
 };
 
 /// A prompt in pieces, and what comes with it. Pieces point into the conversation, into the
@@ -91,16 +93,19 @@ struct RenderedPrompt {
 /// Remembers how conversations of one shape (roles in a row) are laid out. One thread.
 class TemplateCache final {
  public:
-  static constexpr std::size_t kShapesMax = 512;
+  /// Of all shapes together: some 100 bytes each.
+  static constexpr std::size_t kMessagesMax = 16384;
 
  private:
   friend class ChatTemplate;
   struct Shape {
     bool usable = false;
     std::vector<std::string> literals;  // before, between and after the contents
+    std::size_t messages = 0;
     std::uint64_t used = 0;
   };
   std::unordered_map<std::string, Shape> shapes_;
+  std::size_t messages_ = 0;  // of all of them
   std::uint64_t clock_ = 0;
 };
 

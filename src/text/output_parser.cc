@@ -199,8 +199,7 @@ class ToolTagParser final : public OutputParser {
   JsonValueEnd value_end_;
 };
 
-/// llama.cpp's parser, derived from the template. It reads the whole answer anew each time, so
-/// feed() costs the length of the answer.
+/// llama.cpp's parser, derived from the template. It reads the whole answer anew each time.
 class TemplateParser final : public OutputParser {
  public:
   explicit TemplateParser(const AnswerFormat& format) {
@@ -209,10 +208,13 @@ class TemplateParser final : public OutputParser {
     params_.generation_prompt = format.generation_prompt;
     params_.parse_tool_calls = format.parse_tool_calls;
     if (!format.parser.empty()) params_.parser.load(format.parser);
+    if (format.continues_message) told_ = common_chat_parse("", true, params_);
   }
 
   void feed(std::string_view text, std::vector<AnswerDelta>& out) override {
     text_ += text;
+    if (text_.size() < next_bytes_) return;
+    next_bytes_ = text_.size() + text_.size() / kPartOfAnswer;
     parse(true, out);
   }
 
@@ -260,8 +262,13 @@ class TemplateParser final : public OutputParser {
     }
   }
 
+  /// A long answer is read again only when it has grown by this part, so that reading it costs
+  /// kPartOfAnswer * log(length) times its length instead of its square.
+  static constexpr std::size_t kPartOfAnswer = 256;
+
   common_chat_parser_params params_;
   std::string text_;
+  std::size_t next_bytes_ = 0;
   common_chat_msg told_;
 };
 

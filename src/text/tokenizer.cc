@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <random>
 
 #include "base/check.h"
@@ -127,12 +128,14 @@ void Tokenizer::index_vocabulary() {
                                   static_cast<std::int32_t>(piece.size()), 0, false);
     }
     if (size > 0) pool_.append(piece, 0, static_cast<std::size_t>(size));
+    token_bytes_max_ = std::max(token_bytes_max_, static_cast<std::size_t>(std::max(size, 0)));
 
     const llama_token_attr attr = llama_vocab_get_attr(vocab_, token);
     const bool is_control = (attr & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN)) != 0;
     special_[i] = is_control;
     if (is_control || (attr & LLAMA_TOKEN_ATTR_USER_DEFINED) != 0) {
       const std::string_view text = llama_vocab_get_text(vocab_, token);
+      token_bytes_max_ = std::max(token_bytes_max_, text.size());
       if (!text.empty()) specials_.push_back({std::string(text), token});
       if ((attr & (LLAMA_TOKEN_ATTR_LSTRIP | LLAMA_TOKEN_ATTR_RSTRIP)) != 0) {
         strips_around_specials_ = true;
@@ -141,6 +144,11 @@ void Tokenizer::index_vocabulary() {
   }
   offsets_.push_back(static_cast<std::uint32_t>(pool_.size()));
   pool_.shrink_to_fit();
+  // Other kinds have an unknown token, or join white space: any text may be a token.
+  const auto type = llama_vocab_type(vocab_);
+  if (type != LLAMA_VOCAB_TYPE_BPE && type != LLAMA_VOCAB_TYPE_SPM) {
+    token_bytes_max_ = std::numeric_limits<std::uint32_t>::max();
+  }
   std::ranges::stable_sort(
       specials_, [](const Special& a, const Special& b) { return a.text.size() > b.text.size(); });
   for (const Special& s : specials_)
@@ -303,7 +311,9 @@ void Tokenizer::encode(std::span<const Piece> pieces, bool add_special, Tokenize
   const bool untrusted_special = std::ranges::any_of(pieces, [&](const Piece& p) {
     return strips_around_specials_ && !p.trusted && holds_special(p.text);
   });
-  if (strips_around_specials_ && !untrusted_special) {
+  // WordPiece puts its own tokens around a text, which only llama.cpp knows.
+  const bool word_piece = llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_WPM;
+  if (word_piece || (strips_around_specials_ && !untrusted_special)) {
     std::string whole;
     for (const Piece& p : pieces) whole += p.text;
     const std::vector<Token> tokens = encode_whole(whole, add_special, true);

@@ -107,6 +107,8 @@ class Tokenizer final {
   }
   [[nodiscard]] bool is_end_of_generation(Token token) const noexcept;
   [[nodiscard]] bool is_special(Token token) const noexcept;
+  /// No token stands for more bytes of text than this.
+  [[nodiscard]] std::size_t token_bytes_max() const noexcept { return token_bytes_max_; }
   [[nodiscard]] std::uint32_t size() const noexcept {
     return static_cast<std::uint32_t>(offsets_.size() - 1);
   }
@@ -141,6 +143,7 @@ class Tokenizer final {
   std::vector<bool> special_;
   std::vector<Special> specials_;  // longest first
   bool special_first_byte_[256] = {};
+  std::size_t token_bytes_max_ = 0;
   bool strips_around_specials_ =
       false;  // some special token eats white space: leave it to llama.cpp
   bool cuts_ = false;

@@ -120,6 +120,11 @@ Result<void> Context::start(const LlamaOptions& options) {
     if (embedding_context_ != nullptr) {
       llama_attach_threadpool(embedding_context_, pool_, pool_);
       embedding_size_ = static_cast<std::uint32_t>(llama_model_n_embd_out(model_->handle()));
+    } else {
+      log::warn(
+          "embeddings are off: llama.cpp cannot make a context of {} tokens for them; lower "
+          "--context",
+          context_tokens_);
     }
   }
   compatibility_key_ = fmt::format("llama.cpp-state{}/{}/{}", LLAMA_STATE_SEQ_VERSION,
@@ -230,7 +235,7 @@ Result<std::vector<float>> Context::embed(std::span<const Token> tokens) {
   for (std::uint32_t i = 0; i < tokens.size(); ++i) rows.push_back({tokens[i], i, 0, true});
   Batch batch(rows);
   if (llama_memory_t memory = llama_get_memory(embedding_context_); memory != nullptr) {
-    llama_memory_clear(memory, true);
+    llama_memory_clear(memory, false);
   }
   const std::int32_t status = llama_model_has_decoder(model_->handle())
                                   ? llama_decode(embedding_context_, batch.get())

@@ -106,7 +106,9 @@ class LlamaEngine final : public Engine {
   std::deque<SequencePtr> inbox_;
   std::vector<RequestId> aborts_;
   std::deque<Embedding> embeddings_inbox_;
-  std::uint32_t queued_ = 0;  // in inbox_ or waiting_
+  std::uint32_t queued_ = 0;           // in inbox_ or waiting_
+  std::uint32_t places_ = 0;           // free streams
+  std::size_t embeddings_queued_ = 0;  // in embeddings_inbox_ or embeddings_
   bool stopping_ = false;
   LoadReport report_;
 
@@ -149,6 +151,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
            .embedding_size = context_->embedding_size()};
   for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
+  places_ = options.sequences_max;
   thread_ = std::thread([this] { run(); });
 }
 
@@ -194,8 +197,10 @@ Result<void> LlamaEngine::generate(GenerateRequest request) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return fail(Code::kUnavailable, "the worker is stopping");
-    if (queued_ >= options_.queue_max) {
-      Error full{Code::kOverloaded, fmt::format("{} requests are waiting already", queued_), "", 1};
+    // What free streams will take at the next step does not wait.
+    if (queued_ >= options_.queue_max + places_) {
+      Error full{Code::kOverloaded,
+                 fmt::format("{} requests are waiting already", queued_ - places_), "", 1};
       return std::unexpected(std::move(full));
     }
     ++queued_;
@@ -226,9 +231,10 @@ Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return fail(Code::kUnavailable, "the worker is stopping");
-    if (embeddings_inbox_.size() >= options_.queue_max) {
+    if (embeddings_queued_ >= options_.queue_max) {
       return std::unexpected(Error{Code::kOverloaded, "too many embeddings are waiting", "", 1});
     }
+    ++embeddings_queued_;
     embeddings_inbox_.push_back({std::move(request), std::move(done)});
   }
   wake_.notify_one();
@@ -319,6 +325,7 @@ void LlamaEngine::admit() {
     it = waiting_.erase(it);
     const std::lock_guard lock(mutex_);
     --queued_;
+    --places_;
   }
 }
 
@@ -510,6 +517,8 @@ void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
     std::ranges::sort(free_streams_,
                       std::greater<>{});  // the lowest next: streams in a row batch best
     s.stream.reset();
+    const std::lock_guard lock(mutex_);
+    ++places_;
   }
   s.chain.clear();
   outbox_.add(
@@ -522,6 +531,10 @@ void LlamaEngine::run_embeddings() {
   if (embeddings_.empty()) return;
   Embedding next = std::move(embeddings_.front());
   embeddings_.pop_front();
+  {
+    const std::lock_guard lock(mutex_);
+    --embeddings_queued_;
+  }
   next.done(context_->embed(next.request.tokens));
 }
 

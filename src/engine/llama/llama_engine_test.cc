@@ -284,6 +284,36 @@ TEST_F(LlamaEngineTest, QueueIsBoundedAndNothingAcceptedIsLost) {
   for (const RequestId id : accepted) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kLength);
 }
 
+TEST_F(LlamaEngineTest, FreePlacesAreNotPartOfTheQueue) {
+  const auto e = engine({.sequences_max = 4, .queue_max = 1});
+  std::vector<RequestId> ids;
+  for (std::uint32_t i = 0; i < 5; ++i) {  // four places and one to wait
+    GenerateRequest r = request(tokens(10, i), 2);
+    ids.push_back(r.id);
+    EXPECT_TRUE(e->generate(std::move(r)).has_value()) << i;
+  }
+  for (const RequestId id : ids) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kLength);
+}
+
+TEST_F(LlamaEngineTest, AGrammarThatIsCompleteEndsEvenIfEndsAreBanned) {
+  const auto e = engine();
+  GenerateRequest r = request(tokens(10, 1), 50);
+  r.grammar.gbnf = "root ::= [a-z]";
+  r.min_tokens = 20;
+  EXPECT_EQ(run(*e, std::move(r)).finish, FinishReason::kStop);
+}
+
+TEST_F(LlamaEngineTest, GrammarsThatWouldHangAreRefused) {
+  std::string doubling = "root ::= r0\n";
+  for (int i = 0; i < 40; ++i) {
+    const std::string next = "r" + std::to_string(i + 1);
+    doubling += "r" + std::to_string(i) + " ::= " + next + " | " + next + "\n";
+  }
+  GenerateRequest r = request(tokens(10, 1), 50);
+  r.grammar.gbnf = doubling + "r40 ::= \"a\"\n";
+  EXPECT_EQ(engine()->generate(std::move(r)).error().code, Code::kInvalidArgument);
+}
+
 TEST_F(LlamaEngineTest, DeadlineAndDestructionEndEveryRequest) {
   auto e = engine({.sequences_max = 2});
   GenerateRequest late = request(tokens(10, 1), 900);

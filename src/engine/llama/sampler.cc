@@ -11,6 +11,8 @@
 #include <numeric>
 #include <random>
 
+#include "text/constraint_limits.h"
+
 namespace penstock::engine::llama {
 namespace {
 
@@ -92,6 +94,9 @@ Result<std::unique_ptr<Sampler>> Sampler::make(const text::ModelFile& model,
     }
   }
   if (plain_greedy(request)) return made;
+  if (Result<void> fine = text::check_gbnf(request.grammar.gbnf); !fine) {
+    return std::unexpected(fine.error());
+  }
   if (!parses(request.grammar, vocab)) {
     return fail(Code::kInvalidArgument, "the grammar does not parse as GBNF", "grammar");
   }
@@ -176,7 +181,8 @@ Result<Sampler::Drawn> Sampler::draw(llama_context* context, std::int32_t row) {
   const std::int32_t vocabulary = llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()));
   const std::span<float> logits(data, static_cast<std::size_t>(vocabulary));
   Drawn drawn;
-  if (ignore_eos_ || drawn_ < min_tokens_) ban_endings(logits);
+  const bool bans_endings = ignore_eos_ || drawn_ < min_tokens_;
+  if (bans_endings) ban_endings(logits);
   if (chain_ == nullptr) {
     drawn.token = static_cast<Token>(std::ranges::max_element(logits) - logits.begin());
   } else {
@@ -184,7 +190,13 @@ Result<Sampler::Drawn> Sampler::draw(llama_context* context, std::int32_t row) {
       drawn.token = common_sampler_sample(chain_->sampler.get(), context, row);
       common_sampler_accept(chain_->sampler.get(), drawn.token, true);
     } catch (const std::exception& problem) {
-      return fail(Code::kInternal, fmt::format("the grammar cannot go on: {}", problem.what()));
+      // A grammar that is complete allows only ends, and those may be banned: then this is one.
+      if (!bans_endings) {
+        return fail(Code::kInternal, fmt::format("the grammar cannot go on: {}", problem.what()));
+      }
+      drawn.token = llama_vocab_eos(llama_model_get_vocab(model_->handle()));
+      drawn.ends = true;
+      return drawn;
     }
   }
   drawn.ends = ends(drawn.token);
