@@ -15,7 +15,7 @@ namespace penstock::engine {
 /// by the worker's thread, read by any.
 class KvEventLog final : public kv::EventSource {
  public:
-  explicit KvEventLog(std::size_t events_max = 65536) : events_max_(events_max) {}
+  explicit KvEventLog(std::size_t events_max = 8192) : events_max_(events_max) {}
 
   /// The parent of a stored block is held (or is a chain root); a removed block has no children.
   void stored(const kv::BlockHash& hash, const kv::BlockHash& parent,

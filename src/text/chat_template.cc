@@ -9,11 +9,12 @@
 #include <array>
 #include <cctype>
 #include <exception>
+#include <optional>
 #include <random>
-#include <set>
 
 #include "base/log.h"
 #include "text/constraint_limits.h"
+#include "text/template_code.h"
 #include "text/tool_tags.h"
 
 namespace penstock::text {
@@ -27,124 +28,6 @@ const std::string& split_mark() {
     return fmt::format("\xEE\x83\xBF{:08x}{:08x}\xEE\x83\xBF", random(), random());
   }();
   return mark;
-}
-
-/// Names the code of a template may use and still be laid out from memory: none of them lets it
-/// see more of a content than whether it is empty or equal to a string (and trim it).
-constexpr std::array<std::string_view, 50> kTransparentNames = {"message",
-                                                                "messages",
-                                                                "role",
-                                                                "content",
-                                                                "loop",
-                                                                "first",
-                                                                "last",
-                                                                "index",
-                                                                "index0",
-                                                                "add_generation_prompt",
-                                                                "bos_token",
-                                                                "eos_token",
-                                                                "true",
-                                                                "false",
-                                                                "True",
-                                                                "False",
-                                                                "none",
-                                                                "None",
-                                                                "trim",
-                                                                "strip",
-                                                                "namespace",
-                                                                "raise_exception",
-                                                                "string",
-                                                                "tools",
-                                                                "for",
-                                                                "in",
-                                                                "if",
-                                                                "elif",
-                                                                "else",
-                                                                "endif",
-                                                                "endfor",
-                                                                "set",
-                                                                "and",
-                                                                "or",
-                                                                "not",
-                                                                "is",
-                                                                "defined",
-                                                                "system",
-                                                                "system_message",
-                                                                "loop_messages",
-                                                                "ns",
-                                                                "enable_thinking",
-                                                                "undefined",
-                                                                "mod",
-                                                                "iterable",
-                                                                "mapping",
-                                                                "user",
-                                                                "assistant",
-                                                                "offset",
-                                                                "found"};
-
-bool is_name_char(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
-
-/// What stands inside {{ }} and {% %} of a template.
-struct TemplateCode {
-  std::vector<std::string> names;    // identifiers, in order
-  std::vector<std::string> strings;  // string literals, escapes undone
-  std::string skeleton;              // the code without strings and white space
-};
-
-char unescape(char c) {
-  switch (c) {
-    case 'n': return '\n';
-    case 't': return '\t';
-    case 'r': return '\r';
-    default: return c;
-  }
-}
-
-TemplateCode read_code(std::string_view source) {
-  TemplateCode code;
-  std::size_t i = 0;
-  while (i + 1 < source.size()) {
-    if (source[i] == '{' && source[i + 1] == '#') {
-      const std::size_t end = source.find("#}", i);
-      if (end == std::string_view::npos) break;
-      i = end + 2;
-      continue;
-    }
-    if (source[i] != '{' || (source[i + 1] != '{' && source[i + 1] != '%')) {
-      ++i;
-      continue;
-    }
-    i += 2;
-    while (i + 1 < source.size() &&
-           !((source[i] == '}' || source[i] == '%') && source[i + 1] == '}')) {
-      const char c = source[i];
-      if (c == '\'' || c == '"') {
-        std::string text;
-        for (++i; i < source.size() && source[i] != c; ++i) {
-          if (source[i] == '\\' && i + 1 < source.size()) {
-            text += unescape(source[++i]);
-          } else {
-            text += source[i];
-          }
-        }
-        ++i;
-        code.strings.push_back(std::move(text));
-        code.skeleton += "'";
-      } else if (std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_') {
-        const std::size_t start = i;
-        while (i < source.size() && is_name_char(source[i])) ++i;
-        code.names.emplace_back(source.substr(start, i - start));
-        code.skeleton += code.names.back();
-        code.skeleton += ' ';
-      } else {
-        if (std::isspace(static_cast<unsigned char>(c)) == 0) code.skeleton += c;
-        ++i;
-      }
-    }
-    code.skeleton += ';';
-    i += 2;
-  }
-  return code;
 }
 
 std::string placeholder(std::size_t i) { return fmt::format("PENSTOCKcontent{}PLACEHOLDER", i); }
@@ -217,21 +100,12 @@ Result<std::unique_ptr<const ChatTemplate>> ChatTemplate::open(const ModelFile& 
 }
 
 void ChatTemplate::study_source() {
-  const TemplateCode code = read_code(source_);
-  // Names that the template itself sets, and strings it uses as keys, tell nothing of contents.
-  const std::set<std::string_view> known(kTransparentNames.begin(), kTransparentNames.end());
-  transparent_ = !llama_->knows_thinking &&
-                 std::ranges::all_of(code.names, [&](const auto& n) { return known.contains(n); });
-  // `in` only as part of `for x in y`: the other one searches.
-  transparent_ =
-      transparent_ && std::ranges::count(code.names, "in") == std::ranges::count(code.names, "for");
-  for (const char* peek : {"content [", "content '[", "content '][", "']["}) {
-    if (code.skeleton.find(peek) != std::string::npos) transparent_ = false;
-  }
-  trims_ =
-      std::ranges::any_of(code.names, [](const auto& n) { return n == "trim" || n == "strip"; });
-  literals_ = code.strings;
-  std::ranges::sort(literals_);
+  const TemplateCode code(source_);
+  transparent_ = !llama_->knows_thinking && code.is_transparent();
+  trims_ = code.uses("trim") || code.uses("strip");
+  strings_ = code.strings();
+  std::ranges::sort(strings_);
+  local_ = transparent_ && code.is_local() && seams_hold();
   if (!transparent_) log::debug("chat template: rendered in full every time");
 }
 
@@ -241,7 +115,7 @@ bool ChatTemplate::opaque(std::string_view content) const {
                  std::isspace(static_cast<unsigned char>(content.back())) != 0)) {
     return false;
   }
-  return !std::binary_search(literals_.begin(), literals_.end(), content);
+  return !std::binary_search(strings_.begin(), strings_.end(), content);
 }
 
 bool ChatTemplate::plain(const Conversation& c) const {
@@ -255,62 +129,139 @@ bool ChatTemplate::plain(const Conversation& c) const {
 
 bool ChatTemplate::lay_out(const Conversation& conversation, TemplateCache& cache,
                            RenderedPrompt& out) const {
+  const std::size_t count = conversation.messages.size();
+  if (local_) {
+    out.pieces.reserve(2 * count + 1);
+    for (std::size_t i = 0; i <= count; ++i) {
+      const std::string* text = seam(conversation, i, cache);
+      if (text == nullptr) {
+        out.pieces.clear();
+        return false;
+      }
+      out.pieces.push_back({*text, true});
+      if (i < count) out.pieces.push_back({conversation.messages[i].content, false});
+    }
+    return true;
+  }
+
+  std::vector<std::string_view> roles;
   std::string key;
   for (const Message& m : conversation.messages) {
+    roles.push_back(m.role);
     key += m.role;
     key += '\n';
   }
   key += conversation.add_generation_prompt ? '+' : '-';
   auto found = cache.shapes_.find(key);
   if (found == cache.shapes_.end()) {
-    if (conversation.messages.size() > TemplateCache::kMessagesMax) return false;
-    while (cache.messages_ + conversation.messages.size() > TemplateCache::kMessagesMax) {
+    if (count > TemplateCache::kMessagesMax) return false;
+    while (cache.messages_ + count > TemplateCache::kMessagesMax) {
       const auto oldest = std::ranges::min_element(
           cache.shapes_, {}, [](const auto& entry) { return entry.second.used; });
       cache.messages_ -= oldest->second.messages;
       cache.shapes_.erase(oldest);
     }
     found = cache.shapes_.emplace(key, TemplateCache::Shape{}).first;
-    found->second.messages = std::max<std::size_t>(conversation.messages.size(), 1);
+    found->second.messages = std::max<std::size_t>(count, 1);
     cache.messages_ += found->second.messages;
-    Conversation probe;
-    probe.add_generation_prompt = conversation.add_generation_prompt;
-    std::vector<std::string> contents;
-    for (std::size_t i = 0; i < conversation.messages.size(); ++i)
-      contents.push_back(placeholder(i));
-    for (std::size_t i = 0; i < conversation.messages.size(); ++i) {
-      probe.messages.push_back({.role = conversation.messages[i].role, .content = contents[i]});
-    }
-    const Result<RenderedPrompt> rendered = render_fully(probe);
-    if (rendered) {
-      std::string text;
-      for (const Piece& p : rendered->pieces) text += p.text;
-      std::size_t start = 0;
-      bool complete = true;
-      TemplateCache::Shape& shape = found->second;
-      for (const std::string& content : contents) {
-        const std::size_t at = text.find(content, start);
-        complete = complete && at != std::string::npos;
-        if (!complete) break;
-        shape.literals.push_back(text.substr(start, at - start));
-        start = at + content.size();
-      }
-      shape.literals.push_back(text.substr(start));
-      // A content that the template writes twice is none of these.
-      shape.usable = complete && std::ranges::none_of(shape.literals, [](const auto& literal) {
-                       return literal.find("PENSTOCKcontent") != std::string::npos;
-                     });
-    }
+    found->second.literals = literals(roles, conversation.add_generation_prompt);
   }
   TemplateCache::Shape& shape = found->second;
   shape.used = ++cache.clock_;
-  if (!shape.usable) return false;
-  out.pieces.reserve(2 * conversation.messages.size() + 1);
-  for (std::size_t i = 0; i < conversation.messages.size(); ++i) {
+  if (shape.literals.empty()) return false;
+  out.pieces.reserve(2 * count + 1);
+  for (std::size_t i = 0; i < count; ++i) {
     out.pieces.push_back({shape.literals[i], true});
     out.pieces.push_back({conversation.messages[i].content, false});
   }
   out.pieces.push_back({shape.literals.back(), true});
+  return true;
+}
+
+/// What the template writes before, between and after contents of messages with these roles. Empty
+/// if it refuses them or writes a content twice or not at all.
+std::vector<std::string> ChatTemplate::literals(std::span<const std::string_view> roles,
+                                                bool add_generation_prompt) const {
+  Conversation probe;
+  probe.add_generation_prompt = add_generation_prompt;
+  std::vector<std::string> contents;
+  for (std::size_t i = 0; i < roles.size(); ++i) contents.push_back(placeholder(i));
+  for (std::size_t i = 0; i < roles.size(); ++i) {
+    probe.messages.push_back({.role = roles[i], .content = contents[i]});
+  }
+  const Result<RenderedPrompt> rendered = render_fully(probe);
+  if (!rendered) return {};
+  std::string text;
+  for (const Piece& p : rendered->pieces) text += p.text;
+  std::vector<std::string> found;
+  std::size_t start = 0;
+  for (const std::string& content : contents) {
+    const std::size_t at = text.find(content, start);
+    if (at == std::string::npos) return {};
+    found.push_back(text.substr(start, at - start));
+    start = at + content.size();
+  }
+  found.push_back(text.substr(start));
+  const bool twice = std::ranges::any_of(found, [](const std::string& literal) {
+    return literal.find("PENSTOCKcontent") != std::string::npos;
+  });
+  return twice ? std::vector<std::string>() : found;
+}
+
+/// Of a local template: what stands before the content of message `i`, or after the last one's. It
+/// is learned from the shortest conversation in which the same stands around it: the first message,
+/// the ones on both sides, and another after them unless they are the last.
+const std::string* ChatTemplate::seam(const Conversation& c, std::size_t i,
+                                      TemplateCache& cache) const {
+  const auto& messages = c.messages;
+  const bool is_end = i == messages.size();
+  std::array<std::string_view, 4> roles;
+  std::size_t count = 0;
+  if (i > 0) roles[count++] = messages[0].role;
+  if (i > 1) roles[count++] = messages[i - 1].role;
+  const std::size_t at = count;
+  if (!is_end) roles[count++] = messages[i].role;
+  if (i + 1 < messages.size()) roles[count++] = messages[i + 1].role;
+
+  cache.key_.clear();
+  for (std::size_t k = 0; k < count; ++k) {
+    cache.key_ += roles[k];
+    cache.key_ += '\n';
+  }
+  cache.key_ += static_cast<char>('0' + at);
+  cache.key_ += c.add_generation_prompt ? '+' : '-';
+  auto found = cache.seams_.find(cache.key_);
+  if (found == cache.seams_.end()) {
+    if (cache.seams_.size() >= TemplateCache::kSeamsMax) return nullptr;
+    std::vector<std::string> made =
+        literals(std::span(roles).first(count), c.add_generation_prompt);
+    std::optional<std::string> text;
+    if (!made.empty()) text = std::move(made[at]);
+    found = cache.seams_.emplace(cache.key_, std::move(text)).first;
+  }
+  return found->second ? &*found->second : nullptr;
+}
+
+/// Whether conversations put together from seams are what the whole template makes of them.
+bool ChatTemplate::seams_hold() const {
+  TemplateCache cache;
+  for (const std::string_view shape : {"u", "s", "su", "sua", "suau", "suaua", "uau", "uauau", "ua",
+                                       "uu", "suu", "suaau", "aua", "susu", "usuau"}) {
+    for (const bool prompted : {true, false}) {
+      Conversation c;
+      c.add_generation_prompt = prompted;
+      std::vector<std::string_view> roles;
+      for (const char r : shape) {
+        roles.push_back(r == 'u' ? "user" : r == 's' ? "system" : "assistant");
+        c.messages.push_back({.role = roles.back(), .content = "x"});
+      }
+      const std::vector<std::string> whole = literals(roles, prompted);
+      for (std::size_t i = 0; i < whole.size(); ++i) {
+        const std::string* text = seam(c, i, cache);
+        if (text == nullptr || *text != whole[i]) return false;
+      }
+    }
+  }
   return true;
 }
 
@@ -337,6 +288,19 @@ std::string with_split_marks(const Tokenizer& tokenizer, std::string_view conten
   return out;
 }
 
+/// The same of a tool call's arguments. JSON may spell a character by its number, which the
+/// template undoes; then they are spelled plainly first.
+std::string arguments_with_split_marks(const Tokenizer& tokenizer, std::string_view arguments) {
+  if (arguments.find("\\u") == std::string_view::npos) {
+    return with_split_marks(tokenizer, arguments);
+  }
+  try {
+    return with_split_marks(tokenizer, common_json::parse(std::string(arguments)).dump());
+  } catch (const std::exception&) {  // no JSON: the template sees it as text
+    return with_split_marks(tokenizer, arguments);
+  }
+}
+
 struct LlamaInputs {
   common_chat_templates_inputs inputs;
   bool own_tools = false;  // tools are taught by tool_tags, not by the template
@@ -354,12 +318,13 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
     message.role = m.role;
     message.content = with_split_marks(tokenizer, m.content);
     message.reasoning_content = with_split_marks(tokenizer, m.reasoning);
-    message.tool_name = m.name;
-    message.tool_call_id = m.tool_call_id;
+    message.tool_name = with_split_marks(tokenizer, m.name);
+    message.tool_call_id = with_split_marks(tokenizer, m.tool_call_id);
     if (!made.own_tools) {
       for (const ToolCallText& call : m.tool_calls) {
-        message.tool_calls.push_back(
-            {std::string(call.name), std::string(call.arguments), std::string(call.id)});
+        message.tool_calls.push_back({with_split_marks(tokenizer, call.name),
+                                      arguments_with_split_marks(tokenizer, call.arguments),
+                                      with_split_marks(tokenizer, call.id)});
       }
     } else if (m.role == "tool") {
       message.role = "user";
@@ -388,8 +353,9 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
   }
   if (!made.own_tools) {
     for (const ToolText& t : c.tools) {
-      in.tools.push_back(
-          {std::string(t.name), std::string(t.description), std::string(t.parameters)});
+      // Name and parameters also make the grammar, so they stay as they are.
+      in.tools.push_back({std::string(t.name), with_split_marks(tokenizer, t.description),
+                          std::string(t.parameters)});
     }
     in.tool_choice = llama_tool_choice(c.tool_mode);
     in.parallel_tool_calls = c.parallel_tool_calls;

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -99,22 +101,28 @@ class TemplateCache final {
  private:
   friend class ChatTemplate;
   struct Shape {
-    bool usable = false;
-    std::vector<std::string> literals;  // before, between and after the contents
+    std::vector<std::string> literals;  // before, between and after the contents; empty: unusable
     std::size_t messages = 0;
     std::uint64_t used = 0;
   };
   std::unordered_map<std::string, Shape> shapes_;
   std::size_t messages_ = 0;  // of all of them
   std::uint64_t clock_ = 0;
+
+  // Of local templates.
+  static constexpr std::size_t kSeamsMax = 4096;
+  std::unordered_map<std::string, std::optional<std::string>> seams_;
+  std::string key_;
 };
 
 /// A model's chat template, rendered by llama.cpp's Jinja. Plain conversations (no tools, no
 /// options) of a shape seen before are laid out from memory instead: the template is run once a
 /// shape with placeholders. That is done only for templates whose code cannot look inside the
 /// contents, which is decided by reading their source (see chat_template.cc), and only for contents
-/// that equal no string of the template.
-/// Immutable; any thread, each with its own cache.
+/// that equal no string of the template. Where the code cannot tell a message's place either but
+/// for the first and the last one (a local template, as ChatML), what stands between two contents
+/// is remembered instead, so that a conversation that grows is never a new shape. Immutable; any
+/// thread, each with its own cache.
 class ChatTemplate final {
  public:
   /// `override_source` replaces the model's own template if not empty. A model without one gets
@@ -131,6 +139,7 @@ class ChatTemplate final {
 
   [[nodiscard]] bool knows_tools() const noexcept;
   [[nodiscard]] bool lays_out_from_memory() const noexcept { return transparent_; }
+  [[nodiscard]] bool lays_out_locally() const noexcept { return local_; }
   [[nodiscard]] const std::string& source() const noexcept { return source_; }
 
  private:
@@ -139,6 +148,11 @@ class ChatTemplate final {
   explicit ChatTemplate(const Tokenizer& tokenizer);
   void study_source();
   bool lay_out(const Conversation& conversation, TemplateCache& cache, RenderedPrompt& out) const;
+  [[nodiscard]] std::vector<std::string> literals(std::span<const std::string_view> roles,
+                                                  bool add_generation_prompt) const;
+  const std::string* seam(const Conversation& conversation, std::size_t i,
+                          TemplateCache& cache) const;
+  [[nodiscard]] bool seams_hold() const;
   [[nodiscard]] bool plain(const Conversation& conversation) const;
   [[nodiscard]] bool opaque(std::string_view content) const;
   Result<RenderedPrompt> render_fully(const Conversation& conversation) const;
@@ -146,9 +160,10 @@ class ChatTemplate final {
   const Tokenizer* tokenizer_;
   std::unique_ptr<Llama> llama_;
   std::string source_;
-  bool transparent_ = false;           // the code never looks inside contents
-  bool trims_ = false;                 // it may trim white space around them
-  std::vector<std::string> literals_;  // every string in its code, sorted
+  bool transparent_ = false;          // the code never looks inside contents
+  bool trims_ = false;                // it may trim white space around them
+  bool local_ = false;                // nor where a message stands, but for first and last
+  std::vector<std::string> strings_;  // every string in its code, sorted
 };
 
 /// A JSON schema as GBNF (llama.cpp's converter). Empty schema text: any JSON object.

@@ -41,6 +41,15 @@ const std::string kTrimming =
     "{{ bos_token }}{% for message in messages %}{{ '[' + message['role'] + ']' + "
     "message['content'] | trim + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}";
+// Where a message stands matters to these; to the second only at the ends.
+const std::string kCounting =
+    "{% for message in messages %}{{ loop.index0 }}{{ message['role'] }}:{{ message['content'] }}"
+    "{% endfor %}";
+const std::string kLastDiffers =
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ 'S ' }}"
+    "{% endif %}{{ message['role'] + ':' }}{% if loop.last %}{{ '>' }}{% endif %}"
+    "{{ message['content'] }}{% if not loop.last %}{{ ';' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
 const std::string kPeeking =
     "{% for m in messages %}{% if '</think>' in m.content %}{{ 'T' }}{% endif %}{{ m.role + "
     "m.content }}{% endfor %}";
@@ -49,9 +58,10 @@ const std::string kMeasuring =
 
 TEST_F(ChatTemplateTest, LayingOutFromMemoryEqualsRendering) {
   std::mt19937 random(21);
-  for (const std::string& source : {std::string(), kTrimming}) {
+  for (const std::string& source : {std::string(), kTrimming, kCounting, kLastDiffers}) {
     const auto chat = open(source);
     EXPECT_TRUE(chat->lays_out_from_memory());
+    EXPECT_EQ(chat->lays_out_locally(), source != kCounting);
     TemplateCache cache;
     for (int i = 0; i < 60; ++i) {
       std::vector<std::string> contents;

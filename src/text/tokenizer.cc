@@ -194,6 +194,16 @@ bool Tokenizer::holds_special(std::string_view text) const {
   return false;
 }
 
+std::size_t Tokenizer::count_specials(std::string_view text) const {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < text.size();) {
+    const Special* special = special_at(text, i);
+    count += special != nullptr ? 1 : 0;
+    i += special != nullptr ? special->text.size() : 1;
+  }
+  return count;
+}
+
 void Tokenizer::encode_raw(std::string_view text, bool trusted, std::vector<Token>& out) const {
   if (text.empty()) return;
   const std::size_t start = out.size();
@@ -308,17 +318,23 @@ class Run {
 
 void Tokenizer::encode(std::span<const Piece> pieces, bool add_special, TokenizerCache& cache,
                        std::vector<Token>& out) const {
-  const bool untrusted_special = std::ranges::any_of(pieces, [&](const Piece& p) {
-    return strips_around_specials_ && !p.trusted && holds_special(p.text);
-  });
-  // WordPiece puts its own tokens around a text, which only llama.cpp knows.
+  // Two kinds of vocabulary need llama.cpp to see all of a text: WordPiece puts its own tokens
+  // around it, and special tokens that strip spaces reach into what is beside them.
   const bool word_piece = llama_vocab_type(vocab_) == LLAMA_VOCAB_TYPE_WPM;
-  if (word_piece || (strips_around_specials_ && !untrusted_special)) {
+  if (word_piece || strips_around_specials_) {
     std::string whole;
-    for (const Piece& p : pieces) whole += p.text;
-    const std::vector<Token> tokens = encode_whole(whole, add_special, true);
-    out.insert(out.end(), tokens.begin(), tokens.end());
-    return;
+    std::size_t meant = 0;
+    for (const Piece& p : pieces) {
+      whole += p.text;
+      if (p.trusted) meant += count_specials(p.text);
+    }
+    // Only if that makes no special tokens but those that are meant.
+    const bool as_meant = count_specials(whole) == meant;
+    if (as_meant || word_piece) {
+      const std::vector<Token> tokens = encode_whole(whole, add_special, as_meant);
+      out.insert(out.end(), tokens.begin(), tokens.end());
+      return;
+    }
   }
   if (add_special && llama_vocab_get_add_bos(vocab_)) out.push_back(llama_vocab_bos(vocab_));
 

@@ -129,6 +129,7 @@ class Tokenizer final {
 
   void index_vocabulary();
   [[nodiscard]] bool cutting_holds() const;
+  [[nodiscard]] std::size_t count_specials(std::string_view text) const;
   const Special* special_at(std::string_view text, std::size_t position) const;
   void encode_plain(std::string_view text, TokenizerCache& cache, std::vector<Token>& out) const;
   void encode_cut(std::string_view text, TokenizerCache& cache, std::vector<Token>& out) const;

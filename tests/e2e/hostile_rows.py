@@ -372,6 +372,19 @@ def formats():
         yield field(place, schema(text), param=f'{place}.json_schema.schema',
                     says='cannot be enforced')
     yield field(place, schema('{"items":' * 61 + '{}' + '}' * 61), param=..., says='nested deeper')
+    # What llama.cpp would take seconds, days or its whole stack for.
+    many = json.dumps({f'p{i}': {'type': 'string'} for i in range(1000)})
+    yield field(place, schema(f'{{"type":"object","properties":{many}}}'),
+                param=f'{place}.json_schema.schema', says='optional properties')
+    yield field('grammar', json.dumps('root ::= ' + '(' * 20000 + '"a"' + ')' * 20000),
+                says='groups within each other')
+    yield field('grammar', json.dumps('root ::= "' + 'a' * 100_000 + '"{2000}'), says='repeated')
+    doubling = 'root ::= r0\n' + ''.join(f'r{i} ::= r{i + 1} | r{i + 1}\n' for i in range(40))
+    yield field('grammar', json.dumps(doubling + 'r40 ::= "a"'), says='ways through')
+    # Far more text than the context can hold is not even tokenized.
+    yield field('messages', json.dumps([{'role': 'user', 'content': 'a' * 50_000_000}]),
+                says='cannot fit')
+    yield field('prompt', json.dumps('a' * 50_000_000), says='cannot fit', path=COMPLETIONS)
     # The simulated engine follows no grammar, good or bad, and says so.
     yield field(place, '{"type":"json_object"}', 422, None, 'cannot follow a grammar')
     yield field('grammar', '"root ::= [0-9]+"', 422, None, 'cannot follow a grammar')

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "base/check.h"
 
@@ -10,10 +11,11 @@ namespace penstock::engine::llama {
 
 struct BlockPool::Block {
   kv::BlockHash hash;
+  kv::BlockHash root;
   Block* parent = nullptr;
   std::vector<Token> tokens;
   std::uint32_t slot = 0;
-  std::uint32_t children = 0;
+  std::vector<Block*> children;
   std::uint32_t pins = 0;
   std::uint64_t last_use = 0;
 };
@@ -60,13 +62,13 @@ BlockPool::~BlockPool() {
 }
 
 void BlockPool::became_evictable(Block& block) {
-  if (block.pins == 0 && block.children == 0) evictable_.emplace(block.last_use, &block);
+  if (block.pins == 0 && block.children.empty()) evictable_.emplace(block.last_use, &block);
 }
 
 void BlockPool::no_longer_evictable(Block& block) { evictable_.erase({block.last_use, &block}); }
 
 void BlockPool::touch(Block& block) {
-  const bool listed = block.pins == 0 && block.children == 0;
+  const bool listed = block.pins == 0 && block.children.empty();
   if (listed) no_longer_evictable(block);
   block.last_use = ++clock_;
   if (listed) became_evictable(block);
@@ -94,6 +96,35 @@ std::vector<BlockPool::Pin> BlockPool::match(const kv::BlockHash& root,
   return chain;
 }
 
+BlockPool::Part BlockPool::match_part(const kv::BlockHash& root, const Pin& last,
+                                      std::span<const Token> rest) {
+  const std::vector<Block*>* candidates = nullptr;
+  if (last) {
+    candidates = &last.block_->children;
+  } else if (const auto found = first_.find(root); found != first_.end()) {
+    candidates = &found->second;
+  }
+  if (candidates == nullptr) return {};
+  Block* best = nullptr;
+  std::uint32_t most = 0;
+  std::size_t seen = 0;
+  for (Block* block : std::views::reverse(*candidates)) {
+    if (++seen > kChildrenSeenMax) break;
+    const auto common = std::ranges::mismatch(block->tokens, rest).in1 - block->tokens.begin();
+    if (static_cast<std::uint32_t>(common) <= most) continue;
+    most = static_cast<std::uint32_t>(common);
+    best = block;
+  }
+  if (best == nullptr) return {};
+  touch(*best);
+  return {Pin(this, best), most};
+}
+
+/// The list that names this block.
+std::vector<BlockPool::Block*>& BlockPool::siblings(const Block& block) {
+  return block.parent != nullptr ? block.parent->children : first_[block.root];
+}
+
 std::span<const std::byte> BlockPool::bytes(const Pin& pin) const noexcept {
   return {memory_ + pin.block_->slot * options_.block_bytes, options_.block_bytes};
 }
@@ -116,13 +147,14 @@ BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
   }
   auto made = std::make_unique<Block>();
   made->hash = hash;
+  made->root = root;
   made->parent = parent.block_;
   made->tokens.assign(tokens.begin(), tokens.end());
   made->slot = free_.back();
   made->last_use = ++clock_;
   free_.pop_back();
-  if (parent) ++parent.block_->children;  // the parent is pinned, so it is on no list
   Block& block = *made;
+  siblings(block).push_back(&block);  // a parent is pinned, so it is on no list of leaves
   blocks_.emplace(hash, std::move(made));
   events_.stored(hash, parent_hash, tokens);
   return {Pin(this, &block), {memory_ + block.slot * options_.block_bytes, options_.block_bytes}};
@@ -130,11 +162,16 @@ BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
 
 void BlockPool::drop(Block& block) {
   CHECK_EQ(block.pins, 0U);
-  CHECK_EQ(block.children, 0U);
+  CHECK(block.children.empty());
   no_longer_evictable(block);
   events_.removed(block.hash);
   free_.push_back(block.slot);
-  if (block.parent != nullptr && --block.parent->children == 0) became_evictable(*block.parent);
+  std::erase(siblings(block), &block);
+  if (block.parent == nullptr) {
+    if (first_[block.root].empty()) first_.erase(block.root);
+  } else if (block.parent->children.empty()) {
+    became_evictable(*block.parent);
+  }
   blocks_.erase(block.hash);
 }
 

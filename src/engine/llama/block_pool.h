@@ -55,6 +55,16 @@ class BlockPool final {
   /// compared, not only hashes.
   [[nodiscard]] std::vector<Pin> match(const kv::BlockHash& root, std::span<const Token> tokens);
 
+  /// The held block after `last` (an empty pin: the first of a chain under `root`) that has the
+  /// most in common with `rest`, and how many tokens that is: KV of a block's first tokens does not
+  /// depend on those after them. Looks at the kChildrenSeenMax newest.
+  struct Part {
+    Pin pin;
+    std::uint32_t tokens = 0;
+  };
+  [[nodiscard]] Part match_part(const kv::BlockHash& root, const Pin& last,
+                                std::span<const Token> rest);
+
   [[nodiscard]] std::span<const std::byte> bytes(const Pin& pin) const noexcept;
 
   /// Makes room for the block `tokens` after `parent` (an empty pin: the first of a chain under
@@ -76,6 +86,7 @@ class BlockPool final {
   [[nodiscard]] std::uint64_t evictions() const noexcept { return evictions_; }
 
  private:
+  static constexpr std::size_t kChildrenSeenMax = 1024;
   using LeafKey = std::pair<std::uint64_t, Block*>;  // last use, block
 
   Block* find(const kv::BlockHash& hash, std::span<const Token> tokens);
@@ -83,6 +94,7 @@ class BlockPool final {
   void became_evictable(Block& block);
   void no_longer_evictable(Block& block);
   void drop(Block& block);
+  std::vector<Block*>& siblings(const Block& block);
 
   Options options_;
   KvEventLog& events_;
@@ -90,6 +102,7 @@ class BlockPool final {
   std::byte* memory_ = nullptr;
   std::vector<std::uint32_t> free_;
   std::unordered_map<kv::BlockHash, std::unique_ptr<Block>> blocks_;
+  std::unordered_map<kv::BlockHash, std::vector<Block*>> first_;  // of chains, by root
   std::set<LeafKey> evictable_;
   std::uint64_t clock_ = 0;
   std::uint64_t evictions_ = 0;

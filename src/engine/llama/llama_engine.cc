@@ -361,17 +361,25 @@ bool LlamaEngine::start(Sequence& sequence) {
 void LlamaEngine::restore_prefix(Sequence& sequence) {
   if (pool_.blocks_max() == 0) return;
   std::vector<BlockPool::Pin> chain = pool_.match(sequence.root, sequence.request.prompt);
-  const std::uint32_t matched = static_cast<std::uint32_t>(chain.size()) * options_.block_tokens;
-  const std::uint32_t reused =
-      reusable_tokens(sequence.prompt_tokens(), matched, options_.block_tokens, options_.exact);
+  const std::uint32_t whole = static_cast<std::uint32_t>(chain.size()) * options_.block_tokens;
+  static const BlockPool::Pin kNone;
+  const BlockPool::Part part = pool_.match_part(sequence.root, chain.empty() ? kNone : chain.back(),
+                                                std::span(sequence.request.prompt).subspan(whole));
+  const bool part_fits = whole + options_.block_tokens <= context_->context_tokens();
+  const std::uint32_t reused = reusable_tokens(
+      sequence.prompt_tokens(), whole + (part_fits ? part.tokens : 0), 1, options_.exact);
   std::vector<std::span<const std::byte>> blocks;
-  for (std::uint32_t i = 0; i < reused / options_.block_tokens; ++i) {
-    blocks.push_back(pool_.bytes(chain[i]));
+  for (const BlockPool::Pin& pin : chain) {
+    if (blocks.size() * options_.block_tokens < reused) blocks.push_back(pool_.bytes(pin));
   }
-  if (!blocks.empty() && !context_->load(*sequence.stream, blocks, options_.block_tokens)) {
-    log::warn("a cached prefix of {} tokens could not be restored; it is computed anew", reused);
-    ++counts_.sequence_errors;
-    return;
+  if (reused > whole) blocks.push_back(pool_.bytes(part.pin));
+  if (!blocks.empty()) {
+    if (!context_->load(*sequence.stream, blocks, options_.block_tokens)) {
+      log::warn("a cached prefix of {} tokens could not be restored; it is computed anew", reused);
+      ++counts_.sequence_errors;
+      return;
+    }
+    context_->truncate(*sequence.stream, reused);  // the last block may hold more than is shared
   }
   sequence.computed = sequence.cached = reused;
   sequence.settled = reused;

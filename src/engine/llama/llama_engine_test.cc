@@ -284,6 +284,19 @@ TEST_F(LlamaEngineTest, QueueIsBoundedAndNothingAcceptedIsLost) {
   for (const RequestId id : accepted) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kLength);
 }
 
+TEST_F(LlamaEngineTest, PartsOfBlocksAreReusedToo) {
+  const auto e = engine({.block_tokens = 64});
+  const std::vector<Token> known = tokens(300, 5);
+  EXPECT_EQ(run(*e, request(known)).usage.cached_tokens, 0U);
+  for (const std::size_t common : {10, 64, 100, 128, 250}) {
+    std::vector<Token> prompt(known.begin(), known.begin() + static_cast<std::ptrdiff_t>(common));
+    const std::vector<Token> rest = tokens(40, 100 + static_cast<std::uint32_t>(common));
+    prompt.push_back((known[common] + 1) % 256);
+    prompt.insert(prompt.end(), rest.begin(), rest.end());
+    EXPECT_EQ(run(*e, request(prompt)).usage.cached_tokens, common);
+  }
+}
+
 TEST_F(LlamaEngineTest, FreePlacesAreNotPartOfTheQueue) {
   const auto e = engine({.sequences_max = 4, .queue_max = 1});
   std::vector<RequestId> ids;

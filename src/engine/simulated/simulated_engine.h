@@ -29,7 +29,7 @@ struct SimulatedOptions {
   double eos_probability = 0;                 // of each token: the answer ends instead
   std::uint64_t seed = 0;                     // of requests that bring none
   std::uint32_t embedding_size = 0;           // 0: embed() is refused
-  std::size_t kv_events_max = 65536;          // kept for readers that lag
+  std::size_t kv_events_max = 8192;           // kept for readers that lag
 };
 
 /// Options must make sense (CHECKed). `clock` must outlive the engine and run at the speed of the
