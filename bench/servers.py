@@ -4,6 +4,7 @@ what a process has cost so far. Standard library only; every address is on loopb
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,9 @@ class Server:
     def __init__(self, name, command, port, ready='/health'):
         self.name, self.port = name, port
         self.log = os.path.join(tempfile.gettempdir(), f'penstock-bench-{os.getuid()}-{name}.log')
+        if not shutil.which(command[0]):
+            raise SystemExit(f'{command[0]}: no such program; make build (or name another in '
+                             'PENSTOCK_BIN)')
         self.started = time.monotonic()
         with open(self.log, 'ab') as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out,

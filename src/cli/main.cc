@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <cstdio>
 #include <exception>
@@ -35,9 +36,18 @@ std::vector<std::string> names_of(const CLI::App& app) {
   return names;
 }
 
+/// glibc raises the size from which it maps memory apart to that of the largest block freed so far.
+/// After one large request body, buffers of megabytes then come from heaps that fragment and never
+/// shrink: 60 MiB more after the hostile-input table than with fixed sizes (7 MiB).
+void give_large_blocks_back() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_TRIM_THRESHOLD, 4 << 20);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  give_large_blocks_back();
   CLI::App app(kDescription, "penstock");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
