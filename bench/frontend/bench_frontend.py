@@ -14,6 +14,7 @@ import argparse
 import http.client
 import json
 import os
+import random
 import shutil
 import statistics
 import sys
@@ -63,8 +64,8 @@ TURNS = 60  # that follow the first of a 240 kB conversation
 
 def penstock(speedup):
     port = free_port()
-    return Server(f'penstock', [PENSTOCK, 'serve', '--model', 'simulated', '--port', str(port),
-                                '--speedup', speedup, '--context', '131072'], port, '/ready')
+    return Server('penstock', [PENSTOCK, 'serve', '--model', 'simulated', '--port', str(port),
+                               '--speedup', speedup, '--context', '131072'], port, '/ready')
 
 
 def nginx(upstream, work):
@@ -118,7 +119,6 @@ class Client:
 
 def words(count, seed):
     """Text that is not repeated: no cache may know it."""
-    import random
     generator = random.Random(seed)
     return ' '.join(f'{generator.choice(WORDS)}{generator.randrange(1000)}' for _ in range(count))
 

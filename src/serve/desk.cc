@@ -61,21 +61,14 @@ engine::GenerateRequest request_of(const api::GenerationParams& p, std::vector<T
   return r;
 }
 
-/// A tool's call binds the answer, and so does a schema or a grammar: one of them at a time.
-Result<void> check_constraints(const api::ChatRequest& r, bool calls_tools) {
+/// A tool's call binds the answer, and so does a schema or a grammar (api/ takes one of the two).
+Result<void> check_one_constraint(const api::ChatRequest& r, bool calls_tools) {
   const bool has_schema = r.response_format.kind != api::ResponseFormat::Kind::kText;
-  if (calls_tools && (has_schema || !r.grammar.empty())) {
-    return fail(
-        Code::kUnprocessable,
-        "tools cannot be combined with response_format or grammar: use tool_choice \"none\", "
-        "or drop the format",
-        has_schema ? "response_format" : "grammar");
-  }
-  if (has_schema && !r.grammar.empty()) {
-    return fail(Code::kInvalidArgument, "give either response_format or grammar, not both",
-                "grammar");
-  }
-  return {};
+  if (!calls_tools || (!has_schema && r.grammar.empty())) return {};
+  return fail(Code::kUnprocessable,
+              "tools cannot be combined with response_format or grammar: use tool_choice \"none\", "
+              "or drop the format",
+              has_schema ? "response_format" : "grammar");
 }
 
 /// Views into `r`, which must outlive the result.
@@ -257,7 +250,7 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
 
   const text::Conversation conversation = conversation_of(r);
   const bool calls_tools = !conversation.tools.empty();
-  if (Result<void> fine = check_constraints(r, calls_tools); !fine) return refuse(fine.error());
+  if (Result<void> fine = check_one_constraint(r, calls_tools); !fine) return refuse(fine.error());
   std::size_t text_bytes = 0;
   for (const text::Message& m : conversation.messages) text_bytes += m.content.size();
   if (Result<void> fits = check_text_size(text_bytes, model, "messages"); !fits) {

@@ -162,8 +162,8 @@ bool ChatTemplate::lay_out(const Conversation& conversation, TemplateCache& cach
       cache.shapes_.erase(oldest);
     }
     found = cache.shapes_.emplace(key, TemplateCache::Shape{}).first;
-    found->second.messages = std::max<std::size_t>(count, 1);
-    cache.messages_ += found->second.messages;
+    found->second.messages = count;
+    cache.messages_ += count;
     found->second.literals = literals(roles, conversation.add_generation_prompt);
   }
   TemplateCache::Shape& shape = found->second;
