@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,9 +57,10 @@ POINTS = {
     'short c=128': ('max', ['--concurrency', 128, *SHORT]),
     'whole c=64': ('max', ['--concurrency', 64, '--no-stream', *SHORT]),
     'decode c=64': ('max', ['--concurrency', 64, '--prompt-bytes', 512, '--max-tokens', 256]),
-    'paced c=64': ('1', ['--concurrency', 64, '--prompt-bytes', 512, '--max-tokens', 256]),
+    'paced c=64': ('0.658', ['--concurrency', 64, '--prompt-bytes', 512, '--max-tokens', 256]),
     'long c=4': ('max', ['--concurrency', 4, '--prompt-bytes', 240_000, '--max-tokens', 16]),
 }
+PACED = 'paced c=64'  # 6.58 ms a token by the simulated engine's clock, slowed down to 10
 TURNS = 60  # that follow the first of a 240 kB conversation
 
 
@@ -165,6 +167,20 @@ def round_trips(server, count=2000):
     return statistics.median(times) * 1e3
 
 
+def send_floor(work, seconds):
+    """CPU microseconds of one bare send() a client each 10 ms, or None without a compiler."""
+    compiler, floor = shutil.which('c++'), os.path.join(work, 'send_floor')
+    if compiler is None:
+        say('no C++ compiler: the floor of a streamed token stays unknown')
+        return None
+    if not os.path.exists(floor):
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'send_floor.cc')
+        subprocess.run([compiler, '-O2', '-std=c++20', '-o', floor, source], check=True)
+    got = subprocess.run([floor, '64', '10', '220', str(seconds)], check=True,
+                         capture_output=True, text=True)
+    return float(got.stdout)
+
+
 def start_times(rounds):
     listen, resident = [], []
     for _ in range(rounds):
@@ -175,15 +191,17 @@ def start_times(rounds):
 
 
 def growth(seconds, rounds):
-    """Resident memory after each of several bursts of distinct 240 kB prompts, MiB."""
-    sizes = []
+    """Resident memory after each of several bursts of distinct 240 kB prompts, MiB: as the last
+    answer ends, and when the server has been idle for two seconds."""
+    loaded, rested = [], []
     with penstock('max') as server:
-        sizes.append(server.resident_mib())
         for seed in range(rounds):
             load(server, '--concurrency', 16, '--prompt-bytes', 240_000, '--max-tokens', 4,
                  '--seed', 77 + seed, '--duration-s', seconds)
-            sizes.append(server.resident_mib())
-    return sizes
+            loaded.append(server.resident_mib())
+            time.sleep(2)
+            rested.append(server.resident_mib())
+    return loaded, rested
 
 
 def main():
@@ -194,10 +212,10 @@ def main():
     parser.add_argument('--json', help='write every figure to this file')
     options = parser.parse_args()
     points = options.points.split(',')
-    everything = {'points': []}
+    everything = {'points': [], 'send_floor_us': []}
 
     with tempfile.TemporaryDirectory() as work:
-        rows = []
+        rows, floors = [], []
         with_nginx = shutil.which('nginx') is not None
         if not with_nginx:
             say('nginx is not installed: its columns stay empty')
@@ -205,6 +223,9 @@ def main():
             pace, arguments = POINTS[name]
             runs = {'penstock': [], 'nginx': []}
             for round_number in range(options.rounds):
+                if name == PACED and (floor := send_floor(work, options.seconds)) is not None:
+                    floors.append(floor)
+                    everything['send_floor_us'].append(floor)
                 with penstock(pace) as server:
                     runs['penstock'].append(
                         measure(server, arguments, options.seconds, round_number))
@@ -234,15 +255,19 @@ def main():
                      'CPU µs/token', 'nginx alone', 'TTFT p50 ms', 'TTFT p99', 'ITL p50',
                      'e2e p50', 'RSS MiB'], rows))
 
+        if floors:
+            print(f'\na bare send() to each of 64 clients every 10 ms: {span(floors, 2)} µs CPU, the '
+                  f'floor of "{PACED}" (goal 10)')
+
     turns = []
     with penstock('max') as server:
         floor = round_trips(server)
         for seed in range(options.rounds):
             turns.append(conversation(server, seed))
     listen, idle = start_times(max(5, options.rounds))
-    sizes = growth(options.seconds, 4)
+    loaded, rested = growth(options.seconds, 4)
     everything.update(turns=turns, health_ms=floor, listen_ms=listen, idle_mib=idle,
-                      growth_mib=sizes)
+                      loaded_mib=loaded, rested_mib=rested)
     print(f'''
 240 kB conversation, {turns[0]['prompt_tokens']} tokens: first turn \
 {span([t['first_ms'] for t in turns], 1)} ms CPU, each next turn \
@@ -250,8 +275,9 @@ def main():
 {100 * min(t['cached'] for t in turns):.1f} % of its tokens cached
 one client: GET /health takes {floor:.3f} ms (from Python), the floor of any answer
 start to listening: {span(listen)} ms (goal 50)
-resident: idle {span(idle)} MiB; after each {options.seconds:g} s of distinct 240 kB prompts: \
-{', '.join(f'{s:.0f}' for s in sizes[1:])} MiB (goal 60, flat)''')
+resident: idle {span(idle)} MiB; after each {options.seconds:g} s of distinct 240 kB prompts, 16 at \
+once: {', '.join(f'{m:.0f}' for m in loaded)} MiB, and two seconds later \
+{', '.join(f'{m:.0f}' for m in rested)} MiB (goal 60, flat)''')
     if options.json:
         with open(options.json, 'w') as out:
             json.dump(everything, out, indent=1)

@@ -12,6 +12,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "kv/events.h"
+#include "text/answer_grammar.h"
 
 namespace penstock::engine {
 
@@ -27,20 +28,6 @@ struct Sampling {
   std::int32_t penalty_last_n = 64;
   std::optional<std::uint32_t> seed;                // absent: drawn by the engine
   std::vector<std::pair<Token, float>> logit_bias;  // -100 or below bans the token
-};
-
-/// Restricts the output to a language. `lazy`: only from the first trigger on.
-struct Grammar {
-  struct Trigger {
-    enum class Kind : std::uint8_t { kWord, kPattern, kPatternFull };
-    Kind kind = Kind::kWord;
-    std::string value;
-  };
-  std::string gbnf;  // empty: unrestricted
-  bool lazy = false;
-  std::vector<Trigger> triggers;
-  std::vector<std::string> preserved_tokens;  // token texts that must stay whole
-  std::string prefill;  // text the grammar has already consumed when generation starts
 };
 
 enum class FinishReason : std::uint8_t {
@@ -89,7 +76,7 @@ struct GenerateRequest {
   std::vector<Token> prompt;   // never empty; the engine adds nothing (no BOS)
   std::string cache_salt;      // separates tenants' KV
   Sampling sampling;
-  Grammar grammar;
+  text::AnswerGrammar grammar;
   std::vector<Token> stop_token_ids;
   bool ignore_eos = false;
   std::uint32_t max_tokens = 0;               // >= 1

@@ -1,6 +1,7 @@
 #include "serve/desk.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
@@ -11,6 +12,9 @@
 
 namespace penstock::serve {
 namespace {
+
+/// From that size on, a request leaves something behind that is worth giving back.
+constexpr std::size_t kLargeBodyBytes = 64 * 1024;
 
 std::int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -30,20 +34,6 @@ engine::Sampling sampling_of(const api::GenerationParams& p) {
   s.seed = p.seed;
   s.logit_bias = p.logit_bias;
   return s;
-}
-
-/// text/ and engine/ do not know each other's types: a grammar crosses here.
-engine::Grammar grammar_of(text::AnswerGrammar&& g) {
-  engine::Grammar made;
-  made.gbnf = std::move(g.gbnf);
-  made.lazy = g.lazy;
-  made.preserved_tokens = std::move(g.preserved_tokens);
-  made.prefill = std::move(g.prefill);
-  for (text::AnswerGrammar::Trigger& t : g.triggers) {
-    made.triggers.push_back(
-        {static_cast<engine::Grammar::Trigger::Kind>(t.kind), std::move(t.value)});
-  }
-  return made;
 }
 
 engine::GenerateRequest request_of(const api::GenerationParams& p, std::vector<Token> prompt,
@@ -112,10 +102,11 @@ text::Conversation conversation_of(const api::ChatRequest& r) {
 
 }  // namespace
 
-Desk::Desk(Service& service, net::Loop& loop)
+Desk::Desk(Service& service, net::Loop& loop, std::size_t segment_bytes_max)
     : service_(service),
       loop_(loop),
       mailbox_(loop, [this](std::vector<engine::Output>& outputs) { hand_out(outputs); }),
+      tokenizer_cache_(segment_bytes_max),
       random_(std::random_device{}()) {}
 
 Desk::~Desk() = default;
@@ -142,12 +133,15 @@ void Desk::sweep() {
   for (Generation* g : all) g->sweep(now);
   if (!generations_.empty()) {
     sweep_timer_ = loop_.after(std::chrono::seconds(1), [this] { sweep(); });
-  } else {
-    sweep_timer_.reset();
+    return;
   }
+  sweep_timer_.reset();
+  // What long prompts left between the caches' blocks: 15 MiB after a burst of 240 kB prompts.
+  if (std::exchange(large_seen_, false)) malloc_trim(0);
 }
 
 void Desk::launch(net::Exchange& exchange, std::unique_ptr<Generation> generation) {
+  large_seen_ = large_seen_ || exchange.request().body.size() >= kLargeBodyBytes;
   generation->start(exchange);
   exchange.own(std::move(generation));
   if (sweep_timer_ == nullptr) {
@@ -283,7 +277,7 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
       .deadline = Deadline(arrived + options().request_timeout)};
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
-  const engine::Grammar grammar = grammar_of(std::move(rendered->grammar));
+  const text::AnswerGrammar grammar = std::move(rendered->grammar);
   for (std::uint32_t k = 0; k < r.n; ++k) {
     const bool last = k + 1 == r.n;
     engine::GenerateRequest leg = request_of(r, last ? std::move(prompt) : prompt, *max_tokens);

@@ -23,7 +23,7 @@ class Generation;
 /// engines deliver to, and who waits for what. Loop thread only, but for the constructor.
 class Desk final {
  public:
-  Desk(Service& service, net::Loop& loop);
+  Desk(Service& service, net::Loop& loop, std::size_t segment_bytes_max);
   ~Desk();
 
   void chat(net::Exchange& exchange, ServedModel& model);
@@ -54,6 +54,7 @@ class Desk final {
   net::Loop& loop_;
   Mailbox mailbox_;
   text::TokenizerCache tokenizer_cache_;
+  bool large_seen_ = false;  // since memory was last given back
   text::TemplateCache template_cache_;
   std::unordered_set<Generation*> generations_;
   std::unordered_map<RequestId, Generation*> by_leg_;

@@ -72,8 +72,9 @@ Service::Service(const ServiceOptions& options, const Clock& clock)
 Service::~Service() = default;
 
 void Service::open(net::HttpServer& server) {
+  const std::size_t segment_bytes_max = options_.segment_bytes_max / server.loop_count();
   for (std::size_t i = 0; i < server.loop_count(); ++i) {
-    desks_.push_back(std::make_unique<Desk>(*this, server.loop(i)));
+    desks_.push_back(std::make_unique<Desk>(*this, server.loop(i), segment_bytes_max));
   }
   server_.store(&server);
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/answer_grammar.h"
 #include "text/tokenizer.h"
 
 namespace penstock::text {
@@ -50,20 +51,6 @@ struct Conversation {
   std::vector<std::pair<std::string_view, std::string_view>> template_kwargs;  // name, JSON text
   bool add_generation_prompt = true;
   bool continue_final_message = false;
-};
-
-/// What constrains the answer: GBNF and when it starts to bind.
-struct AnswerGrammar {
-  struct Trigger {
-    enum class Kind : std::uint8_t { kWord, kPattern, kPatternFull };
-    Kind kind = Kind::kWord;
-    std::string value;
-  };
-  std::string gbnf;
-  bool lazy = false;
-  std::vector<Trigger> triggers;
-  std::vector<std::string> preserved_tokens;
-  std::string prefill;  // what the prompt already says of the answer; the grammar starts there
 };
 
 /// How the answer must be read: see OutputParser.

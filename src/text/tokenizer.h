@@ -54,7 +54,7 @@ class TokenizerCache final {
     Token tokens[kTokensMax];
   };
   static_assert(sizeof(Word) == 64);
-  static constexpr std::size_t kWordSlots = 1 << 15;  // 2 MiB
+  static constexpr std::size_t kWordSlots = 1 << 14;  // 1 MiB
 
   struct SegmentKey {
     std::uint64_t high, low;

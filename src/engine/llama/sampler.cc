@@ -24,7 +24,8 @@ bool plain_greedy(const GenerateRequest& r) {
          s.repetition_penalty == 1 && s.logit_bias.empty() && r.grammar.gbnf.empty();
 }
 
-void set_grammar(const Grammar& grammar, const llama_vocab* vocab, common_params_sampling& params) {
+void set_grammar(const text::AnswerGrammar& grammar, const llama_vocab* vocab,
+                 common_params_sampling& params) {
   if (grammar.gbnf.empty()) return;
   params.grammar = common_grammar(
       grammar.prefill.empty() ? COMMON_GRAMMAR_TYPE_USER : COMMON_GRAMMAR_TYPE_TOOL_CALLS,
@@ -35,11 +36,11 @@ void set_grammar(const Grammar& grammar, const llama_vocab* vocab, common_params
     const llama_tokens tokens = common_tokenize(vocab, text, false, true);
     if (tokens.size() == 1) params.preserved_tokens.insert(tokens[0]);
   }
-  for (const Grammar::Trigger& trigger : grammar.triggers) {
+  for (const text::AnswerGrammar::Trigger& trigger : grammar.triggers) {
     common_grammar_trigger made{COMMON_GRAMMAR_TRIGGER_TYPE_WORD, trigger.value, LLAMA_TOKEN_NULL};
-    if (trigger.kind == Grammar::Trigger::Kind::kPattern) {
+    if (trigger.kind == text::AnswerGrammar::Trigger::Kind::kPattern) {
       made.type = COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN;
-    } else if (trigger.kind == Grammar::Trigger::Kind::kPatternFull) {
+    } else if (trigger.kind == text::AnswerGrammar::Trigger::Kind::kPatternFull) {
       made.type = COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL;
     } else if (const llama_tokens tokens = common_tokenize(vocab, trigger.value, false, true);
                tokens.size() == 1) {
@@ -53,7 +54,7 @@ void set_grammar(const Grammar& grammar, const llama_vocab* vocab, common_params
 }
 
 /// common_sampler_init() leaks what it has made so far when the grammar does not parse.
-bool parses(const Grammar& grammar, const llama_vocab* vocab) {
+bool parses(const text::AnswerGrammar& grammar, const llama_vocab* vocab) {
   if (grammar.gbnf.empty()) return true;
   const llama_sampler_ptr trial(llama_sampler_init_grammar(vocab, grammar.gbnf.c_str(), "root"));
   return trial != nullptr;
