@@ -256,8 +256,8 @@ def main():
                      'e2e p50', 'RSS MiB'], rows))
 
         if floors:
-            print(f'\na bare send() to each of 64 clients every 10 ms: {span(floors, 2)} µs CPU, the '
-                  f'floor of "{PACED}" (goal 10)')
+            print(f'\na bare send() to each of 64 clients every 10 ms: {span(floors, 2)} µs CPU, '
+                  f'the floor of "{PACED}" (goal 10)')
 
     turns = []
     with penstock('max') as server:
@@ -275,8 +275,8 @@ def main():
 {100 * min(t['cached'] for t in turns):.1f} % of its tokens cached
 one client: GET /health takes {floor:.3f} ms (from Python), the floor of any answer
 start to listening: {span(listen)} ms (goal 50)
-resident: idle {span(idle)} MiB; after each {options.seconds:g} s of distinct 240 kB prompts, 16 at \
-once: {', '.join(f'{m:.0f}' for m in loaded)} MiB, and two seconds later \
+resident: idle {span(idle)} MiB; after each {options.seconds:g} s of distinct 240 kB prompts, \
+16 at once: {', '.join(f'{m:.0f}' for m in loaded)} MiB, and two seconds later \
 {', '.join(f'{m:.0f}' for m in rested)} MiB (goal 60, flat)''')
     if options.json:
         with open(options.json, 'w') as out:

@@ -13,6 +13,7 @@ namespace penstock::text {
 /// skips itself) where `make test` has not fetched it.
 inline std::shared_ptr<const ModelFile> demo_vocabulary() {
   static const std::shared_ptr<const ModelFile> model = []() -> std::shared_ptr<const ModelFile> {
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
     const char* path = std::getenv("PENSTOCK_DEMO_MODEL");
     if (path == nullptr) return nullptr;
     Result<std::shared_ptr<const ModelFile>> opened =

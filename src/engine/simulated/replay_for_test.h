@@ -36,6 +36,7 @@ struct TraceRequest {
 /// tree. Absent: nowhere.
 inline std::optional<std::filesystem::path> conversation_trace() {
   std::filesystem::path folder;
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
   if (const char* set = std::getenv("PENSTOCK_TRACES")) {
     folder = set;
   } else {

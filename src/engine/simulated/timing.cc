@@ -1,6 +1,7 @@
 #include "engine/simulated/timing.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace penstock::engine::simulated {
 
@@ -16,8 +17,8 @@ double PolynomialClock::decode_ms(double kv_use) const noexcept {
 
 Nanos pass_time(double ms, double speedup) noexcept {
   constexpr double kNanosPerMs = 1e6;
-  const auto nanos = static_cast<Nanos::rep>(ms * kNanosPerMs + 0.5);
-  return Nanos(static_cast<Nanos::rep>(static_cast<double>(nanos) / speedup + 0.5));
+  const auto nanos = std::llround(ms * kNanosPerMs);
+  return Nanos(std::llround(static_cast<double>(nanos) / speedup));
 }
 
 }  // namespace penstock::engine::simulated

@@ -54,11 +54,11 @@ void ClientCore::drop_idle(ClientConnection& connection) {
 void ClientCore::resolve(boost::intrusive_ptr<ClientConnection> connection) {
   waiting_.push_back(std::move(connection));
   if (std::exchange(resolving_, true)) return;
-  resolver_.async_resolve(
-      server_.host, std::to_string(server_.port),
-      [self = boost::intrusive_ptr(this)](ErrorCode failure, tcp::resolver::results_type found) {
-        self->on_resolved(failure, {found.begin(), found.end()});
-      });
+  resolver_.async_resolve(server_.host, std::to_string(server_.port),
+                          [self = boost::intrusive_ptr(this)](
+                              ErrorCode failure, const tcp::resolver::results_type& found) {
+                            self->on_resolved(failure, {found.begin(), found.end()});
+                          });
 }
 
 void ClientCore::on_resolved(ErrorCode failure, std::vector<tcp::endpoint> endpoints) {
