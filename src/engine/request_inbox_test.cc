@@ -11,9 +11,13 @@
 namespace penstock::engine {
 namespace {
 
+using Inbox = RequestInbox<GenerateRequest>;
+
 GenerateRequest request(std::uint64_t id) { return {.id = {id}, .prompt = {1}, .max_tokens = 1}; }
 
-std::vector<std::uint64_t> ids(const InboxBatch& batch) {
+Result<void> submit(Inbox& inbox, std::uint64_t id) { return inbox.submit({id}, request(id)); }
+
+std::vector<std::uint64_t> ids(const Inbox::Batch& batch) {
   std::vector<std::uint64_t> result;
   for (const GenerateRequest& r : batch.requests) result.push_back(r.id.value);
   return result;
@@ -22,42 +26,42 @@ std::vector<std::uint64_t> ids(const InboxBatch& batch) {
 using Ids = std::vector<std::uint64_t>;
 
 TEST(RequestInbox, HandsOverInOrderAndOnce) {
-  RequestInbox inbox({.sequences_max = 8});
-  InboxBatch batch;
+  Inbox inbox({.sequences_max = 8});
+  Inbox::Batch batch;
   EXPECT_FALSE(inbox.attention());
   EXPECT_TRUE(inbox.take(batch));
   EXPECT_TRUE(batch.requests.empty());
-  for (const std::uint64_t id : {3, 1, 2}) ASSERT_TRUE(inbox.submit(request(id)));
+  for (const std::uint64_t id : {3, 1, 2}) ASSERT_TRUE(submit(inbox, id));
   EXPECT_TRUE(inbox.attention());
   EXPECT_TRUE(inbox.take(batch));
   EXPECT_FALSE(inbox.attention());
-  ASSERT_TRUE(inbox.submit(request(4)));
+  ASSERT_TRUE(submit(inbox, 4));
   EXPECT_TRUE(inbox.take(batch));  // what the caller has not used yet stays in front
   EXPECT_EQ(ids(batch), (Ids{3, 1, 2, 4}));
 }
 
 TEST(RequestInbox, AnIdIsInUseUntilItsEndIsReported) {
-  RequestInbox inbox({.sequences_max = 8});
-  ASSERT_TRUE(inbox.submit(request(1)));
-  const auto again = inbox.submit(request(1));
+  Inbox inbox({.sequences_max = 8});
+  ASSERT_TRUE(submit(inbox, 1));
+  const auto again = submit(inbox, 1);
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().code, Code::kInvalidArgument);
   const std::vector<RequestId> ended = {{1}};
-  InboxBatch batch;
+  Inbox::Batch batch;
   inbox.take(batch);
   inbox.report(0, 0, ended);
-  EXPECT_TRUE(inbox.submit(request(1)));
+  EXPECT_TRUE(submit(inbox, 1));
 }
 
 TEST(RequestInbox, AbortsReachOnlyLiveRequestsAndOnlyOnce) {
-  RequestInbox inbox({.sequences_max = 8});
+  Inbox inbox({.sequences_max = 8});
   inbox.abort({1}, CancelReason::kClientGone);
   EXPECT_FALSE(inbox.attention());
-  ASSERT_TRUE(inbox.submit(request(1)));
+  ASSERT_TRUE(submit(inbox, 1));
   inbox.abort({1}, CancelReason::kStopString);
   inbox.abort({1}, CancelReason::kClientGone);
   inbox.abort({2}, CancelReason::kClientGone);
-  InboxBatch batch;
+  Inbox::Batch batch;
   inbox.take(batch);
   ASSERT_EQ(batch.aborts.size(), 1U);
   EXPECT_EQ(batch.aborts[0].id, RequestId{1});
@@ -65,56 +69,60 @@ TEST(RequestInbox, AbortsReachOnlyLiveRequestsAndOnlyOnce) {
 }
 
 TEST(RequestInbox, FreePlacesFillBeforeTheQueueDoes) {
-  RequestInbox inbox({.sequences_max = 2, .queue_max = 1, .retry_after_s = 7});
-  for (const std::uint64_t id : {1, 2, 3}) ASSERT_TRUE(inbox.submit(request(id)));
-  const auto refused = inbox.submit(request(4));
+  Inbox inbox({.sequences_max = 2, .queue_max = 1, .retry_after_s = 7});
+  for (const std::uint64_t id : {1, 2, 3}) ASSERT_TRUE(submit(inbox, id));
+  const auto refused = submit(inbox, 4);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kOverloaded);
   EXPECT_EQ(refused.error().retry_after_s, 7);
   // Being taken makes no room; being reported as running does.
-  InboxBatch batch;
+  Inbox::Batch batch;
   inbox.take(batch);
   EXPECT_EQ(inbox.unreported(), 3U);
-  EXPECT_FALSE(inbox.submit(request(4)));
+  EXPECT_FALSE(submit(inbox, 4));
   inbox.report(1, 0, {});
   EXPECT_EQ(inbox.unreported(), 0U);
-  EXPECT_TRUE(inbox.submit(request(5)));
+  EXPECT_TRUE(submit(inbox, 5));
   inbox.report(1, 0, {});  // says nothing of one that has not been taken
   EXPECT_EQ(inbox.unreported(), 1U);
-  EXPECT_TRUE(inbox.submit(request(6)));
-  EXPECT_FALSE(inbox.submit(request(7)));
+  EXPECT_TRUE(submit(inbox, 6));
+  EXPECT_FALSE(submit(inbox, 7));
 }
 
 TEST(RequestInbox, PlacesAreNoUseWhileSomebodyWaits) {
-  RequestInbox inbox({.sequences_max = 8, .queue_max = 2});
+  Inbox inbox({.sequences_max = 8, .queue_max = 2});
   inbox.report(1, 1, {});  // short of memory, say
-  EXPECT_TRUE(inbox.submit(request(1)));
-  EXPECT_FALSE(inbox.submit(request(2)));
+  EXPECT_TRUE(submit(inbox, 1));
+  EXPECT_FALSE(submit(inbox, 2));
 }
 
 TEST(RequestInbox, EmbeddingsAreBoundedToo) {
-  RequestInbox inbox({.sequences_max = 1, .queue_max = 2});
+  Inbox inbox({.sequences_max = 1, .queue_max = 2});
   const auto ignore = [](Result<std::vector<float>>) {};
   ASSERT_TRUE(inbox.submit(EmbedRequest{}, ignore));
   ASSERT_TRUE(inbox.submit(EmbedRequest{}, ignore));
   const auto refused = inbox.submit(EmbedRequest{}, ignore);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kOverloaded);
-  InboxBatch batch;
+  Inbox::Batch batch;
   inbox.take(batch);
   EXPECT_EQ(batch.embeds.size(), 2U);
+  // Being taken makes no room; being begun does.
+  EXPECT_FALSE(inbox.submit(EmbedRequest{}, ignore));
+  inbox.report(0, 0, {}, 1);
   EXPECT_TRUE(inbox.submit(EmbedRequest{}, ignore));
+  EXPECT_FALSE(inbox.submit(EmbedRequest{}, ignore));
 }
 
 TEST(RequestInbox, CloseRefusesTheNewAndHandsOverTheRest) {
-  RequestInbox inbox({.sequences_max = 8});
-  ASSERT_TRUE(inbox.submit(request(1)));
+  Inbox inbox({.sequences_max = 8});
+  ASSERT_TRUE(submit(inbox, 1));
   inbox.close();
-  const auto refused = inbox.submit(request(2));
+  const auto refused = submit(inbox, 2);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kUnavailable);
   EXPECT_FALSE(inbox.submit(EmbedRequest{}, [](Result<std::vector<float>>) {}));
-  InboxBatch batch;
+  Inbox::Batch batch;
   EXPECT_FALSE(inbox.wait(batch));
   EXPECT_EQ(ids(batch), Ids{1});
   EXPECT_TRUE(inbox.attention());  // and stays so
@@ -122,13 +130,13 @@ TEST(RequestInbox, CloseRefusesTheNewAndHandsOverTheRest) {
 }
 
 TEST(RequestInbox, WaitEndsWithWhatComes) {
-  RequestInbox inbox({.sequences_max = 8});
+  Inbox inbox({.sequences_max = 8});
   for (int round = 0; round < 200; ++round) {
     std::jthread other([&] {
       inbox.abort({1}, CancelReason::kClientGone);  // unknown: no wake
-      EXPECT_TRUE(inbox.submit(request(1)));
+      EXPECT_TRUE(submit(inbox, 1));
     });
-    InboxBatch batch;
+    Inbox::Batch batch;
     ASSERT_TRUE(inbox.wait(batch));
     ASSERT_EQ(ids(batch), Ids{1});
     const std::vector<RequestId> ended = {{1}};
@@ -137,11 +145,11 @@ TEST(RequestInbox, WaitEndsWithWhatComes) {
 }
 
 TEST(RequestInbox, SleepIsEndedByCloseAlone) {
-  RequestInbox inbox({.sequences_max = 8});
+  Inbox inbox({.sequences_max = 8});
   EXPECT_TRUE(inbox.sleep(Nanos(0)));
   EXPECT_TRUE(inbox.sleep(Nanos(-5)));
   std::jthread other([&] {
-    EXPECT_TRUE(inbox.submit(request(1)));
+    EXPECT_TRUE(submit(inbox, 1));
     inbox.close();
   });
   EXPECT_FALSE(inbox.sleep(std::chrono::hours(1)));
@@ -152,13 +160,13 @@ TEST(RequestInbox, NothingIsLostAmongThreadsAndTheBoundHolds) {
   constexpr std::uint32_t kQueue = 5;
   constexpr std::uint64_t kThreads = 4;
   constexpr std::uint64_t kEach = 500;
-  RequestInbox inbox({.sequences_max = kPlaces, .queue_max = kQueue});
+  Inbox inbox({.sequences_max = kPlaces, .queue_max = kQueue});
   std::vector<std::jthread> producers;
   for (std::uint64_t t = 0; t < kThreads; ++t) {
     producers.emplace_back([&inbox, t] {
       for (std::uint64_t i = 0; i < kEach; ++i) {
         const std::uint64_t id = t * kEach + i;
-        while (!inbox.submit(request(id))) std::this_thread::yield();
+        while (!submit(inbox, id)) std::this_thread::yield();
         if (i % 3 == 0) inbox.abort({id}, CancelReason::kClientGone);
       }
     });
@@ -167,7 +175,7 @@ TEST(RequestInbox, NothingIsLostAmongThreadsAndTheBoundHolds) {
   std::set<std::uint64_t> aborted;
   std::vector<RequestId> waiting;  // the first kPlaces of them "run"
   while (seen.size() < kThreads * kEach) {
-    InboxBatch batch;
+    Inbox::Batch batch;
     if (waiting.empty()) {
       ASSERT_TRUE(inbox.wait(batch));
     } else {

@@ -4,8 +4,6 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <list>
 #include <mutex>
@@ -21,6 +19,7 @@
 #include "engine/llama/context.h"
 #include "engine/llama/sampler.h"
 #include "engine/llama/sequence.h"
+#include "engine/request_inbox.h"
 
 namespace penstock::engine {
 namespace llama {
@@ -59,29 +58,26 @@ class LlamaEngine final : public Engine {
 
   const EngineInfo& info() const override { return info_; }
   Result<void> generate(GenerateRequest request) override;
-  void abort(RequestId id, CancelReason reason) override;
+  void abort(RequestId id, CancelReason reason) override { inbox_.abort(id, reason); }
   Result<void> embed(EmbedRequest request, EmbedDone done) override;
   LoadReport load() const override;
   const kv::EventSource* kv_events() const override { return &events_; }
 
  private:
   using SequencePtr = std::unique_ptr<Sequence>;
-  struct Embedding {
-    EmbedRequest request;
-    EmbedDone done;
-  };
 
   Result<void> check(const GenerateRequest& request) const;
 
   // The compute thread's life, in the order of a step.
   void run();
   bool take_inbox();  // false: stop
+  void cancel(RequestId id);
   void end_expired();
   void admit();
   void compute_prompts();
   void decode();
   void run_embeddings();
-  void report_load();
+  void settle();
 
   bool start(Sequence& sequence);
   void restore_prefix(Sequence& sequence);
@@ -100,24 +96,18 @@ class LlamaEngine final : public Engine {
   EngineInfo info_;
   KvEventLog events_;
 
-  // Shared with callers.
-  mutable std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<SequencePtr> inbox_;
-  std::vector<RequestId> aborts_;
-  std::deque<Embedding> embeddings_inbox_;
-  std::uint32_t queued_ = 0;           // in inbox_ or waiting_
-  std::uint32_t places_ = 0;           // free streams
-  std::size_t embeddings_queued_ = 0;  // in embeddings_inbox_ or embeddings_
-  bool stopping_ = false;
-  LoadReport report_;
+  RequestInbox<SequencePtr> inbox_;
+  mutable std::mutex load_mutex_;
+  LoadReport load_;  // as of the last settle()
 
   // The compute thread's own.
   BlockPool pool_;
   std::list<SequencePtr> waiting_;
   std::vector<SequencePtr> running_;  // in the order they started
   std::vector<std::uint32_t> free_streams_;
-  std::deque<Embedding> embeddings_;
+  std::deque<EmbedJob> embeddings_;
+  InboxBatch<SequencePtr> batch_;
+  std::vector<RequestId> ended_;  // since the last settle()
   Outbox outbox_;
   LoadReport counts_;
   double row_ms_ = 5;          // measured cost of a prompt row, smoothed
@@ -139,6 +129,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
       options_(options),
       clock_(clock),
       context_(std::move(context)),
+      inbox_({.sequences_max = options.sequences_max, .queue_max = options.queue_max}),
       pool_(pool_options(*context_, options), events_) {
   info_ = {.model = model_->fingerprint(),
            .kv_compatibility_key = context_->compatibility_key(),
@@ -151,16 +142,11 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
            .embedding_size = context_->embedding_size()};
   for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
-  places_ = options.sequences_max;
   thread_ = std::thread([this] { run(); });
 }
 
 LlamaEngine::~LlamaEngine() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_one();
+  inbox_.close();
   thread_.join();
 }
 
@@ -193,29 +179,9 @@ Result<void> LlamaEngine::generate(GenerateRequest request) {
   Result<std::unique_ptr<Sampler>> sampler = Sampler::make(*model_, request);
   if (!sampler) return std::unexpected(sampler.error());
   const kv::BlockHash root = kv::chain_root(info_.model, "", request.cache_salt);
-  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*sampler), root);
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_) return fail(Code::kUnavailable, "the worker is stopping");
-    // What free streams will take at the next step does not wait.
-    if (queued_ >= options_.queue_max + places_) {
-      Error full{Code::kOverloaded,
-                 fmt::format("{} requests are waiting already", queued_ - places_), "", 1};
-      return std::unexpected(std::move(full));
-    }
-    ++queued_;
-    inbox_.push_back(std::move(sequence));
-  }
-  wake_.notify_one();
-  return {};
-}
-
-void LlamaEngine::abort(RequestId id, CancelReason) {
-  {
-    const std::lock_guard lock(mutex_);
-    aborts_.push_back(id);
-  }
-  wake_.notify_one();
+  const RequestId id = request.id;
+  return inbox_.submit(id,
+                       std::make_unique<Sequence>(std::move(request), std::move(*sampler), root));
 }
 
 Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
@@ -228,23 +194,13 @@ Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
                             request.tokens.size(), info_.context_tokens_max),
                 "input");
   }
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_) return fail(Code::kUnavailable, "the worker is stopping");
-    if (embeddings_queued_ >= options_.queue_max) {
-      return std::unexpected(Error{Code::kOverloaded, "too many embeddings are waiting", "", 1});
-    }
-    ++embeddings_queued_;
-    embeddings_inbox_.push_back({std::move(request), std::move(done)});
-  }
-  wake_.notify_one();
-  return {};
+  return inbox_.submit(std::move(request), std::move(done));
 }
 
 LoadReport LlamaEngine::load() const {
-  const std::lock_guard lock(mutex_);
-  LoadReport report = report_;
-  report.waiting = queued_;
+  const std::lock_guard lock(load_mutex_);
+  LoadReport report = load_;
+  report.waiting += inbox_.unreported();
   return report;
 }
 
@@ -253,48 +209,39 @@ void LlamaEngine::run() {
     end_expired();
     admit();
     compute_prompts();
-    outbox_.deliver();  // a first token does not wait for the others' next one
+    settle();  // a first token does not wait for the others' next one
     decode();
     run_embeddings();
-    report_load();
-    outbox_.deliver();
+    settle();
     if (running_.empty()) outbox_.forget_sinks();
   }
   for (const SequencePtr& s : running_) finish(*s, FinishReason::kCancelled);
   for (const SequencePtr& s : waiting_) finish(*s, FinishReason::kCancelled);
-  for (Embedding& e : embeddings_) e.done(fail(Code::kUnavailable, "the worker is stopping"));
-  outbox_.deliver();
+  for (EmbedJob& e : embeddings_) e.done(fail(Code::kUnavailable, "the engine is stopping"));
+  settle();
 }
 
 bool LlamaEngine::take_inbox() {
-  std::vector<RequestId> aborts;
-  {
-    std::unique_lock lock(mutex_);
-    const auto has_news = [&] {
-      return stopping_ || !inbox_.empty() || !aborts_.empty() || !embeddings_inbox_.empty();
-    };
-    if (running_.empty() && waiting_.empty() && embeddings_.empty()) wake_.wait(lock, has_news);
-    for (SequencePtr& s : inbox_) {
-      const auto place = std::ranges::find_if(waiting_, [&](const SequencePtr& w) {
-        return w->request.priority < s->request.priority;
-      });
-      waiting_.insert(place, std::move(s));
-    }
-    inbox_.clear();
-    aborts.swap(aborts_);
-    std::ranges::move(embeddings_inbox_, std::back_inserter(embeddings_));
-    embeddings_inbox_.clear();
-    if (stopping_) return false;
+  const bool idle = running_.empty() && waiting_.empty() && embeddings_.empty();
+  const bool open = idle ? inbox_.wait(batch_) : inbox_.take(batch_);
+  for (SequencePtr& s : batch_.requests) {
+    const auto place = std::ranges::find_if(
+        waiting_, [&](const SequencePtr& w) { return w->request.priority < s->request.priority; });
+    waiting_.insert(place, std::move(s));
   }
-  for (const RequestId id : aborts) {
-    const auto is_it = [&](const SequencePtr& s) { return s->request.id == id; };
-    if (const auto r = std::ranges::find_if(running_, is_it); r != running_.end()) {
-      finish(**r, FinishReason::kCancelled);
-    } else if (const auto w = std::ranges::find_if(waiting_, is_it); w != waiting_.end()) {
-      finish(**w, FinishReason::kCancelled);
-    }
+  for (const Abort& abort : batch_.aborts) cancel(abort.id);
+  std::ranges::move(batch_.embeds, std::back_inserter(embeddings_));
+  batch_.clear();
+  return open;
+}
+
+void LlamaEngine::cancel(RequestId id) {
+  const auto is_it = [&](const SequencePtr& s) { return s->request.id == id; };
+  if (const auto r = std::ranges::find_if(running_, is_it); r != running_.end()) {
+    finish(**r, FinishReason::kCancelled);
+  } else if (const auto w = std::ranges::find_if(waiting_, is_it); w != waiting_.end()) {
+    finish(**w, FinishReason::kCancelled);
   }
-  return true;
 }
 
 void LlamaEngine::end_expired() {
@@ -307,12 +254,7 @@ void LlamaEngine::end_expired() {
   end(running_);
   end(waiting_);
   std::erase_if(running_, [](const SequencePtr& s) { return s->request.sink == nullptr; });
-  const auto before = waiting_.size();
   std::erase_if(waiting_, [](const SequencePtr& s) { return s->request.sink == nullptr; });
-  if (before != waiting_.size()) {
-    const std::lock_guard lock(mutex_);
-    queued_ -= static_cast<std::uint32_t>(before - waiting_.size());
-  }
 }
 
 void LlamaEngine::admit() {
@@ -323,9 +265,6 @@ void LlamaEngine::admit() {
     }
     running_.push_back(std::move(*it));
     it = waiting_.erase(it);
-    const std::lock_guard lock(mutex_);
-    --queued_;
-    --places_;
   }
 }
 
@@ -525,29 +464,26 @@ void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
     std::ranges::sort(free_streams_,
                       std::greater<>{});  // the lowest next: streams in a row batch best
     s.stream.reset();
-    const std::lock_guard lock(mutex_);
-    ++places_;
   }
   s.chain.clear();
   outbox_.add(
       s.request.sink,
       {.request = s.request.id, .finish = reason, .usage = s.usage(), .error = std::move(error)});
   s.request.sink = nullptr;  // ended; swept by end_expired()
+  ended_.push_back(s.request.id);
 }
 
 void LlamaEngine::run_embeddings() {
   if (embeddings_.empty()) return;
-  Embedding next = std::move(embeddings_.front());
+  EmbedJob next = std::move(embeddings_.front());
   embeddings_.pop_front();
-  {
-    const std::lock_guard lock(mutex_);
-    --embeddings_queued_;
-  }
   next.done(context_->embed(next.request.tokens));
 }
 
-void LlamaEngine::report_load() {
+/// What others may see of the step, before they hear of it.
+void LlamaEngine::settle() {
   counts_.running = 0;
+  counts_.waiting = 0;
   counts_.waiting_prefill_tokens = 0;
   for (const SequencePtr& s : running_) {
     if (s->request.sink == nullptr) continue;
@@ -555,13 +491,23 @@ void LlamaEngine::report_load() {
     counts_.waiting_prefill_tokens +=
         s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
   }
-  for (const SequencePtr& s : waiting_) counts_.waiting_prefill_tokens += s->prompt_tokens();
+  for (const SequencePtr& s : waiting_) {
+    if (s->request.sink == nullptr) continue;
+    ++counts_.waiting;
+    counts_.waiting_prefill_tokens += s->prompt_tokens();
+  }
   counts_.kv_blocks_used = pool_.blocks_held();
   counts_.kv_blocks_max = pool_.blocks_max();
   counts_.blocks_evicted = pool_.evictions();
   ++counts_.generation;
-  const std::lock_guard lock(mutex_);
-  report_ = counts_;
+  {
+    // Under one lock, so that no request is counted twice or not at all.
+    const std::lock_guard lock(load_mutex_);
+    load_ = counts_;
+    inbox_.report(counts_.running, counts_.waiting, ended_, embeddings_.size());
+  }
+  ended_.clear();
+  outbox_.deliver();
 }
 
 }  // namespace

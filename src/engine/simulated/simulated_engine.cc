@@ -84,11 +84,11 @@ class SimulatedEngine final : public Engine {
   const Clock& clock_;
   const EngineInfo info_;
   KvEventLog events_;
-  RequestInbox inbox_;
+  RequestInbox<GenerateRequest> inbox_;
 
   // The engine thread's.
   simulated::Core core_;
-  InboxBatch batch_;
+  InboxBatch<GenerateRequest> batch_;
   TimePoint pass_end_ = TimePoint::min();  // of the last pass, by the model
 
   mutable std::mutex load_mutex_;
@@ -117,7 +117,8 @@ Result<void> SimulatedEngine::generate(GenerateRequest request) {
     return fail(Code::kUnprocessable,
                 "the simulated engine has no model and cannot follow a grammar");
   }
-  return inbox_.submit(std::move(request));
+  const RequestId id = request.id;
+  return inbox_.submit(id, std::move(request));
 }
 
 Result<void> SimulatedEngine::embed(EmbedRequest request, EmbedDone done) {
