@@ -21,12 +21,13 @@ namespace penstock {
       ::penstock::check_failed(#condition, {}); \
   } while (false)
 
-#define PENSTOCK_CHECK_OP(a, op, b)                                                             \
-  do {                                                                                          \
-    const auto& check_a_ = (a);                                                                 \
-    const auto& check_b_ = (b);                                                                 \
-    if (!(check_a_ op check_b_)) [[unlikely]]                                                   \
-      ::penstock::check_failed(#a " " #op " " #b, fmt::format("{} vs {}", check_a_, check_b_)); \
+#define PENSTOCK_CHECK_OP(a, op, b)                                               \
+  do {                                                                            \
+    const auto& check_left = (a);                                                 \
+    const auto& check_right = (b);                                                \
+    if (!(check_left op check_right)) [[unlikely]]                                \
+      ::penstock::check_failed(#a " " #op " " #b,                                 \
+                               fmt::format("{} vs {}", check_left, check_right)); \
   } while (false)
 
 #define CHECK_EQ(a, b) PENSTOCK_CHECK_OP(a, ==, b)

@@ -62,7 +62,7 @@ class HttpServerStreamTest : public testing::Test {
   }
 
   /// A handler that begins a stream, or not, and leaves it open.
-  void start_open(bool streaming, HttpServerOptions options = {}) {
+  void start_open(bool streaming, const HttpServerOptions& options = {}) {
     start(
         [this, streaming](Exchange& e) {
           e.own(std::make_unique<Recorded>(ledger_));

@@ -145,8 +145,7 @@ TEST(RequestParserTest, AmbiguousFramingIsRefused) {
       "Transfer-Encoding: xchunked\r\n",
       "Transfer-Encoding: \"chunked\"\r\n",
       "Transfer-Encoding: chunked;q=1\r\n",
-      "Transfer-Encoding:\x0b"
-      "chunked\r\n",
+      "Transfer-Encoding:\vchunked\r\n",
       "Transfer-Encoding\x01: chunked\r\n",
       "Host: y\r\n",
   };

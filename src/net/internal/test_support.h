@@ -248,8 +248,8 @@ class RawListener final {
  public:
   RawListener() : descriptor_(::socket(AF_INET, SOCK_STREAM, 0)) {
     sockaddr_in address = RawSocket::loopback(0);
-    ::bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address);
-    ::listen(descriptor_, 64);
+    EXPECT_EQ(::bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(descriptor_, 64), 0);
     socklen_t size = sizeof address;
     ::getsockname(descriptor_, reinterpret_cast<sockaddr*>(&address), &size);
     port_ = ntohs(address.sin_port);
