@@ -1,0 +1,127 @@
+#include "kv/index/segment_table.h"
+
+namespace penstock::kv::index {
+namespace {
+
+/// A segment is split at this fill if there is memory, and filled up to the second if there is not.
+constexpr std::uint32_t kSplitAt = SegmentTable::kSlots * 84 / 100;
+constexpr std::uint32_t kFull = SegmentTable::kSlots * 97 / 100;
+/// Tags that share more leading bits than this beyond the size of the table are no hashes.
+constexpr std::uint32_t kSkewBitsMax = 6;
+constexpr std::uint32_t kDepthMax = 16;
+
+}  // namespace
+
+void SegmentTable::place(Segment& s, std::uint64_t slot) {
+  std::uint32_t at = home(static_cast<std::uint32_t>(slot >> 32));
+  while (s.slots[at].load(std::memory_order_relaxed) != 0) at = next(at);
+  s.slots[at].store(slot, std::memory_order_release);
+  ++s.count;
+}
+
+SegmentTable::Segment* SegmentTable::new_segment(std::uint32_t depth) {
+  void* memory = pool_.take(user_);
+  if (memory == nullptr) return nullptr;
+  clear_piece(memory);  // a segment of zeroes is an empty one
+  auto* s = static_cast<Segment*>(memory);
+  s->depth = depth;
+  ++segments_;
+  return s;
+}
+
+bool SegmentTable::make_deeper() {
+  const Directory* old = directory_.load(std::memory_order_relaxed);
+  if (old->depth >= kDepthMax || (std::uint64_t{1} << old->depth) >= segments_ << kSkewBitsMax) {
+    return false;
+  }
+  directories_.push_back(std::make_unique<Directory>(old->depth + 1));
+  Directory& made = *directories_.back();
+  for (std::size_t i = 0; i < std::size_t{1} << made.depth; ++i) {
+    made.entries[i].store(old->entries[i / 2].load(std::memory_order_relaxed),
+                          std::memory_order_relaxed);
+  }
+  directory_.store(&made, std::memory_order_release);
+  return true;
+}
+
+bool SegmentTable::split(Segment& s, std::uint32_t tag) {
+  if (s.depth == directory_.load(std::memory_order_relaxed)->depth && !make_deeper()) return false;
+  Segment* upper = new_segment(s.depth + 1);
+  if (upper == nullptr) return false;
+
+  std::vector<std::uint64_t> entries;
+  entries.reserve(s.count);
+  s.version.store(s.version.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  for (std::atomic<std::uint64_t>& slot : s.slots) {
+    if (const std::uint64_t entry = slot.load(std::memory_order_relaxed)) {
+      entries.push_back(entry);
+      slot.store(0, std::memory_order_relaxed);
+    }
+  }
+  s.count = 0;
+  ++s.depth;
+  for (const std::uint64_t entry : entries) {
+    place((entry >> (64 - s.depth) & 1) != 0 ? *upper : s, entry);
+  }
+  const Directory& directory = *directory_.load(std::memory_order_relaxed);
+  const std::size_t span = std::size_t{1} << (directory.depth - s.depth);
+  const std::size_t first = directory.index(tag) & ~(2 * span - 1);
+  for (std::size_t i = first + span; i < first + 2 * span; ++i) {
+    directory.entries[i].store(upper, std::memory_order_release);
+  }
+  s.version.store(s.version.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  return true;
+}
+
+bool SegmentTable::insert(std::uint32_t tag, std::uint32_t value) {
+  if (directory_.load(std::memory_order_relaxed) == nullptr) {
+    Segment* first = new_segment(0);
+    if (first == nullptr) return false;
+    directories_.push_back(std::make_unique<Directory>(0));
+    directories_.back()->entries[0].store(first, std::memory_order_relaxed);
+    directory_.store(directories_.back().get(), std::memory_order_release);
+  }
+  Segment* s = segment_of(tag);
+  while (s->count >= kSplitAt) [[unlikely]] {
+    if (!split(*s, tag)) {
+      if (s->count >= kFull) return false;
+      break;
+    }
+    s = segment_of(tag);
+  }
+  place(*s, std::uint64_t{tag} << 32 | (std::uint64_t{value} + 1));
+  ++size_;
+  return true;
+}
+
+bool SegmentTable::erase(std::uint32_t tag, std::uint32_t value) {
+  Segment* s = segment_of(tag);
+  if (s == nullptr) return false;
+  const std::uint64_t wanted = std::uint64_t{tag} << 32 | (std::uint64_t{value} + 1);
+  std::uint32_t hole = home(tag);
+  for (std::uint32_t step = 0;; ++step, hole = next(hole)) {
+    const std::uint64_t slot = s->slots[hole].load(std::memory_order_relaxed);
+    if (slot == 0 || step == kSlots) return false;
+    if (slot == wanted) break;
+  }
+  s->version.store(s->version.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  // What was pushed past the hole by it moves back, so that probing never needs a tombstone.
+  for (std::uint32_t at = next(hole);; at = next(at)) {
+    const std::uint64_t slot = s->slots[at].load(std::memory_order_relaxed);
+    if (slot == 0) break;
+    const std::uint32_t want = home(static_cast<std::uint32_t>(slot >> 32));
+    const bool stays = hole < at ? (want > hole && want <= at) : (want > hole || want <= at);
+    if (stays) continue;
+    s->slots[hole].store(slot, std::memory_order_relaxed);
+    hole = at;
+  }
+  s->slots[hole].store(0, std::memory_order_relaxed);
+  s->version.store(s->version.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  --s->count;
+  --size_;
+  return true;
+}
+
+}  // namespace penstock::kv::index
