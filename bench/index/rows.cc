@@ -31,6 +31,9 @@ kv::PrefixIndex::Options options(const Cell& cell) {
   if (const char* budget = std::getenv("INDEX_BUDGET_MIB")) {
     made.budget_bytes = std::strtoull(budget, nullptr, 10) << 20;
   }
+  if (const char* shards = std::getenv("INDEX_SHARDS")) {
+    made.shards = static_cast<unsigned>(std::strtoul(shards, nullptr, 10));
+  }
   return made;
 }
 

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "kv/index/page_pool.h"
 #include "kv/index/shard.h"
+#include "kv/prefix_index_state.h"
 
 namespace penstock::kv {
 namespace {
@@ -28,20 +29,6 @@ std::size_t growing_budget(const PrefixIndex::Options& options) {
 }
 
 }  // namespace
-
-struct PrefixIndex::SlotState {
-  std::atomic<std::uint64_t> epoch = 0;
-  std::atomic<std::uint64_t> sequence = 0;
-  std::atomic<std::uint64_t> shed = 0;
-};
-
-struct PrefixIndex::Shed final : index::ShedSink {
-  explicit Shed(SlotState* of) : states(of) {}
-  void shed(Slot slot, std::uint64_t blocks) override {
-    states[slot].shed.fetch_add(blocks, kRelaxed);
-  }
-  SlotState* states;
-};
 
 namespace {
 

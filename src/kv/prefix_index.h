@@ -144,7 +144,6 @@ class PrefixIndex {
   [[nodiscard]] std::size_t root_shard(std::uint64_t local) const;
   [[nodiscard]] std::atomic<std::uint8_t>& hint(std::uint64_t alias) const;
   void advance(Slot slot, Position at);
-  void clear_all();
 
   const Options options_;
   std::atomic<Slot> slots_ = 0;

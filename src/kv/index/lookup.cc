@@ -20,6 +20,8 @@ namespace {
 constexpr auto kRelaxed = std::memory_order_relaxed;
 /// Runs of one path whose versions are looked at again together at the end.
 constexpr std::uint32_t kPathMax = 256;
+/// Blocks of a run fetched before its length is known.
+constexpr std::size_t kPrefetchBlocks = 128;
 
 /// How many of the first `most` words are equal. `theirs` may change meanwhile: the caller looks at
 /// the run's version afterwards.
@@ -121,6 +123,7 @@ struct Shard::Walker {
     const std::uint64_t local = locals[base];
     const std::uint32_t tag = shard.edge_tag(parent, local);
     return shard.edges_.read(tag, [&](std::uint32_t id) {
+      prefetch(shard.runs_.start_hint(id).load(kRelaxed));
       if (!read_head(shard.runs_[id], head)) {
         torn = true;
         return true;
@@ -131,15 +134,14 @@ struct Shard::Walker {
         torn = true;
         return true;
       }
-      prefetch(first);
       return std::atomic_ref(const_cast<std::uint64_t&>(*first)).load(kRelaxed) == local;
     });
   }
 
-  void prefetch(const std::uint64_t* first) const {
-    const std::size_t most = std::min<std::size_t>(head.length, locals.size() - base);
+  void prefetch(BlockId start) const {
+    const std::uint64_t* first = shard.blocks_.read_locals(start);
+    const std::size_t most = std::min(kPrefetchBlocks, locals.size() - base);
     for (std::size_t i = 0; i < most; i += 8) __builtin_prefetch(first + i);
-    if (head.list_class != 0) __builtin_prefetch(shard.lists_.words(head.held[0]));
   }
 
   [[nodiscard]] bool unchanged() const {

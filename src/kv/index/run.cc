@@ -4,6 +4,8 @@
 
 namespace penstock::kv::index {
 
+static_assert(RunTable::kRunsPerPiece * (sizeof(Run) + sizeof(BlockId)) <= kPieceBytes);
+
 RunTable::RunTable(PagePool& pool, std::size_t user)
     : pool_(pool),
       user_(user),

@@ -98,7 +98,7 @@ class RunChange {
 /// look at any run at any time.
 class RunTable {
  public:
-  static constexpr std::uint32_t kRunsPerPiece = kPieceBytes / sizeof(Run);
+  static constexpr std::uint32_t kRunsPerPiece = 960;  // and four bytes more for each
 
   RunTable(PagePool& pool, std::size_t user);
 
@@ -109,6 +109,16 @@ class RunTable {
 
   [[nodiscard]] Run& operator[](std::uint32_t id) const {
     return pieces_[id / kRunsPerPiece].load(std::memory_order_relaxed)[id % kRunsPerPiece];
+  }
+  /// A copy of the run's start, apart from its head: these are few enough to stay in the cache, so
+  /// that a reader can have the blocks on their way while it waits for the head. Maybe stale.
+  [[nodiscard]] std::atomic<BlockId>& start_hint(std::uint32_t id) const {
+    Run* piece = pieces_[id / kRunsPerPiece].load(std::memory_order_relaxed);
+    return reinterpret_cast<std::atomic<BlockId>*>(piece + kRunsPerPiece)[id % kRunsPerPiece];
+  }
+  void set_start(std::uint32_t id, BlockId start) {
+    (*this)[id].start.store(start, std::memory_order_relaxed);
+    start_hint(id).store(start, std::memory_order_relaxed);
   }
   /// Numbers below this were handed out at least once.
   [[nodiscard]] std::uint32_t end() const { return end_; }

@@ -5,6 +5,8 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "kv/index/block_arena.h"
@@ -76,6 +78,10 @@ class alignas(128) Shard {
   void clear(Slot slot);
   void predict(Slot slot, std::span<const StoredBlock> chain, TimePoint expires);
   std::size_t expire(TimePoint now);
+  /// The last block of a chain (kRoot for none); kNone if it is not all there.
+  [[nodiscard]] BlockId follow(std::span<const std::uint64_t> chain) const;
+  /// Makes room for a chain that nobody holds yet, as a prediction for slot 0 that never expires.
+  void scaffold(std::span<const StoredBlock> chain);
   [[nodiscard]] const ShardCounters& counters() const { return counters_; }
   ShardCounters& counters() { return counters_; }
 
@@ -90,6 +96,16 @@ class alignas(128) Shard {
   };
   [[nodiscard]] RunView view(const Run& run) const;
   [[nodiscard]] std::uint64_t name(std::uint32_t id, Slot slot, std::uint32_t offset) const;
+  [[nodiscard]] bool has_own_names(std::uint32_t id, Slot slot) const {
+    return runs_[id].columns > 0 && column(id, slot) != kNone;
+  }
+  /// The run that a run follows (kNone: it begins a chain) and the block in it that is its parent.
+  [[nodiscard]] std::pair<std::uint32_t, std::uint32_t> parent_of(const Run& run) const {
+    const BlockId parent = run.parent.load(std::memory_order_relaxed);
+    if (parent == kRoot) return {kNone, 0};
+    const std::uint32_t id = owner_of(parent);
+    return {id, parent - runs_[id].first()};
+  }
   [[nodiscard]] std::uint32_t runs() const { return runs_.in_use(); }
   /// Aborts when an invariant does not hold. For tests.
   void check() const;

@@ -151,7 +151,7 @@ std::uint32_t Shard::split(std::uint32_t id, std::uint32_t at) {
   ++counters_.splits;
   const RunChange change_lower(lower);
   const RunChange change_upper(upper);
-  upper.start.store(border, kRelaxed);
+  runs_.set_start(upper_id, border);
   const std::uint32_t extent = lower.child_extent();
   upper.set_shape(length - at, extent > at ? extent - at : 0);
   upper.capacity = lower.capacity - at;

@@ -113,6 +113,28 @@ void Shard::store(Slot slot, std::uint32_t tier, BlockId parent,
   if (cursor.run != kNone) trim(cursor.run);
 }
 
+BlockId Shard::follow(std::span<const std::uint64_t> chain) const {
+  Cursor cursor{kNone, 0};
+  while (!chain.empty()) {
+    const std::uint32_t child = child_of(cursor, chain[0]);
+    if (child == kNone) return kNone;
+    cursor = {child, 0};
+    const Run& run = runs_[child];
+    const std::uint64_t* locals = blocks_.locals(run.first());
+    while (cursor.at < run.length() && cursor.at < chain.size() &&
+           locals[cursor.at] == chain[cursor.at]) {
+      ++cursor.at;
+    }
+    chain = chain.subspan(cursor.at);
+  }
+  return cursor.run == kNone ? kRoot : runs_[cursor.run].first() + cursor.at - 1;
+}
+
+void Shard::scaffold(std::span<const StoredBlock> chain) {
+  expires_ = TimePoint::max();
+  store(0, kPredictedTier, kRoot, chain);
+}
+
 void Shard::refuse(Slot slot, std::size_t blocks) {
   counters_.refused_blocks += blocks;
   shed_.shed(slot, blocks);
@@ -229,7 +251,7 @@ std::uint32_t Shard::create(Cursor& cursor, Slot slot, std::uint32_t tier,
   bool linked = count > 0 && edges_.insert(tag, id);
   while (count > 0 && !linked && make_room()) linked = edges_.insert(tag, id);
 
-  run.start.store(start, kRelaxed);
+  runs_.set_start(id, start);
   run.capacity = capacity;
   if (!linked) {
     run.set_shape(count, 0);
@@ -278,9 +300,12 @@ std::size_t Shard::expire(TimePoint now) {
   // A run may die with its last prediction, and take the chain before it along; the others' runs
   // live by their own.
   for (const std::uint64_t key : over) {
+    if (!predictions_.contains(key)) continue;  // its run was joined with another
     const auto id = static_cast<std::uint32_t>(key >> 32);
     release(id, static_cast<Slot>(key), kPredictedTier, 0);
     trim(id);
+    Cursor cursor{id, 0};
+    if (!runs_[id].dead() && (runs_[id].flags & (Run::kPiece | Run::kHasPiece)) != 0) mend(cursor);
   }
   return over.size();
 }
