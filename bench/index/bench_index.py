@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Lookups, applied events and memory of Penstock's prefix index beside its peers'.
 
-The workload is made from formulas (workload.h), so every program gets the same events and queries,
+The workload is made from formulas (workload.h): every program gets the same events and queries,
 and the check value of a cell says that it gave the same answers. The peers' program (Rust) lies
-in PENSTOCK_SHARED/bench/index (or ../shared) and is built with cargo outside the tree; where that is
-not possible, published figures stand in its place and are labelled so. Programs never run at the
+in PENSTOCK_SHARED/bench/index (or ../shared) and is built with cargo outside the tree; where that
+is not possible, published figures stand in its place and are labelled so. Programs never run at the
 same time; they take turns, so that what drifts on the machine hits all.
 
     bench/index/run.sh [--rounds 2] [--cells s1,s2,s3,w7000] [--peers smg,crtc] [--json FILE]
@@ -27,8 +27,8 @@ MODES = ('query', 'apply1', 'apply2', 'mixed', 'mem')
 PEER_NAMES = {'smg-chain': 'smg', 'dyn-crtc': 'crtc'}
 CHECKS = {'s1': '3617272bf216373d', 's2': 'b8c6439711607b93', 's3': 'ea0c3a58a18709cd'}
 
-# (mode, field): what it says, unit, how it is shown, whether more is better, and the ratio to the best
-# peer that is aimed at (None: an absolute mark, in MARKS).
+# (mode, field): what it says, unit, how it is shown, whether more is better, and the ratio to the
+# best peer that is aimed at (None: an absolute mark, in MARKS).
 FIGURES = {
     ('query1', 'p50_ns'): ('lookup p50', 'ns', 0, False, 0.75),
     ('query1', 'p99_ns'): ('lookup p99', 'ns', 0, False, 0.75),
@@ -46,13 +46,14 @@ MARKS = {('mixed1w1r', 'p99_ns', 's1'): 1200, ('mixed1w1r', 'p99_ns', 's2'): 120
          ('mem', 'bytes_per_membership', 's1'): 22, ('mem', 'bytes_per_membership', 's3'): 10,
          ('memchurn', 'growth', 's1'): 1.02, ('memchurn', 'growth', 's3'): 1.02,
          ('query1', 'p99_ns', 'w7000'): 100_000}
-# Of the best peer (SMG's chain index 2.0.0, callback), from runs on two quieter cores; the middle of
-# each range. For when it cannot be run here.
+# Of the best peer (SMG's chain index 2.0.0, callback), from runs on two quieter cores; the middle
+# of each range. For when it cannot be run here.
 PUBLISHED = {
     ('s1', 'query1', 'p50_ns'): 736, ('s1', 'query1', 'p99_ns'): 1397,
     ('s2', 'query1', 'p50_ns'): 601, ('s2', 'query1', 'p99_ns'): 1187,
     ('s3', 'query1', 'p50_ns'): 1803, ('s3', 'query1', 'p99_ns'): 2644,
-    ('s1', 'query2', 'qps'): 1.89e6, ('s2', 'query2', 'qps'): 3.12e6, ('s3', 'query2', 'qps'): 0.96e6,
+    ('s1', 'query2', 'qps'): 1.89e6, ('s2', 'query2', 'qps'): 3.12e6,
+    ('s3', 'query2', 'qps'): 0.96e6,
     ('s1', 'apply1', 'Mops'): 7.1, ('s2', 'apply1', 'Mops'): 10.4, ('s3', 'apply1', 'Mops'): 7.8,
     ('s1', 'apply2', 'Mops'): 12.2, ('s2', 'apply2', 'Mops'): 17.3, ('s3', 'apply2', 'Mops'): 13.3,
     ('s1', 'mixed1w1r', 'p50_ns'): 671, ('s1', 'mixed1w1r', 'p99_ns'): 1347,
@@ -82,7 +83,8 @@ def peers_program():
     copy = os.path.join(folder, 'source')
     shutil.copytree(source, copy, dirs_exist_ok=True)
     say('building the peers with cargo (minutes the first time)')
-    built = subprocess.run(['cargo', 'build', '--release'], cwd=copy, capture_output=True, text=True,
+    built = subprocess.run(['cargo', 'build', '--release'], cwd=copy, capture_output=True,
+                           text=True,
                            env={**os.environ, 'CARGO_TARGET_DIR': os.path.join(folder, 'target')})
     if built.returncode != 0:
         say('cargo failed: the peers are not run, their published figures stand in\n' +
@@ -155,7 +157,8 @@ def report(figures, peers, live):
         aim, reached = verdict(key, ours, best)
         rows.append([key[0], title, unit, scale(of['penstock']), *shown,
                      f'{ours / best:.2f}x' if best else '-', aim, reached])
-    print(table(['cell', 'what', 'unit', 'penstock', *peers, 'to the best', 'aim', 'reached'], rows))
+    print(table(['cell', 'what', 'unit', 'penstock', *peers, 'to the best', 'aim', 'reached'],
+                rows))
 
 
 def main():
@@ -186,13 +189,13 @@ def main():
                     everything += rows
                     collect(rows, figures)
             say(f'round {number + 1}: {cell} done')
+    checked = ', '.join(cell for cell in options.cells.split(',') if cell in CHECKS)
     print(f'\n{machine()}, {options.rounds} rounds (min–max; ratios of medians); check values of '
-          f'{", ".join(c for c in options.cells.split(",") if c in CHECKS)} verified in every program; '
-          'SMG by its callback, which fills no map\n')
+          f'{checked} verified in every program;\nSMG by its callback, which fills no map\n')
     report(figures, peers, bool(program))
-    print('\nMemory is what RSS grows by after loading and malloc_trim, all tables included, divided '
-          'by (slot, block)\npairs; ours holds its budget of 1 GiB by construction (checked in each '
-          'mem row).')
+    print('\nMemory is what RSS grows by after loading and malloc_trim, all tables included, '
+          'divided by (slot, block)\npairs; ours holds its budget of 1 GiB by construction '
+          '(checked in each mem row).')
     if options.json:
         with open(options.json, 'w') as out:
             json.dump(everything, out, indent=1)
