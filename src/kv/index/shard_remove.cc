@@ -73,9 +73,12 @@ void Shard::drop(std::uint32_t id, Slot slot, std::uint32_t tier, std::uint32_t 
   }
   release(id, slot, tier, from);
   trim(id);
-  Cursor cursor{upper == kNone ? id : upper, 0};
-  const Run& left = runs_[cursor.run];
-  if (!left.dead() && (left.flags & (Run::kPiece | Run::kHasPiece)) != 0) mend(cursor);
+  // The lower part may now fit what lies before it, the upper part what lies behind.
+  for (const std::uint32_t part : {id, upper}) {
+    if (part == kNone || runs_[part].dead()) continue;
+    Cursor cursor{part, 0};
+    mend(cursor);
+  }
 }
 
 /// Lowers what the slot holds of a run to its first `depth` blocks.
