@@ -207,11 +207,9 @@ TEST_F(PrefixIndexTest, ManyHoldersOfOneRunAndLongChains) {
 TEST_F(PrefixIndexTest, I4_TheBudgetHoldsWhateverComesAndSheddingIsTold) {
   const std::size_t budget = 8U << 20;
   PrefixIndex index(options(budget));
-  std::uint64_t stored = 0;
   for (std::uint64_t i = 0; i < 20'000; ++i) {
     const std::vector<StoredBlock> blocks = chain(i % 50 == 0 ? 1 : i, 20 + i % 90);
     index.stored(i % 9, Tier::kDevice, std::nullopt, blocks);
-    stored += blocks.size();
     if (i % 100 == 0) {
       ASSERT_LE(index.stats().memory_bytes, budget);
     }
