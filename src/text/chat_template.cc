@@ -253,7 +253,9 @@ bool ChatTemplate::seams_hold() const {
       std::vector<std::string_view> roles;
       for (const char r : shape) {
         roles.push_back(r == 'u' ? "user" : r == 's' ? "system" : "assistant");
-        c.messages.push_back({.role = roles.back(), .content = "x"});
+        auto& message = c.messages.emplace_back();
+        message.role = roles.back();
+        message.content = "x";
       }
       const std::vector<std::string> whole = literals(roles, prompted);
       for (std::size_t i = 0; i < whole.size(); ++i) {
