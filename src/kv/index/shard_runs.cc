@@ -201,10 +201,12 @@ std::uint32_t Shard::merge(std::uint32_t id) {
 
   ++counters_.merges;
   const std::uint32_t length = lower.length();
-  edges_.erase(edge_tag(border - 1, *blocks_.locals(border)), id);
-  disown(id);
+  // First of all: a reader that stands at the end of the lower run must not find the upper one gone
+  // and the lower one unchanged.
   const RunChange change_lower(lower);
   const RunChange change_upper(upper);
+  edges_.erase(edge_tag(border - 1, *blocks_.locals(border)), id);
+  disown(id);
   for (std::uint32_t i = 0; i < upper.count(); ++i) {
     const Entry entry = entries(upper)[i].load(kRelaxed);
     set_depth(lower, entry >> 10, length + entry_depth(entry));
