@@ -103,6 +103,7 @@ const Pass& SchedulerModel::start_pass() {
   // Whatever ran used budget, except a sequence that came with everything computed.
   pass_.progress =
       budget_ < options_.pass_tokens_max || preempted_ > 0 || running_.size() != running_before;
+  pass_.prefill_tokens = prefill_tokens();
   pass_.duration = pass_duration();
   pass_.emissions = std::span(emissions_).first(emission_count_);
   in_pass_ = pass_.progress;
@@ -238,13 +239,27 @@ void SchedulerModel::preempt_newest() {
   ++preemptions_;
 }
 
+std::uint64_t SchedulerModel::prefill_tokens() const noexcept {
+  const std::uint64_t k = prefill_.sequences;
+  if (k == 0) return 0;
+  // The means are whole numbers before they are multiplied again.
+  return k * (prefill_.positions_after / k - prefill_.positions_before / k);
+}
+
+std::uint64_t SchedulerModel::running_prompt_tokens_left() const noexcept {
+  std::uint64_t tokens = 0;
+  for (const SequenceId id : running_) {
+    const Sequence& s = sequences_[id];
+    tokens += s.prompt - std::min(s.computed, s.prompt);
+  }
+  return tokens;
+}
+
 Nanos SchedulerModel::pass_duration() const {
   Nanos duration{0};
   if (prefill_.sequences > 0 && options_.role != Role::kDecodeOnly) {
-    // The means are whole numbers before they are multiplied again.
-    const std::uint64_t k = prefill_.sequences;
-    const std::uint64_t tokens = k * (prefill_.positions_after / k - prefill_.positions_before / k);
-    duration += pass_time(options_.clock.prefill_ms(static_cast<double>(tokens)), options_.speedup);
+    const auto tokens = static_cast<double>(pass_.prefill_tokens);
+    duration += pass_time(options_.clock.prefill_ms(tokens), options_.speedup);
   }
   if (emission_count_ > 0 && options_.role != Role::kPrefillOnly) {
     const double kv_use = static_cast<double>(pool_.active()) / pool_.capacity();

@@ -65,6 +65,7 @@ struct Pass {
   /// False: there was nothing that could be done (no sequence, or the waiting ones do not fit until
   /// somebody lets blocks go). Nothing has changed; ask again after the next change.
   bool progress = false;
+  std::uint64_t prefill_tokens = 0;  // new prompt tokens, as the clock counts them
   /// What comes out at the pass's end, in running order; valid until finish_pass(). remove() during
   /// the pass still takes a sequence's token away.
   std::span<const Emission> emissions;
@@ -133,6 +134,8 @@ class SchedulerModel final {
   [[nodiscard]] std::uint32_t waiting() const noexcept { return waiting_.count; }
   /// Prompt tokens not yet computed of all that run or wait.
   [[nodiscard]] std::uint64_t prompt_tokens_left() const noexcept { return prompt_tokens_left_; }
+  /// Of those, what the running ones have left. O(running).
+  [[nodiscard]] std::uint64_t running_prompt_tokens_left() const noexcept;
   [[nodiscard]] std::uint64_t passes() const noexcept { return passes_; }
   [[nodiscard]] std::uint64_t preemptions() const noexcept { return preemptions_; }
 
@@ -199,6 +202,7 @@ class SchedulerModel final {
   void start_running(SequenceId id);
   void emit(SequenceId id);
   void preempt_newest();
+  [[nodiscard]] std::uint64_t prefill_tokens() const noexcept;
   [[nodiscard]] Nanos pass_duration() const;
 
   [[nodiscard]] std::uint32_t blocks_for(std::uint32_t tokens) const noexcept {

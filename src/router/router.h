@@ -1,0 +1,75 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/rng.h"
+#include "fleet/ledger.h"
+#include "kv/prefix_oracle.h"
+#include "router/policy.h"
+
+namespace penstock::router {
+
+using PrefixIndex = kv::PrefixOracle;
+
+/// What has to be known of a request to place it.
+struct RouteRequest {
+  Stage stage = Stage::kWhole;
+  TimePoint now{};
+  std::uint32_t prompt_tokens = 0;  // >= 1
+  std::uint32_t block_tokens = 1;
+  std::span<const std::uint64_t> locals;  // hash of each full block's own tokens
+  std::uint64_t prefix_key = 0;           // hash of the prompt's first characters or tokens
+};
+
+/// Where a request runs, and the charge for it.
+struct Placement {
+  Slot worker = 0;
+  std::uint32_t cached_blocks = 0;  // leading blocks believed to be cached there
+  std::string_view rule;
+  std::uint32_t ties = 1;
+  fleet::Lease lease;  // the worker's load counts the request while it lives
+};
+
+/// Looks up where the prefix is, lets the policy choose, and charges the chosen worker, in one step.
+/// Owns policy and randomness; ledger and index are its surroundings and outlive it. Owned by the
+/// ledger's thread. Cost: O(workers + matched blocks); allocates nothing once it has seen the fleet.
+class Router final {
+ public:
+  Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const PrefixIndex& index,
+         std::uint64_t seed);
+
+  /// Fails with kUnavailable when no worker of the needed role takes requests. `why`, if not null,
+  /// gets every candidate with every term.
+  Result<Placement> place(const RouteRequest& request, Explanation* why = nullptr);
+
+  [[nodiscard]] Policy& policy() noexcept { return *policy_; }
+  [[nodiscard]] const Policy::Needs& needs() const noexcept { return needs_; }
+  /// Of the last place(): leading cached blocks by slot.
+  [[nodiscard]] std::span<const std::uint32_t> last_cached() const noexcept { return cached_; }
+
+ private:
+  static constexpr std::size_t kStages = 3;
+  struct Candidates {
+    std::uint64_t membership = ~std::uint64_t{0};  // that `slots` are of
+    std::vector<Slot> slots;
+  };
+
+  std::span<const Slot> candidates(const fleet::FleetView& fleet, Stage stage);
+
+  const std::unique_ptr<Policy> policy_;
+  const Policy::Needs needs_;
+  fleet::Ledger& ledger_;
+  const PrefixIndex& index_;
+  Rng rng_;
+  std::array<std::uint64_t, kStages> ordinals_{};
+  std::array<Candidates, kStages> candidates_;
+  std::vector<std::uint32_t> cached_;
+  std::vector<std::uint32_t> active_;
+};
+
+}  // namespace penstock::router

@@ -1,0 +1,45 @@
+#include "sim/simulation.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "sim/internal/player.h"
+
+namespace penstock::sim {
+namespace {
+
+std::unexpected<Error> bad(std::string message) {
+  return fail(Code::kInvalidArgument, std::move(message));
+}
+
+Result<void> check(const Setup& setup) {
+  const bool split = setup.prefill_workers > 0 || setup.decode_workers > 0;
+  if (split == (setup.workers > 0)) {
+    return bad("either workers, or prefill and decode workers are needed");
+  }
+  if (split && (setup.prefill_workers == 0 || setup.decode_workers == 0)) {
+    return bad("prefill and decode workers need each other");
+  }
+  const std::uint64_t workers =
+      std::uint64_t{setup.workers} + setup.prefill_workers + setup.decode_workers;
+  if (workers > kWorkersMax) return bad(fmt::format("more than {} workers", kWorkersMax));
+  if (setup.routers < 1 || setup.routers > kRoutersMax) {
+    return bad(fmt::format("expected 1 to {} routers", kRoutersMax));
+  }
+  if (!(setup.speed > 0) || !std::isfinite(setup.speed)) return bad("speed must be positive");
+  if (!(setup.transfer_bytes_per_ns > 0)) return bad("the transfer bandwidth must be positive");
+  return {};
+}
+
+}  // namespace
+
+Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer) {
+  const Result<void> checked = check(setup);
+  if (!checked) return std::unexpected(checked.error());
+  const router::PolicyEntry* policy = router::find_policy(setup.policy);
+  if (policy == nullptr) return bad(fmt::format("there is no policy {}", setup.policy));
+  return Player(trace, setup, *policy, observer).run();
+}
+
+}  // namespace penstock::sim

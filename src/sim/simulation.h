@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "engine/simulated/model.h"
+#include "router/policy.h"
+#include "sim/metrics.h"
+#include "sim/trace.h"
+
+namespace penstock::sim {
+
+using engine::simulated::ModelOptions;
+using kv::Slot;
+
+/// The fleet, its faults, and how the trace is played.
+struct Setup {
+  std::string policy = "round-robin";
+  std::uint32_t workers = 8;  // each prefills and decodes; 0 if the two below are set
+  std::uint32_t prefill_workers = 0;
+  std::uint32_t decode_workers = 0;
+  ModelOptions model;
+  double transfer_bytes_per_ns = 64;  // GB/s, of each transfer; between prefill and decode workers
+  std::uint64_t kv_bytes_per_token = 131072;
+
+  double speed = 1;               // arrivals so many times as fast; > 0
+  std::uint32_t concurrency = 0;  // > 0: closed loop of so many requests; the trace's times are not used
+  std::uint64_t seed = 1;         // of everything random
+  Slo slo;
+
+  std::uint32_t routers = 1;  // replicas; arrivals go to them in turn, each sees its own picks at once
+  Nanos event_delay{0};       // from a worker's KV events to each router
+  Nanos load_delay{0};        // and from its load reports
+};
+
+inline constexpr std::uint32_t kWorkersMax = 16384;
+inline constexpr std::uint32_t kRoutersMax = 64;
+
+/// Hears what happens, for checkers and progress. All calls come from within run(). `request` is the
+/// index in the trace.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  /// A choice of one router, before it changes anything else. `why` has every candidate.
+  virtual void placed(std::size_t request, router::Stage stage, Slot worker,
+                      const router::Explanation& why) {
+    (void)request, (void)stage, (void)worker, (void)why;
+  }
+  /// Whether placed() is to be called: explanations cost time.
+  [[nodiscard]] virtual bool wants_placements() const noexcept { return false; }
+  virtual void first_token(std::size_t request) { (void)request; }
+  virtual void ended(std::size_t request) { (void)request; }
+  /// Now and then. False: give up.
+  virtual bool progress(std::uint64_t ended, std::uint64_t requests) {
+    (void)ended, (void)requests;
+    return true;
+  }
+};
+
+/// Plays a trace against a fleet on a virtual clock. Pure and deterministic: equal arguments give
+/// equal reports, to the last bit. Fails with kInvalidArgument if the setup makes no sense, kCancelled
+/// if the observer gave up.
+Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer = nullptr);
+
+}  // namespace penstock::sim
