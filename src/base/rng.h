@@ -5,7 +5,8 @@
 
 namespace penstock {
 
-/// SplitMix64's finaliser: a bijection in which every bit of the result depends on every bit of `x`.
+/// SplitMix64's finaliser: a bijection in which every bit of the result depends on every bit of
+/// `x`.
 [[nodiscard]] constexpr std::uint64_t mix64(std::uint64_t x) noexcept {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;

@@ -8,6 +8,7 @@ namespace penstock::cli {
 /// with: 0 done, 1 failed, 2 wrong usage. CLI11 stays inside cli/.
 void add_serve(CLI::App& app, int& exit_status);
 void add_bench(CLI::App& app, int& exit_status);
+void add_simulate(CLI::App& app, int& exit_status);
 void add_version(CLI::App& app, int& exit_status);
 
 }  // namespace penstock::cli

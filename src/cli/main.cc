@@ -18,6 +18,7 @@ constexpr const char* kDescription =
     "  penstock serve --model demo          serve a small real model on http://127.0.0.1:8000\n"
     "  penstock serve --model model.gguf    serve your own\n"
     "  penstock bench --url http://127.0.0.1:8000\n"
+    "  penstock simulate trace.jsonl --workers 8 --policy all\n"
     "\n"
     "Every flag of a subcommand can also be set in the environment (PENSTOCK_PORT=8080 for\n"
     "--port 8080) or in a TOML file given with --config. A flag beats the environment, and the\n"
@@ -56,6 +57,7 @@ int main(int argc, char** argv) {
   int exit_status = 0;
   penstock::cli::add_serve(app, exit_status);
   penstock::cli::add_bench(app, exit_status);
+  penstock::cli::add_simulate(app, exit_status);
   penstock::cli::add_version(app, exit_status);
   try {
     app.parse(argc, argv);

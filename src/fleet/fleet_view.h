@@ -46,8 +46,9 @@ struct WorkerReport {
   TimePoint pass_started{};               // of that pass, in the router's clock; min(): none runs
 };
 
-/// The workers and their load at one moment, one array a quantity, dense by slot. Made of spans into
-/// a Ledger: reading it copies and allocates nothing, and it is valid until the ledger changes.
+/// The workers and their load at one moment, one array a quantity, dense by slot. Made of spans
+/// into a Ledger: reading it copies and allocates nothing, and it is valid until the ledger
+/// changes.
 struct FleetView {
   std::uint64_t membership = 0;  // differs after any change of state, role or identity
   std::span<const WorkerState> state;

@@ -17,8 +17,8 @@ class Ledger;
 /// What a request weighs on the worker it was given to.
 struct Charge {
   std::uint32_t prompt_tokens = 0;
-  std::uint32_t uncached_tokens = 0;  // of those, believed to be computed there
-  std::uint32_t prompt_blocks = 0;    // full ones
+  std::uint32_t uncached_tokens = 0;      // of those, believed to be computed there
+  std::uint32_t prompt_blocks = 0;        // full ones
   std::span<const std::uint64_t> locals;  // the prompt's blocks, to count distinct ones; or empty
 };
 
@@ -56,8 +56,8 @@ class Lease final {
 /// back by the lease's end, corrected by what workers report. Owned by one thread; leases must not
 /// outlive it. Bounded: slots by `slots_max`, entries by the leases.
 ///
-/// Invariant (check_invariants): each sum of a worker is the sum over the live leases of its present
-/// life.
+/// Invariant (check_invariants): each sum of a worker is the sum over the live leases of its
+/// present life.
 class Ledger final {
  public:
   struct Options {

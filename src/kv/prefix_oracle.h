@@ -17,9 +17,9 @@ class PrefixOracle final {
  public:
   PrefixOracle();
 
-  /// `slot` now holds `blocks`, one behind the other, after the block it calls `parent_alias` (absent:
-  /// they start a prompt). Storing again changes nothing. A parent that the slot does not hold makes
-  /// the whole run unknown: it is left out and counted.
+  /// `slot` now holds `blocks`, one behind the other, after the block it calls `parent_alias`
+  /// (absent: they start a prompt). Storing again changes nothing. A parent that the slot does not
+  /// hold makes the whole run unknown: it is left out and counted.
   void stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent_alias,
               std::span<const StoredBlock> blocks);
   /// `slot` no longer holds them in `tier`. Unknown ones are counted.

@@ -62,8 +62,8 @@ Choice deepest_match(const Question& q, Rng& rng, Explanation* why, double reque
 }
 
 /// When max - min > 64 requests and max > 1.5 min: the shortest queue. Else the best match if it is
-/// over 30 % of the prompt, ties by load; else the least loaded. Ties at random. The original breaks
-/// further ties by the smaller tree.
+/// over 30 % of the prompt, ties by load; else the least loaded. Ties at random. The original
+/// breaks further ties by the smaller tree.
 class SmgCacheAware final : public Policy {
  public:
   [[nodiscard]] Needs needs() const noexcept override { return {.cached = true}; }
@@ -134,8 +134,8 @@ class BoundedHash final : public Policy {
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();
     if (membership_ != q.fleet.membership || ring_.empty()) build(q.fleet);
-    const double limit = kLoadFactor * (range_of_requests(q).sum + 1) /
-                         static_cast<double>(q.candidates.size());
+    const double limit =
+        kLoadFactor * (range_of_requests(q).sum + 1) / static_cast<double>(q.candidates.size());
     const auto start = std::ranges::lower_bound(ring_, q.prefix_key, {}, &Point::at);
     const auto first = static_cast<std::size_t>(start - ring_.begin());
     for (std::size_t i = 0; i < ring_.size(); ++i) {
@@ -165,8 +165,8 @@ class BoundedHash final : public Policy {
     ring_.clear();
     for (Slot slot = 0; slot < fleet.slots(); ++slot) {
       for (std::uint32_t i = 0; i < kPoints; ++i) {
-        ring_.push_back({mix64((std::uint64_t{slot} * kPoints + i + 1) * 0x9e3779b97f4a7c15ULL),
-                         slot});
+        ring_.push_back(
+            {mix64((std::uint64_t{slot} * kPoints + i + 1) * 0x9e3779b97f4a7c15ULL), slot});
       }
     }
     std::ranges::sort(ring_);

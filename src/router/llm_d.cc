@@ -90,10 +90,9 @@ class Weighted final : public Policy {
       const fleet::WorkerReport& report = q.fleet.reports[slot];
       const double prefix = q.stage == Stage::kDecode ? 0 : q.cached_fraction(slot);
       const double queue = most > fewest ? (most - report.waiting) / (most - fewest) : 1;
-      const double kv =
-          report.kv_blocks_max == 0
-              ? 1
-              : 1 - static_cast<double>(report.kv_blocks_used) / report.kv_blocks_max;
+      const double kv = report.kv_blocks_max == 0
+                            ? 1
+                            : 1 - static_cast<double>(report.kv_blocks_used) / report.kv_blocks_max;
       const double cost = -(3 * prefix + 2 * queue + 2 * kv);
       least.offer(slot, cost);
       if (why != nullptr) why->add(slot, cost, {prefix, queue, kv});

@@ -21,20 +21,25 @@ constexpr PolicyEntry kPolicies[] = {
     {"least-loaded", "fewest requests in flight", make_least_loaded},
     {"power-of-two", "of two random workers the one with fewer requests in flight",
      make_power_of_two},
-    {"prefix-sticky", "re-implementation of llm-d's sticky-until-saturated: holders of 80 % of the "
+    {"prefix-sticky",
+     "re-implementation of llm-d's sticky-until-saturated: holders of 80 % of the "
      "prefix unless the rest would start 18 s sooner, then fewest uncached tokens",
      make_prefix_sticky},
-    {"llm-d-weighted", "re-implementation of llm-d's weighted sum: prefix 3, queue depth 2, KV use 2",
+    {"llm-d-weighted",
+     "re-implementation of llm-d's weighted sum: prefix 3, queue depth 2, KV use 2",
      make_llm_d_weighted},
     {"dynamo", "re-implementation of Dynamo's KV router: uncached prefill blocks + active blocks",
      make_dynamo},
-    {"smg-cache-aware", "re-implementation of SMG's cache_aware: best match over 30 %, else fewest "
+    {"smg-cache-aware",
+     "re-implementation of SMG's cache_aware: best match over 30 %, else fewest "
      "requests; shortest queue when unbalanced",
      make_smg_cache_aware},
-    {"bounded-hash", "re-implementation of KubeAI's consistent hashing of the prompt's beginning with "
+    {"bounded-hash",
+     "re-implementation of KubeAI's consistent hashing of the prompt's beginning with "
      "loads to 125 % of the mean",
      make_bounded_hash},
-    {"aibrix-prefix", "re-implementation of AIBrix's prefix-cache: best match among the not too busy, "
+    {"aibrix-prefix",
+     "re-implementation of AIBrix's prefix-cache: best match among the not too busy, "
      "least running when unbalanced",
      make_aibrix_prefix},
 };

@@ -52,8 +52,8 @@ struct Question {
   }
 };
 
-/// Why a choice was made: every candidate with every term of its cost. Filled by a policy when asked;
-/// allocates in reserve() only.
+/// Why a choice was made: every candidate with every term of its cost. Filled by a policy when
+/// asked; allocates in reserve() only.
 class Explanation final {
  public:
   static constexpr std::size_t kTermsMax = 6;
@@ -75,9 +75,9 @@ class Explanation final {
 
 struct Choice {
   Slot slot = 0;
-  std::string_view rule;    // which of the policy's rules decided; static text
-  std::uint32_t ties = 1;   // how many were as good
-  double cost = 0;          // of the chosen one, in the policy's unit
+  std::string_view rule;   // which of the policy's rules decided; static text
+  std::uint32_t ties = 1;  // how many were as good
+  double cost = 0;         // of the chosen one, in the policy's unit
 };
 
 /// A rule for where a request runs. Pure: the same history of questions, the same choices; whatever
@@ -87,8 +87,8 @@ class Policy {
  public:
   /// What has to be looked up before it can choose.
   struct Needs {
-    bool cached = false;  // Question::cached
-    bool active = false;  // Question::active, FleetView::active_blocks
+    bool cached = false;   // Question::cached
+    bool active = false;   // Question::active, FleetView::active_blocks
     bool reports = false;  // FleetView::reports, queued_tokens
     bool outputs = false;  // FleetView::output_tokens
   };

@@ -51,14 +51,13 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
                       .ties = choice.ties,
                       .lease = {}};
   placement.lease = ledger_.charge(
-      choice.slot, {.prompt_tokens = request.prompt_tokens,
-                    .uncached_tokens =
-                        decode ? 0
-                               : request.prompt_tokens -
-                                     placement.cached_blocks * request.block_tokens,
-                    .prompt_blocks = question.prompt_blocks,
-                    .locals = request.stage == Stage::kWhole ? request.locals
-                                                             : std::span<const std::uint64_t>{}});
+      choice.slot,
+      {.prompt_tokens = request.prompt_tokens,
+       .uncached_tokens =
+           decode ? 0 : request.prompt_tokens - placement.cached_blocks * request.block_tokens,
+       .prompt_blocks = question.prompt_blocks,
+       .locals =
+           request.stage == Stage::kWhole ? request.locals : std::span<const std::uint64_t>{}});
   return placement;
 }
 

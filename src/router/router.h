@@ -35,9 +35,10 @@ struct Placement {
   fleet::Lease lease;  // the worker's load counts the request while it lives
 };
 
-/// Looks up where the prefix is, lets the policy choose, and charges the chosen worker, in one step.
-/// Owns policy and randomness; ledger and index are its surroundings and outlive it. Owned by the
-/// ledger's thread. Cost: O(workers + matched blocks); allocates nothing once it has seen the fleet.
+/// Looks up where the prefix is, lets the policy choose, and charges the chosen worker, in one
+/// step. Owns policy and randomness; ledger and index are its surroundings and outlive it. Owned by
+/// the ledger's thread. Cost: O(workers + matched blocks); allocates nothing once it has seen the
+/// fleet.
 class Router final {
  public:
   Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const PrefixIndex& index,

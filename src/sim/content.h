@@ -9,15 +9,15 @@
 
 namespace penstock::sim {
 
-/// What stands for the content of an engine block where workers and routers name it. A worker's name
-/// for a block and the hash of its own tokens are the same number here, since a trace names a block
-/// together with all before it.
+/// What stands for the content of an engine block where workers and routers name it. A worker's
+/// name for a block and the hash of its own tokens are the same number here, since a trace names a
+/// block together with all before it.
 [[nodiscard]] inline std::uint64_t content_hash(const kv::BlockHash& key) noexcept {
   return mix64(key.low + key.high * 0x9e3779b97f4a7c15ULL);
 }
 
-/// Names a prompt's full engine blocks. Two names are equal exactly when the tokens up to the block's
-/// end are. Names of one trace block lie side by side.
+/// Names a prompt's full engine blocks. Two names are equal exactly when the tokens up to the
+/// block's end are. Names of one trace block lie side by side.
 inline void keys_of(const Trace& trace, const TraceRequest& request, std::uint32_t block_tokens,
                     std::vector<kv::BlockHash>& keys) {
   const std::span<const std::uint32_t> chain = trace.chain(request);

@@ -9,8 +9,7 @@ namespace penstock::sim {
 namespace {
 
 std::uint64_t rank_of(std::uint64_t count, double percent) {
-  return static_cast<std::uint64_t>(
-      std::llround(static_cast<double>(count - 1) * percent / 100.0));
+  return static_cast<std::uint64_t>(std::llround(static_cast<double>(count - 1) * percent / 100.0));
 }
 
 }  // namespace

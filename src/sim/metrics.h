@@ -74,17 +74,17 @@ struct Report {
   Latency itl_ms;   // all gaps between consecutive tokens, of all requests
   Latency tpot_ms;  // a request's (last - first) / (tokens - 1); of those with two tokens or more
   Latency e2e_ms;
-  double prefix_hit_ratio = 0;      // cached prompt tokens / prompt tokens
+  double prefix_hit_ratio = 0;  // cached prompt tokens / prompt tokens
   double requests_per_s = 0;
   double output_tokens_per_s = 0;
   double goodput_ratio = 0;  // good requests / all requests
-  double imbalance = 0;      // busiest worker's computing time / the mean of its pool; the worst pool
-  double duration_ms = 0;    // the last completion
+  double imbalance = 0;    // busiest worker's computing time / the mean of its pool; the worst pool
+  double duration_ms = 0;  // the last completion
   std::uint64_t input_tokens = 0;
   std::uint64_t output_tokens = 0;
   std::uint64_t passes = 0;
   std::uint64_t preemptions = 0;
-  std::uint64_t retries = 0;  // of requests lost with a worker
+  std::uint64_t retries = 0;       // of requests lost with a worker
   double predicted_hit_ratio = 0;  // what the router believed to be cached / prompt tokens
 };
 

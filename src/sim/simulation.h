@@ -26,21 +26,23 @@ struct Setup {
   double transfer_bytes_per_ns = 64;  // GB/s, of each transfer; between prefill and decode workers
   std::uint64_t kv_bytes_per_token = 131072;
 
-  double speed = 1;               // arrivals so many times as fast; > 0
-  std::uint32_t concurrency = 0;  // > 0: closed loop of so many requests; the trace's times are not used
-  std::uint64_t seed = 1;         // of everything random
+  double speed = 1;  // arrivals so many times as fast; > 0
+  std::uint32_t concurrency =
+      0;                   // > 0: closed loop of so many requests; the trace's times are not used
+  std::uint64_t seed = 1;  // of everything random
   Slo slo;
 
-  std::uint32_t routers = 1;  // replicas; arrivals go to them in turn, each sees its own picks at once
-  Nanos event_delay{0};       // from a worker's KV events to each router
-  Nanos load_delay{0};        // and from its load reports
+  std::uint32_t routers =
+      1;                 // replicas; arrivals go to them in turn, each sees its own picks at once
+  Nanos event_delay{0};  // from a worker's KV events to each router
+  Nanos load_delay{0};   // and from its load reports
 };
 
 inline constexpr std::uint32_t kWorkersMax = 16384;
 inline constexpr std::uint32_t kRoutersMax = 64;
 
-/// Hears what happens, for checkers and progress. All calls come from within run(). `request` is the
-/// index in the trace.
+/// Hears what happens, for checkers and progress. All calls come from within run(). `request` is
+/// the index in the trace.
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -61,8 +63,8 @@ class Observer {
 };
 
 /// Plays a trace against a fleet on a virtual clock. Pure and deterministic: equal arguments give
-/// equal reports, to the last bit. Fails with kInvalidArgument if the setup makes no sense, kCancelled
-/// if the observer gave up.
+/// equal reports, to the last bit. Fails with kInvalidArgument if the setup makes no sense,
+/// kCancelled if the observer gave up.
 Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer = nullptr);
 
 }  // namespace penstock::sim

@@ -11,8 +11,8 @@ Result<void> TraceBuilder::check(std::uint64_t input_tokens, std::uint64_t outpu
   for (const auto& [tokens, what] :
        {std::pair{input_tokens, "prompt"}, std::pair{output_tokens, "answer"}}) {
     if (tokens >= 1 && tokens <= kTokensMax) continue;
-    return fail(Code::kInvalidArgument, fmt::format("a {} of {} tokens: expected 1 to {}", what,
-                                                    tokens, kTokensMax));
+    return fail(Code::kInvalidArgument,
+                fmt::format("a {} of {} tokens: expected 1 to {}", what, tokens, kTokensMax));
   }
   const std::size_t blocks = input_tokens / trace_.block_tokens + 1;
   if (trace_.requests.size() >= kRequestsMax || trace_.chains.size() + blocks > kBlocksMax) {

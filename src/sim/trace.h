@@ -14,15 +14,15 @@ namespace penstock::sim {
 
 /// One request of a trace.
 struct TraceRequest {
-  Nanos at{0};  // after the trace's first request
+  Nanos at{0};                      // after the trace's first request
   std::uint32_t input_tokens = 0;   // >= 1
   std::uint32_t output_tokens = 0;  // >= 1
   std::uint32_t chain_begin = 0;    // in Trace::chains
   std::uint32_t chain_size = 0;
 };
 
-/// Requests in order of arrival, with what their prompts share. The content of a prompt is a chain of
-/// names, one for each `block_tokens` tokens (the last perhaps in part): equal names mean equal
+/// Requests in order of arrival, with what their prompts share. The content of a prompt is a chain
+/// of names, one for each `block_tokens` tokens (the last perhaps in part): equal names mean equal
 /// tokens there and everywhere before. Compact: 24 bytes a request and 4 a block.
 struct Trace {
   std::uint32_t block_tokens = 512;
@@ -38,9 +38,9 @@ struct Trace {
 /// blocks equal another's exactly when their first n ids do.
 class TraceBuilder final {
  public:
-  static constexpr std::uint32_t kTokensMax = 1U << 24;     // of one prompt or answer
+  static constexpr std::uint32_t kTokensMax = 1U << 24;  // of one prompt or answer
   static constexpr std::size_t kRequestsMax = 20'000'000;
-  static constexpr std::size_t kBlocksMax = 400'000'000;    // of all prompts
+  static constexpr std::size_t kBlocksMax = 400'000'000;  // of all prompts
 
   explicit TraceBuilder(std::uint32_t block_tokens) { trace_.block_tokens = block_tokens; }
 

@@ -154,9 +154,10 @@ Result<std::array<std::size_t, 3>> columns_of(std::string_view head) {
   for (std::size_t c = 0; c < kColumns.size(); ++c) {
     const auto found = std::find(names.begin(), names.end(), kColumns[c]);
     if (found == names.end()) {
-      return bad(fmt::format("the head names no column {} (an Azure trace has TIMESTAMP, "
-                             "ContextTokens, GeneratedTokens; a Mooncake trace has JSON lines)",
-                             kColumns[c]));
+      return bad(
+          fmt::format("the head names no column {} (an Azure trace has TIMESTAMP, "
+                      "ContextTokens, GeneratedTokens; a Mooncake trace has JSON lines)",
+                      kColumns[c]));
     }
     columns[c] = static_cast<std::size_t>(found - names.begin());
   }

@@ -33,9 +33,9 @@ struct Worker {
   Nanos pass_end{0};
   std::uint64_t pass_prefill_tokens = 0;
   bool pass_decodes = false;
-  Nanos computing{0};  // time in passes so far
-  std::uint64_t passes = 0;       // of lives before this one
-  std::uint64_t preemptions = 0;  // of those as well
+  Nanos computing{0};                                      // time in passes so far
+  std::uint64_t passes = 0;                                // of lives before this one
+  std::uint64_t preemptions = 0;                           // of those as well
   std::vector<engine::simulated::SequenceId> to_activate;  // once it is between passes
   std::vector<engine::simulated::SequenceId> to_release;
 };

@@ -15,14 +15,20 @@ namespace penstock::sim {
 class KvBatch final {
  public:
   void stored(const engine::simulated::StoredRun& run) {
-    Change change{.stored = true, .has_parent = run.first_block > 0, .parent = 0,
-                  .begin = begin(), .count = static_cast<std::uint32_t>(run.keys.size())};
+    Change change{.stored = true,
+                  .has_parent = run.first_block > 0,
+                  .parent = 0,
+                  .begin = begin(),
+                  .count = static_cast<std::uint32_t>(run.keys.size())};
     if (change.has_parent) change.parent = content_hash(run.parent);
     for (const kv::BlockHash& key : run.keys) hashes_.push_back(content_hash(key));
     changes_.push_back(change);
   }
   void removed(std::span<const kv::BlockHash> keys) {
-    changes_.push_back({.stored = false, .has_parent = false, .parent = 0, .begin = begin(),
+    changes_.push_back({.stored = false,
+                        .has_parent = false,
+                        .parent = 0,
+                        .begin = begin(),
                         .count = static_cast<std::uint32_t>(keys.size())});
     for (const kv::BlockHash& key : keys) hashes_.push_back(content_hash(key));
   }

@@ -128,10 +128,9 @@ bool Player::can_run(const TraceRequest& request) const {
 void Player::place_whole(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
   keys_of(trace_, request, setup_.model.block_tokens, live.keys);
-  router::Placement placement = place(live, split_ ? router::Stage::kPrefill
-                                                   : router::Stage::kWhole);
-  predicted_cached_tokens_ +=
-      std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
+  router::Placement placement =
+      place(live, split_ ? router::Stage::kPrefill : router::Stage::kWhole);
+  predicted_cached_tokens_ += std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
   Worker& worker = *workers_[placement.worker];
   live.lease = std::move(placement.lease);
   const Submission submission{.tag = live.request,
@@ -153,14 +152,14 @@ router::Placement Player::place(Live& live, router::Stage stage) {
   const bool explain = observer_ != nullptr && observer_->wants_placements();
   const std::uint64_t prefix_key =
       locals_.empty() ? mix64(std::uint64_t{live.request} + 1) : mix64(locals_.front());
-  Result<router::Placement> placement = fronts_[live.front]->router.place(
-      {.stage = stage,
-       .now = time_point(now_),
-       .prompt_tokens = request.input_tokens,
-       .block_tokens = setup_.model.block_tokens,
-       .locals = locals_,
-       .prefix_key = prefix_key},
-      explain ? &why_ : nullptr);
+  Result<router::Placement> placement =
+      fronts_[live.front]->router.place({.stage = stage,
+                                         .now = time_point(now_),
+                                         .prompt_tokens = request.input_tokens,
+                                         .block_tokens = setup_.model.block_tokens,
+                                         .locals = locals_,
+                                         .prefix_key = prefix_key},
+                                        explain ? &why_ : nullptr);
   CHECK(placement.has_value());
   if (explain) observer_->placed(live.request, stage, placement->worker, why_);
   return std::move(*placement);

@@ -99,7 +99,7 @@ class Player final {
   Nanos last_completion_{0};
   GapHistogram gaps_;
   router::Explanation why_;
-  std::vector<std::uint64_t> locals_;        // scratch
+  std::vector<std::uint64_t> locals_;  // scratch
   std::vector<kv::StoredBlock> scratch_;
 };
 

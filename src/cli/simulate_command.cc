@@ -1,0 +1,330 @@
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "cli/command.h"
+#include "cli/config_file.h"
+#include "cli/simulate_report.h"
+#include "cli/suggest.h"
+#include "router/policy.h"
+#include "sim/generators.h"
+#include "sim/simulation.h"
+#include "sim/trace_readers.h"
+
+namespace penstock::cli {
+namespace {
+
+constexpr const char* kDescription =
+    "Replay a trace against a simulated fleet, with the router that serves: a row a policy";
+
+std::string footer() {
+  std::string text =
+      "Examples:\n"
+      "  penstock simulate conversation.jsonl --workers 8 --policy round-robin,dynamo\n"
+      "      a Mooncake trace (or an Azure CSV) at its own times, two policies compared\n"
+      "  penstock simulate conversation.jsonl --prefill 4 --decode 4 --speed 2 --json\n"
+      "      prefill and decode on different workers, arrivals twice as fast\n"
+      "  penstock simulate shared-prefix:groups=150,users=5,rate=20,requests=3000 --workers 8\n"
+      "      requests made up by a generator; shared-prefix: alone lists its settings\n"
+      "\n"
+      "TRACE is a file or GENERATOR[:SETTING=VALUE,...]. Generators:\n";
+  for (const sim::GeneratorEntry& entry : sim::generators()) {
+    text += fmt::format("  {:<18} {}\n", entry.name, entry.description);
+  }
+  text += "\nPolicies (all of them with --policy all):\n";
+  for (const router::PolicyEntry& entry : router::policies()) {
+    text += fmt::format("  {:<18} {}\n", entry.name, entry.description);
+  }
+  text +=
+      "\n"
+      "A worker is modelled as vLLM schedules: continuous batching, chunked prefill, a pool of KV\n"
+      "blocks with a prefix cache, preemption. Its default clock is the one of Dynamo's mocker, "
+      "so\n"
+      "that results can be compared. Equal arguments give equal results, to the last digit.\n"
+      "TTFT and e2e count from a request's arrival; TPOT is a request's mean time between tokens,\n"
+      "ITL every single gap. Good requests keep to both --slo-*.\n"
+      "Exit status: 0 done, 1 failed, 2 wrong usage.";
+  return text;
+}
+
+struct SimulateFlags {
+  std::string config_file;
+  std::string trace;
+  std::vector<std::string> policies = {std::string(router::policies().front().name)};
+  std::uint32_t workers = 8;
+  std::uint32_t prefill = 0;
+  std::uint32_t decode = 0;
+  std::uint64_t requests = 0;
+  std::uint32_t trace_block_tokens = 512;
+  double speed = 1;
+  std::uint32_t concurrency = 0;
+  std::uint64_t seed = 1;
+  double slo_ttft_ms = 2000;
+  double slo_itl_ms = 25;
+  std::uint32_t kv_blocks = 16384;
+  std::uint32_t block_tokens = 64;
+  std::uint32_t sequences_max = 256;
+  std::uint32_t pass_tokens = 8192;
+  double transfer_gb_per_s = 64;
+  std::uint64_t kv_bytes_per_token = 131072;
+  std::uint32_t routers = 1;
+  double event_delay_ms = 0;
+  double load_delay_ms = 0;
+  bool json = false;
+  bool progress = false;
+};
+
+/// One declaration gives flag, environment name, range, default and help.
+class Table final {
+ public:
+  explicit Table(CLI::App& sub) : sub_(sub) {}
+  void group(const char* name) { group_ = name; }
+
+  template <class T>
+  CLI::Option* add(const char* flag, T& target, const char* help) {
+    CLI::Option* option = place(sub_.add_option(flag, target, help)->capture_default_str());
+    // CLI::Range lets it through, since nothing is less or more than it.
+    if constexpr (std::is_floating_point_v<T>) option->check(refuse_nan);
+    return option;
+  }
+  void add_flag(const char* flag, bool& target, const char* help) {
+    place(sub_.add_flag(flag, target, help));
+  }
+
+ private:
+  static std::string refuse_nan(const std::string& text) {
+    double number = 0;
+    const bool is_nan = CLI::detail::lexical_cast(text, number) && std::isnan(number);
+    return is_nan ? text + " is not a number" : "";
+  }
+  CLI::Option* place(CLI::Option* option) {
+    std::string env = "PENSTOCK_SIMULATE_";
+    for (const char c : option->get_lnames().front()) {
+      env += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    }
+    return option->envname(env)->group(group_);
+  }
+
+  CLI::App& sub_;
+  std::string group_;
+};
+
+void declare_fleet(Table& table, SimulateFlags& f) {
+  table.group("Fleet");
+  table.add("--policy", f.policies, "Policies to compare, by name, comma between; or all")
+      ->delimiter(',');
+  table.add("--workers", f.workers, "Workers that prefill and decode")
+      ->check(CLI::Range(1U, sim::kWorkersMax));
+  table
+      .add("--prefill", f.prefill, "Workers that only prefill; with --decode, instead of --workers")
+      ->check(CLI::Range(0U, sim::kWorkersMax / 2));
+  table.add("--decode", f.decode, "Workers that only decode")
+      ->check(CLI::Range(0U, sim::kWorkersMax / 2));
+  table.add("--kv-blocks", f.kv_blocks, "KV blocks of a worker")->check(CLI::Range(1, 1 << 28));
+  table.add("--block-tokens", f.block_tokens, "Tokens of a KV block")
+      ->check(CLI::Range(1, 1 << 16));
+  table.add("--sequences", f.sequences_max, "Requests a worker runs at once")
+      ->check(CLI::Range(1, 1 << 20));
+  table.add("--pass-tokens", f.pass_tokens, "Tokens a worker computes in one pass")
+      ->check(CLI::Range(1, 1 << 24));
+  table.add("--transfer-gb-s", f.transfer_gb_per_s, "Of KV from prefill to decode workers, GB/s")
+      ->check(CLI::Range(1e-3, 1e6));
+  table.add("--kv-bytes-per-token", f.kv_bytes_per_token, "Size of one token's KV, bytes")
+      ->check(CLI::Range(0.0, 1e9));
+  table.add("--routers", f.routers, "Router replicas; arrivals go to them in turn")
+      ->check(CLI::Range(1U, sim::kRoutersMax));
+  table.add("--event-delay-ms", f.event_delay_ms, "From a worker's KV events to the routers, ms")
+      ->check(CLI::Range(0.0, 1e6));
+  table.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
+      ->check(CLI::Range(0.0, 1e6));
+}
+
+void declare_load(Table& table, SimulateFlags& f) {
+  table.group("Load");
+  table.add("--speed", f.speed, "Arrivals so many times as fast as in the trace")
+      ->check(CLI::Range(1e-3, 1e6));
+  table
+      .add("--concurrency", f.concurrency,
+           "Closed loop: so many requests in flight, in the trace's order; 0: at its times")
+      ->check(CLI::Range(0, 1 << 24));
+  table.add("--requests", f.requests, "Only the trace's first so many; 0: all")
+      ->check(CLI::Range(0.0, 1e9));
+  table
+      .add("--trace-block-tokens", f.trace_block_tokens, "Tokens that a trace's hash id stands for")
+      ->check(CLI::Range(1, 1 << 20));
+  table.add("--seed", f.seed, "Of everything random: ties, draws, generated requests");
+}
+
+void declare_report(Table& table, SimulateFlags& f) {
+  table.group("Report");
+  table.add("--slo-ttft-ms", f.slo_ttft_ms, "A good request's TTFT is at most this, ms")
+      ->check(CLI::Range(0.0, 1e9));
+  table
+      .add("--slo-itl-ms", f.slo_itl_ms, "and its mean time between tokens (TPOT) at most this, ms")
+      ->check(CLI::Range(0.0, 1e9));
+  table.add_flag("--json", f.json, "Print one JSON object on standard output and nothing else");
+  table.add_flag("--progress", f.progress, "Show progress even if standard error is no terminal");
+}
+
+int fail_with(const Error& error, int status) {
+  fmt::print(stderr, "penstock simulate: {}\n", error.message);
+  return status;
+}
+
+/// The names asked for, once each; fails on an unknown one.
+Result<std::vector<std::string>> policies_of(const SimulateFlags& f) {
+  std::vector<std::string> known;
+  for (const router::PolicyEntry& entry : router::policies()) known.emplace_back(entry.name);
+  std::vector<std::string> wanted;
+  for (const std::string& name : f.policies) {
+    if (name == "all") return known;
+    if (router::find_policy(name) == nullptr) {
+      const std::string close = closest(name, known);
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("--policy: there is no {}{}", name,
+                      close.empty() ? " (see --help)" : fmt::format(" (did you mean {}?)", close)));
+    }
+    if (std::ranges::find(wanted, name) == wanted.end()) wanted.push_back(name);
+  }
+  return wanted;
+}
+
+Result<sim::Setup> setup_of(const SimulateFlags& f) {
+  if ((f.prefill > 0) != (f.decode > 0)) {
+    return fail(Code::kInvalidArgument, "--prefill and --decode need each other");
+  }
+  sim::Setup setup;
+  setup.workers = f.prefill > 0 ? 0 : f.workers;
+  setup.prefill_workers = f.prefill;
+  setup.decode_workers = f.decode;
+  setup.model.kv_blocks = f.kv_blocks;
+  setup.model.block_tokens = f.block_tokens;
+  setup.model.sequences_max = f.sequences_max;
+  setup.model.pass_tokens_max = f.pass_tokens;
+  setup.transfer_bytes_per_ns = f.transfer_gb_per_s;
+  setup.kv_bytes_per_token = f.kv_bytes_per_token;
+  setup.speed = f.speed;
+  setup.concurrency = f.concurrency;
+  setup.seed = f.seed;
+  setup.slo = {.ttft_ms = f.slo_ttft_ms, .itl_ms = f.slo_itl_ms};
+  setup.routers = f.routers;
+  setup.event_delay = Nanos(std::llround(f.event_delay_ms * 1e6));
+  setup.load_delay = Nanos(std::llround(f.load_delay_ms * 1e6));
+  return setup;
+}
+
+Result<sim::Trace> trace_of(const SimulateFlags& f) {
+  std::ifstream file(f.trace);
+  const bool generated = sim::is_generator(f.trace);
+  if (!file && !generated) {
+    return fail(Code::kNotFound,
+                fmt::format("cannot read {}, and no generator is called so (see --help)", f.trace));
+  }
+  const std::size_t requests_max = f.requests > 0 ? f.requests : SIZE_MAX;
+  if (!file) return sim::generate(f.trace, f.seed, requests_max);
+  return sim::read_trace(file, f.trace,
+                         {.block_tokens = f.trace_block_tokens, .requests_max = requests_max});
+}
+
+/// A line on standard error, from a second on and a few times each second.
+class Bar final : public sim::Observer {
+ public:
+  Bar(bool show, std::string policy) : show_(show), policy_(std::move(policy)) {}
+  ~Bar() override {
+    if (drawn_) fmt::print(stderr, "\r{:<70}\r", "");
+  }
+
+  bool progress(std::uint64_t ended, std::uint64_t requests) override {
+    const TimePoint now = clock_.now();
+    if (!show_ || now < next_) return true;
+    next_ = now + std::chrono::milliseconds(200);
+    constexpr int kWidth = 32;
+    const double done =
+        requests == 0 ? 1 : static_cast<double>(ended) / static_cast<double>(requests);
+    const int filled = static_cast<int>(done * kWidth);
+    fmt::print(stderr, "\r{:<16} [{:#<{}}{:.<{}}] {:3.0f} %", policy_, "", filled, "",
+               kWidth - filled, 100 * done);
+    std::fflush(stderr);
+    drawn_ = true;
+    return true;
+  }
+
+ private:
+  const bool show_;
+  const std::string policy_;
+  SteadyClock clock_;
+  TimePoint next_ = clock_.now() + std::chrono::seconds(1);
+  bool drawn_ = false;
+};
+
+std::uint64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+int run_simulate(const SimulateFlags& f) {
+  const Result<std::vector<std::string>> policies = policies_of(f);
+  if (!policies) return fail_with(policies.error(), 2);
+  Result<sim::Setup> setup = setup_of(f);
+  if (!setup) return fail_with(setup.error(), 2);
+  const Result<sim::Trace> trace = trace_of(f);
+  if (!trace) return fail_with(trace.error(), 2);
+  const bool show = f.progress || isatty(STDERR_FILENO) != 0;
+  const SteadyClock clock;
+  std::vector<SimulatedRun> runs;
+  for (const std::string& policy : *policies) {
+    setup->policy = policy;
+    const TimePoint begin = clock.now();
+    Bar bar(show, policy);
+    const Result<sim::Report> report = sim::simulate(*trace, *setup, &bar);
+    if (!report) return fail_with(report.error(), 1);
+    runs.push_back({.report = *report,
+                    .wall_s = to_ms(clock.now() - begin) / 1e3,
+                    .peak_rss_bytes = peak_rss_bytes()});
+  }
+  fmt::print("{}\n", f.json ? simulated_json(runs, *setup) : simulated_table(runs, *setup));
+  return 0;
+}
+
+}  // namespace
+
+void add_simulate(CLI::App& app, int& exit_status) {
+  auto flags = std::make_shared<SimulateFlags>();
+  CLI::App* sub = app.add_subcommand("simulate", kDescription);
+  sub->footer(footer());
+  sub->add_option("TRACE", flags->trace, "Mooncake JSON lines, Azure CSV, or a generator")
+      ->required();
+  Table table(*sub);
+  table.group("Options");
+  table
+      .add("--config", flags->config_file,
+           "TOML file with any of these flags as keys; unknown keys are errors")
+      ->configurable(false);
+  declare_fleet(table, *flags);
+  declare_load(table, *flags);
+  declare_report(table, *flags);
+  sub->callback([sub, flags, &exit_status] {
+    if (!flags->config_file.empty()) {
+      const Result<void> read = apply_config_file(*sub, flags->config_file);
+      if (!read) {
+        exit_status = fail_with(read.error(), 2);
+        return;
+      }
+    }
+    exit_status = run_simulate(*flags);
+  });
+}
+
+}  // namespace penstock::cli

@@ -1,0 +1,85 @@
+#include "cli/simulate_report.h"
+
+#include <fmt/format.h>
+
+#include <iterator>
+
+#include "api/openai.h"
+
+namespace penstock::cli {
+namespace {
+
+/// Ten significant digits: times of hours to the microsecond.
+std::string number(double value) { return fmt::format("{:.10g}", value); }
+
+std::string latency(const sim::Latency& l) {
+  return fmt::format(R"({{"mean":{},"p50":{},"p90":{},"p99":{}}})", number(l.mean), number(l.p50),
+                     number(l.p90), number(l.p99));
+}
+
+void append_run(std::string& out, const SimulatedRun& run, const sim::Setup& setup) {
+  const sim::Report& r = run.report;
+  out += R"({"policy":)";
+  api::append_json_string(out, r.policy);
+  const auto to = std::back_inserter(out);
+  const std::uint32_t workers = setup.workers + setup.prefill_workers + setup.decode_workers;
+  fmt::format_to(to, R"(,"workers":{},"prefill":{},"decode":{},"requests":{},"completed":{})",
+                 workers, setup.prefill_workers, setup.decode_workers, r.requests, r.completed);
+  fmt::format_to(to, R"(,"ttft_ms":{},"itl_ms":{},"tpot_ms":{},"e2e_ms":{})", latency(r.ttft_ms),
+                 latency(r.itl_ms), latency(r.tpot_ms), latency(r.e2e_ms));
+  fmt::format_to(to, R"(,"prefix_hit_ratio":{},"requests_per_s":{},"output_tokens_per_s":{})",
+                 number(r.prefix_hit_ratio), number(r.requests_per_s),
+                 number(r.output_tokens_per_s));
+  fmt::format_to(to, R"(,"goodput_ratio":{},"imbalance":{},"duration_ms":{})",
+                 number(r.goodput_ratio), number(r.imbalance), number(r.duration_ms));
+  fmt::format_to(to, R"(,"wall_s":{},"peak_rss_bytes":{},"rejected":{},"failed":{})",
+                 number(run.wall_s), run.peak_rss_bytes, r.rejected, r.failed);
+  fmt::format_to(to, R"(,"input_tokens":{},"output_tokens":{},"passes":{},"preemptions":{})",
+                 r.input_tokens, r.output_tokens, r.passes, r.preemptions);
+  fmt::format_to(to, R"(,"predicted_hit_ratio":{},"routers":{},"speed":{},"concurrency":{})",
+                 number(r.predicted_hit_ratio), setup.routers, number(setup.speed),
+                 setup.concurrency);
+  fmt::format_to(to, R"(,"seed":{}}})", setup.seed);
+}
+
+}  // namespace
+
+std::string simulated_json(std::span<const SimulatedRun> runs, const sim::Setup& setup) {
+  std::string out = R"({"runs":[)";
+  for (const SimulatedRun& run : runs) {
+    if (out.back() != '[') out += ',';
+    append_run(out, run, setup);
+  }
+  out += "]}";
+  return out;
+}
+
+std::string simulated_table(std::span<const SimulatedRun> runs, const sim::Setup& setup) {
+  std::string fleet = setup.workers > 0 ? fmt::format("{} workers", setup.workers)
+                                        : fmt::format("{} prefill + {} decode workers",
+                                                      setup.prefill_workers, setup.decode_workers);
+  std::string out =
+      fmt::format("{}, {}\n", fleet,
+                  setup.concurrency > 0 ? fmt::format("closed loop of {}", setup.concurrency)
+                                        : fmt::format("arrivals at {:g}x", setup.speed));
+  out += fmt::format("{:<16} {:>9} {:>8} {:>8} {:>8} {:>7} {:>7} {:>6} {:>8} {:>7} {:>6} {:>7}\n",
+                     "policy", "TTFT mean", "p50", "p90", "p99", "TPOT", "p99", "hit %", "tok/s",
+                     "good %", "imbal.", "wall s");
+  for (const SimulatedRun& run : runs) {
+    const sim::Report& r = run.report;
+    out += fmt::format(
+        "{:<16} {:>9.1f} {:>8.1f} {:>8.1f} {:>8.0f} {:>7.2f} {:>7.1f} {:>6.1f} {:>8.0f} {:>7.1f} "
+        "{:>6.2f} {:>7.2f}\n",
+        r.policy, r.ttft_ms.mean, r.ttft_ms.p50, r.ttft_ms.p90, r.ttft_ms.p99, r.tpot_ms.mean,
+        r.tpot_ms.p99, 100 * r.prefix_hit_ratio, r.output_tokens_per_s, 100 * r.goodput_ratio,
+        r.imbalance, run.wall_s);
+    if (r.completed < r.requests) {
+      out += fmt::format("{:<16} {} of {} completed, {} rejected, {} failed\n", "", r.completed,
+                         r.requests, r.rejected, r.failed);
+    }
+  }
+  out += "TTFT and TPOT in ms.";
+  return out;
+}
+
+}  // namespace penstock::cli
