@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/clock.h"
 #include "fleet/worker_state.h"
@@ -31,6 +32,20 @@ struct PassCost {
   }
 };
 
+/// A pass of a worker: what it computes.
+struct PassWork {
+  std::uint32_t prefill_tokens = 0;  // new prompt tokens
+  bool decodes = false;              // it continues or finishes any answer
+  double kv_use = 0;                 // of the KV pool, referenced, in [0, 1]
+};
+
+/// A request that has no first token yet.
+struct QueuedPrefill {
+  std::uint64_t serial = 0;  // names the lease
+  std::uint32_t uncached_tokens = 0;
+  std::uint32_t new_blocks = 0;  // of KV, that it will take
+};
+
 /// What a worker said of itself at one moment.
 struct WorkerReport {
   std::uint64_t generation = 0;  // grows with each report of one life of a worker; 0: none yet
@@ -41,9 +56,10 @@ struct WorkerReport {
   std::uint32_t waiting = 0;
   std::uint32_t kv_blocks_used = 0;  // referenced by running requests
   std::uint32_t kv_blocks_max = 0;
-  std::uint32_t pass_prefill_tokens = 0;  // new prompt tokens in the pass under way
-  bool pass_decodes = false;              // and whether it continues or finishes any answer
-  TimePoint pass_started{};               // of that pass, in the router's clock; min(): none runs
+  TimePoint pass_started = TimePoint::min();  // of the pass under way; min(): none runs
+  PassWork pass;                              // that pass
+  Nanos last_pass_took{0};                    // the pass before it; 0: there was none
+  PassWork last_pass;
 };
 
 /// The workers and their load at one moment, one array a quantity, dense by slot. Made of spans
@@ -68,6 +84,10 @@ struct FleetView {
   // What the workers say, with what was given out since put on top.
   std::span<const WorkerReport> reports;
   std::span<const std::uint64_t> queued_tokens;  // prompt tokens not yet computed
+  std::span<const std::uint32_t> unseen;         // requests given out that no report has shown yet
+
+  // Requests without a first token, in the order in which they were given out.
+  std::span<const std::vector<QueuedPrefill>> queues;
 
   [[nodiscard]] std::uint32_t slots() const noexcept {
     return static_cast<std::uint32_t>(state.size());

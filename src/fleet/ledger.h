@@ -19,6 +19,7 @@ struct Charge {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t uncached_tokens = 0;      // of those, believed to be computed there
   std::uint32_t prompt_blocks = 0;        // full ones
+  std::uint32_t new_blocks = 0;           // of KV, that are not in use there yet
   std::span<const std::uint64_t> locals;  // the prompt's blocks, to count distinct ones; or empty
 };
 
@@ -44,6 +45,7 @@ class Lease final {
   Ledger* ledger_ = nullptr;
   Slot slot_ = 0;
   std::uint32_t life_ = 0;
+  std::uint64_t serial_ = 0;
   std::uint32_t prompt_tokens_ = 0;
   std::uint32_t uncached_tokens_ = 0;
   std::uint32_t prompt_blocks_ = 0;
@@ -115,10 +117,12 @@ class Ledger final {
 
   void clear_load(Slot slot);
   void update_queued(Slot slot) noexcept;
+  void leave_queue(Slot slot, std::uint64_t serial) noexcept;
 
   const Options options_;
   std::uint64_t membership_ = 0;
   std::uint64_t reports_stale_ = 0;
+  std::uint64_t serial_ = 0;
   std::vector<WorkerState> state_;
   std::vector<Trust> trust_;
   std::vector<Role> role_;
@@ -133,6 +137,8 @@ class Ledger final {
   std::vector<std::uint64_t> queued_tokens_;
   std::vector<WorkerReport> reports_;
   std::vector<Unseen> unseen_;
+  std::vector<std::uint32_t> unseen_counts_;
+  std::vector<std::vector<QueuedPrefill>> queues_;
   ActiveBlocks active_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "router/latency.h"
 #include "router/peers.h"
 
 namespace penstock::router {
@@ -13,9 +14,21 @@ void Explanation::add(Slot slot, double cost, std::initializer_list<double> term
   rows_.push_back(row);
 }
 
+void Policy::plan(std::span<const Question> questions, Rng& rng, std::span<Choice> choices,
+                  std::span<std::uint32_t> order) {
+  for (std::uint32_t i = 0; i < questions.size(); ++i) {
+    choices[i] = pick(questions[i], rng, nullptr);
+    order[i] = i;
+  }
+}
+
 namespace {
 
 constexpr PolicyEntry kPolicies[] = {
+    {"latency",
+     "least added waiting for first tokens and stalling of running answers, predicted in ms; what "
+     "comes together is placed together",
+     make_latency},
     {"round-robin", "each worker in turn", make_round_robin},
     {"random", "any worker with the same chance", make_random},
     {"least-loaded", "fewest requests in flight", make_least_loaded},

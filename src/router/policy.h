@@ -99,6 +99,18 @@ class Policy {
   [[nodiscard]] virtual std::span<const std::string_view> terms() const noexcept = 0;
   /// `why` may be null; it is cleared and filled otherwise.
   virtual Choice pick(const Question& question, Rng& rng, Explanation* why) = 0;
+
+  /// Whether requests that come together are better placed together, by plan().
+  [[nodiscard]] virtual bool plans() const noexcept { return false; }
+  /// Places all of `questions` (of one stage, on one fleet): choices[i] is for questions[i].
+  /// `order` gets the indices in the order in which they are to be handed to the workers.
+  virtual void plan(std::span<const Question> questions, Rng& rng, std::span<Choice> choices,
+                    std::span<std::uint32_t> order);
+
+  /// A request ended well: its time to the first token, and from there to the last.
+  virtual void finished(double ttft_ms, double decode_ms) noexcept {
+    (void)ttft_ms, (void)decode_ms;
+  }
 };
 
 /// Keeps the least cost seen and, among equal ones, each with the same chance.

@@ -19,46 +19,99 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   const fleet::FleetView fleet = ledger_.view();
   const std::span<const Slot> slots = candidates(fleet, request.stage);
   if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
-
-  Question question{.ordinal = ordinals_[static_cast<std::size_t>(request.stage)]++,
-                    .stage = request.stage,
-                    .now = request.now,
-                    .prompt_tokens = request.prompt_tokens,
-                    .block_tokens = request.block_tokens,
-                    .prompt_blocks = static_cast<std::uint32_t>(request.locals.size()),
-                    .prefix_key = request.prefix_key,
-                    .fleet = fleet,
-                    .candidates = slots,
-                    .cached = {},
-                    .active = {}};
-  const bool decode = request.stage == Stage::kDecode;
-  if (needs_.cached && !decode) {
+  Question asked = question(request, fleet, slots);
+  if (needs_.cached && request.stage != Stage::kDecode) {
     cached_.resize(fleet.slots());
     index_.match(request.locals, cached_);
-    question.cached = cached_;
+    asked.cached = cached_;
   }
   if (needs_.active && request.stage == Stage::kWhole) {
     active_.resize(fleet.slots());
     ledger_.match_active(request.locals, active_);
-    question.active = active_;
+    asked.active = active_;
   }
   if (why != nullptr) why->reserve(slots.size());
-  const Choice choice = policy_->pick(question, rng_, why);
+  return charge(request, asked, policy_->pick(asked, rng_, why));
+}
 
+Result<void> Router::place_together(std::span<const RouteRequest> requests,
+                                    std::span<Placement> placements,
+                                    std::span<std::uint32_t> order) {
+  CHECK_EQ(requests.size(), placements.size());
+  CHECK_EQ(requests.size(), order.size());
+  if (requests.empty()) return {};
+  if (requests.size() == 1 || !policy_->plans()) {
+    for (std::uint32_t i = 0; i < requests.size(); ++i) {
+      Result<Placement> placement = place(requests[i]);
+      if (!placement) {
+        for (Placement& placed : placements.first(i)) placed.lease.release();
+        return std::unexpected(std::move(placement).error());
+      }
+      placements[i] = std::move(*placement);
+      order[i] = i;
+    }
+    return {};
+  }
+  const fleet::FleetView fleet = ledger_.view();
+  const std::span<const Slot> slots = candidates(fleet, requests.front().stage);
+  if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
+  cached_.resize(requests.size() * fleet.slots());
+  questions_.clear();
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const auto cached = std::span(cached_).subspan(i * fleet.slots(), fleet.slots());
+    questions_.push_back(question(requests[i], fleet, slots));
+    index_.match(requests[i].locals, cached);
+    questions_.back().cached = cached;
+  }
+  choices_.resize(requests.size());
+  policy_->plan(questions_, rng_, choices_, order);
+  for (const std::uint32_t i : order) {
+    placements[i] = charge(requests[i], questions_[i], choices_[i]);
+  }
+  return {};
+}
+
+Question Router::question(const RouteRequest& request, const fleet::FleetView& fleet,
+                          std::span<const Slot> slots) {
+  return {.ordinal = ordinals_[static_cast<std::size_t>(request.stage)]++,
+          .stage = request.stage,
+          .now = request.now,
+          .prompt_tokens = request.prompt_tokens,
+          .block_tokens = request.block_tokens,
+          .prompt_blocks = static_cast<std::uint32_t>(request.locals.size()),
+          .prefix_key = request.prefix_key,
+          .fleet = fleet,
+          .candidates = slots,
+          .cached = {},
+          .active = {}};
+}
+
+Placement Router::charge(const RouteRequest& request, const Question& question,
+                         const Choice& choice) {
+  const bool decode = request.stage == Stage::kDecode;
   Placement placement{.worker = choice.slot,
                       .cached_blocks = question.cached_blocks(choice.slot),
                       .rule = choice.rule,
                       .ties = choice.ties,
                       .lease = {}};
+  const std::uint32_t cached_tokens = placement.cached_blocks * request.block_tokens;
   placement.lease = ledger_.charge(
-      choice.slot,
-      {.prompt_tokens = request.prompt_tokens,
-       .uncached_tokens =
-           decode ? 0 : request.prompt_tokens - placement.cached_blocks * request.block_tokens,
-       .prompt_blocks = question.prompt_blocks,
-       .locals =
-           request.stage == Stage::kWhole ? request.locals : std::span<const std::uint64_t>{}});
+      choice.slot, {.prompt_tokens = request.prompt_tokens,
+                    .uncached_tokens = decode ? 0 : request.prompt_tokens - cached_tokens,
+                    .prompt_blocks = question.prompt_blocks,
+                    .new_blocks = question.prompt_blocks + 1 - placement.cached_blocks,
+                    .locals = request.stage == Stage::kWhole ? request.locals
+                                                             : std::span<const std::uint64_t>{}});
   return placement;
+}
+
+void Router::report(Slot slot, const fleet::WorkerReport& report) {
+  if (!ledger_.report(slot, report)) return;
+  if (slot >= models_.size()) models_.resize(slot + 1);
+  models_[slot].observe(report.last_pass, report.last_pass_took);
+  fleet::PassCost cost = models_[slot].cost();
+  cost.pass_tokens_max = ledger_.view().cost[slot].pass_tokens_max;
+  ledger_.set_cost(slot, cost);
 }
 
 /// Ready workers of the right role; if there is none, the suspect ones: a guess beats refusing all.

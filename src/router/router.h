@@ -11,6 +11,7 @@
 #include "fleet/ledger.h"
 #include "kv/prefix_oracle.h"
 #include "router/policy.h"
+#include "router/time_model.h"
 
 namespace penstock::router {
 
@@ -48,6 +49,19 @@ class Router final {
   /// gets every candidate with every term.
   Result<Placement> place(const RouteRequest& request, Explanation* why = nullptr);
 
+  /// Places requests of one stage that came together: `placements[i]` is for requests[i], and
+  /// `order` has the indices in the order in which to hand them to the workers. All or none.
+  Result<void> place_together(std::span<const RouteRequest> requests,
+                              std::span<Placement> placements, std::span<std::uint32_t> order);
+
+  /// A worker's report: corrects the ledger and teaches the worker's time model. Stale ones are
+  /// dropped.
+  void report(Slot slot, const fleet::WorkerReport& report);
+  /// A request ended well.
+  void finished(double ttft_ms, double decode_ms) noexcept {
+    policy_->finished(ttft_ms, decode_ms);
+  }
+
   [[nodiscard]] Policy& policy() noexcept { return *policy_; }
   [[nodiscard]] const Policy::Needs& needs() const noexcept { return needs_; }
   /// Of the last place(): leading cached blocks by slot.
@@ -61,6 +75,10 @@ class Router final {
   };
 
   std::span<const Slot> candidates(const fleet::FleetView& fleet, Stage stage);
+  [[nodiscard]] Question question(const RouteRequest& request, const fleet::FleetView& fleet,
+                                  std::span<const Slot> slots);
+  [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
+                                 const Choice& choice);
 
   const std::unique_ptr<Policy> policy_;
   const Policy::Needs needs_;
@@ -71,6 +89,9 @@ class Router final {
   std::array<Candidates, kStages> candidates_;
   std::vector<std::uint32_t> cached_;
   std::vector<std::uint32_t> active_;
+  std::vector<TimeModel> models_;  // by slot, where the policy needs them
+  std::vector<Question> questions_;
+  std::vector<Choice> choices_;
 };
 
 }  // namespace penstock::router

@@ -31,8 +31,9 @@ struct Worker {
   bool touched = false;    // may be able to start a pass
   Nanos pass_started{0};
   Nanos pass_end{0};
-  std::uint64_t pass_prefill_tokens = 0;
-  bool pass_decodes = false;
+  fleet::PassWork pass;
+  fleet::PassWork last_pass;
+  Nanos last_pass_took{0};
   Nanos computing{0};                                      // time in passes so far
   std::uint64_t passes = 0;                                // of lives before this one
   std::uint64_t preemptions = 0;                           // of those as well

@@ -37,11 +37,13 @@ Player::Player(const Trace& trace, const Setup& setup, const router::PolicyEntry
   add_workers(setup.workers, fleet::Role::kBoth, ModelRole::kAggregated);
   add_workers(setup.prefill_workers, fleet::Role::kPrefill, ModelRole::kPrefillOnly);
   add_workers(setup.decode_workers, fleet::Role::kDecode, ModelRole::kDecodeOnly);
+  batches_.resize(setup.routers);
   for (std::uint32_t i = 0; i < setup.routers; ++i) {
     fronts_.push_back(std::make_unique<Front>(policy.make(), mix64(setup.seed) + i));
     for (const auto& worker : workers_) {
       const auto slot = fronts_.back()->ledger.add(fleet::WorkerState::kReady, worker->role);
       CHECK(slot.has_value());
+      fronts_.back()->ledger.set_cost(*slot, {.pass_tokens_max = setup.model.pass_tokens_max});
       if (needs_.cached) fronts_.back()->ledger.set_trust(*slot, fleet::Trust::kExact);
     }
   }
@@ -56,6 +58,7 @@ Result<Report> Player::run() {
       changed |= take_arrivals();
       changed |= hand_over();
       changed |= start_passes();
+      changed |= leave_prefill();
     }
     if (observer_ != nullptr && moments % kLook == 0 &&
         !observer_->progress(ended_, outcomes_.size())) {
@@ -104,6 +107,7 @@ bool Player::take_arrivals() {
     changed = true;
     arrive(static_cast<std::uint32_t>(arrived_));
   }
+  for (std::uint32_t front = 0; front < fronts_.size(); ++front) place_batch(front);
   return changed;
 }
 
@@ -115,7 +119,33 @@ void Player::arrive(std::uint32_t request) {
   }
   Live& live = new_live(request);
   ++in_flight_;
-  place_whole(live);
+  keys_of(trace_, trace_.requests[request], setup_.model.block_tokens, live.keys);
+  live.locals.clear();
+  for (const kv::BlockHash& key : live.keys) live.locals.push_back(content_hash(key));
+  batches_[live.front].push_back(&live);
+}
+
+/// What has arrived at a router in this moment.
+void Player::place_batch(std::uint32_t front) {
+  std::vector<Live*>& batch = batches_[front];
+  if (batch.empty()) return;
+  const router::Stage stage = split_ ? router::Stage::kPrefill : router::Stage::kWhole;
+  if (observer_ != nullptr && observer_->wants_placements()) {
+    for (Live* live : batch) {
+      router::Placement placement = place(*live, stage);
+      submit(*live, placement);
+    }
+  } else {
+    requests_.clear();
+    for (const Live* live : batch) requests_.push_back(route_request(*live, stage));
+    placements_.resize(batch.size());
+    order_.resize(batch.size());
+    const Result<void> placed =
+        fronts_[front]->router.place_together(requests_, placements_, order_);
+    CHECK(placed.has_value());
+    for (const std::uint32_t i : order_) submit(*batch[i], placements_[i]);
+  }
+  batch.clear();
 }
 
 bool Player::can_run(const TraceRequest& request) const {
@@ -125,11 +155,8 @@ bool Player::can_run(const TraceRequest& request) const {
 }
 
 /// Gives a new request to its first worker.
-void Player::place_whole(Live& live) {
+void Player::submit(Live& live, router::Placement& placement) {
   const TraceRequest& request = trace_.requests[live.request];
-  keys_of(trace_, request, setup_.model.block_tokens, live.keys);
-  router::Placement placement =
-      place(live, split_ ? router::Stage::kPrefill : router::Stage::kWhole);
   predicted_cached_tokens_ += std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
   Worker& worker = *workers_[placement.worker];
   live.lease = std::move(placement.lease);
@@ -145,21 +172,21 @@ void Player::place_whole(Live& live) {
   touch(placement.worker);
 }
 
+router::RouteRequest Player::route_request(const Live& live, router::Stage stage) const {
+  const std::uint64_t beginning =
+      live.locals.empty() ? std::uint64_t{live.request} + 1 : live.locals.front();
+  return {.stage = stage,
+          .now = time_point(now_),
+          .prompt_tokens = trace_.requests[live.request].input_tokens,
+          .block_tokens = setup_.model.block_tokens,
+          .locals = live.locals,
+          .prefix_key = mix64(beginning)};
+}
+
 router::Placement Player::place(Live& live, router::Stage stage) {
-  const TraceRequest& request = trace_.requests[live.request];
-  locals_.clear();
-  for (const kv::BlockHash& key : live.keys) locals_.push_back(content_hash(key));
   const bool explain = observer_ != nullptr && observer_->wants_placements();
-  const std::uint64_t prefix_key =
-      locals_.empty() ? mix64(std::uint64_t{live.request} + 1) : mix64(locals_.front());
   Result<router::Placement> placement =
-      fronts_[live.front]->router.place({.stage = stage,
-                                         .now = time_point(now_),
-                                         .prompt_tokens = request.input_tokens,
-                                         .block_tokens = setup_.model.block_tokens,
-                                         .locals = locals_,
-                                         .prefix_key = prefix_key},
-                                        explain ? &why_ : nullptr);
+      fronts_[live.front]->router.place(route_request(live, stage), explain ? &why_ : nullptr);
   CHECK(placement.has_value());
   if (explain) observer_->placed(live.request, stage, placement->worker, why_);
   return std::move(*placement);
@@ -197,8 +224,10 @@ bool Player::start_passes() {
         worker.busy = changed = true;
         worker.pass_started = now_;
         worker.pass_end = now_ + pass.duration;
-        worker.pass_prefill_tokens = pass.prefill_tokens;
-        worker.pass_decodes = !pass.emissions.empty();
+        worker.pass = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
+                       .decodes = !pass.emissions.empty() && worker.role != fleet::Role::kPrefill,
+                       .kv_use = static_cast<double>(worker.model->pool().active()) /
+                                 worker.model->pool().capacity()};
         worker.computing += pass.duration;
         events_.push(worker.pass_end, EventKind::kPassEnd, index, worker.life);
       }
@@ -213,6 +242,8 @@ bool Player::start_passes() {
 void Player::end_pass(std::uint32_t index) {
   Worker& worker = *workers_[index];
   worker.busy = false;
+  worker.last_pass = worker.pass;
+  worker.last_pass_took = worker.pass_end - worker.pass_started;
   for (const Emission& emission : worker.model->finish_pass()) emit(worker, emission);
   if (worker.role == fleet::Role::kDecode) grant(index);
   touch(index);
@@ -222,7 +253,8 @@ void Player::emit(Worker& worker, const Emission& emission) {
   Outcome& outcome = outcomes_[emission.tag];
   if (worker.role == fleet::Role::kPrefill) {
     outcome.cached_tokens = emission.cached_tokens;
-    begin_decode(live_of(emission.tag));
+    live_of(emission.tag).lease.release();
+    leaving_.push_back(static_cast<std::uint32_t>(emission.tag));
     return;
   }
   if (outcome.tokens++ == 0) {
@@ -239,10 +271,20 @@ void Player::emit(Worker& worker, const Emission& emission) {
   finish(live_of(emission.tag));
 }
 
-/// The prompt is computed: it goes to a decode worker, which is chosen now.
+/// A prompt leaves its prefill worker when that one rests: while it has more to compute, its passes
+/// follow each other without a gap in which to hand over.
+bool Player::leave_prefill() {
+  return std::erase_if(leaving_, [&](std::uint32_t request) {
+           Live& live = live_of(request);
+           if (workers_[live.prefill_worker]->busy) return false;
+           begin_decode(live);
+           return true;
+         }) > 0;
+}
+
+/// Chooses the decode worker and claims room there.
 void Player::begin_decode(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
-  live.lease.release();
   router::Placement placement = place(live, router::Stage::kDecode);
   live.lease = std::move(placement.lease);
   live.worker = placement.worker;
@@ -284,6 +326,8 @@ void Player::finish(Live& live) {
   last_completion_ = now_;
   if (observer_ != nullptr) observer_->ended(live.request);
   live.lease.release();
+  fronts_[live.front]->router.finished(to_ms(outcome.first - outcome.arrival),
+                                       to_ms(outcome.last - outcome.first));
   --in_flight_;
   ++ended_;
   lives_unused_.push_back(live_index_[live.request]);
@@ -329,7 +373,7 @@ void Player::tell_load(std::uint32_t index) {
   if (setup_.load_delay == Nanos::zero()) {
     for (std::size_t i = 0; i < fronts_.size(); ++i) {
       report.accepted = worker.accepted[i];
-      fronts_[i]->ledger.report(index, report);
+      fronts_[i]->router.report(index, report);
     }
     return;
   }
@@ -348,10 +392,10 @@ fleet::WorkerReport Player::report_of(Worker& worker) {
                              .waiting = model.waiting(),
                              .kv_blocks_used = model.pool().active(),
                              .kv_blocks_max = model.pool().capacity(),
-                             .pass_started = TimePoint::min()};
+                             .last_pass_took = worker.last_pass_took,
+                             .last_pass = worker.last_pass};
   if (worker.busy) {
-    report.pass_prefill_tokens = static_cast<std::uint32_t>(worker.pass_prefill_tokens);
-    report.pass_decodes = worker.pass_decodes;
+    report.pass = worker.pass;
     report.pass_started = time_point(worker.pass_started);
   }
   return report;
@@ -376,7 +420,7 @@ void Player::deliver(const Message& message, EventKind kind) {
     } else {
       fleet::WorkerReport report = message.report;
       report.accepted = message.accepted[i];
-      fronts_[i]->ledger.report(message.worker, report);
+      fronts_[i]->router.report(message.worker, report);
     }
   }
 }

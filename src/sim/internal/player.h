@@ -35,6 +35,7 @@ class Player final {
     engine::simulated::SequenceId id = 0;
     engine::simulated::SequenceId prefill_id = 0;
     std::vector<kv::BlockHash> keys;
+    std::vector<std::uint64_t> locals;
     fleet::Lease lease;  // of the leg that runs
   };
   struct Message {  // under way to the routers
@@ -49,17 +50,20 @@ class Player final {
   bool take_arrivals();
   bool hand_over();
   bool start_passes();
+  bool leave_prefill();
 
   void end_pass(std::uint32_t worker);
   void emit(Worker& worker, const engine::simulated::Emission& emission);
   void arrive(std::uint32_t request);
-  void place_whole(Live& live);
+  void place_batch(std::uint32_t front);
+  void submit(Live& live, router::Placement& placement);
   void begin_decode(Live& live);
   void grant(std::uint32_t worker);
   void transferred(std::uint32_t request);
   void finish(Live& live);
 
   router::Placement place(Live& live, router::Stage stage);
+  [[nodiscard]] router::RouteRequest route_request(const Live& live, router::Stage stage) const;
   [[nodiscard]] bool can_run(const TraceRequest& request) const;
   Live& new_live(std::uint32_t request);
   [[nodiscard]] Live& live_of(std::uint64_t request) { return *lives_[live_index_[request]]; }
@@ -84,6 +88,7 @@ class Player final {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<Front>> fronts_;
   std::vector<std::uint32_t> touched_;
+  std::vector<std::uint32_t> leaving_;       // requests whose prompt is computed
   std::vector<std::uint32_t> handing_over_;  // workers with something to activate or release
   std::vector<Outcome> outcomes_;            // by request
   std::vector<std::uint32_t> live_index_;    // by request
@@ -99,7 +104,10 @@ class Player final {
   Nanos last_completion_{0};
   GapHistogram gaps_;
   router::Explanation why_;
-  std::vector<std::uint64_t> locals_;  // scratch
+  std::vector<std::vector<Live*>> batches_;     // requests of one moment, by front
+  std::vector<router::RouteRequest> requests_;  // scratch
+  std::vector<router::Placement> placements_;
+  std::vector<std::uint32_t> order_;
   std::vector<kv::StoredBlock> scratch_;
 };
 

@@ -1,0 +1,145 @@
+#include "fleet/ledger.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+#include "base/rng.h"
+
+namespace penstock::fleet {
+namespace {
+
+std::vector<std::uint64_t> chain(std::uint64_t group, std::uint32_t blocks, std::uint32_t shared) {
+  std::vector<std::uint64_t> locals;
+  for (std::uint32_t i = 0; i < blocks; ++i) locals.push_back(i < shared ? i : group * 1000 + i);
+  return locals;
+}
+
+TEST(Ledger, ChargesAtTheChoiceAndReleasesOnce) {
+  Ledger ledger;
+  const Slot a = *ledger.add(WorkerState::kReady, Role::kBoth);
+  const Slot b = *ledger.add(WorkerState::kReady, Role::kBoth);
+  {
+    Lease lease = ledger.charge(a, {.prompt_tokens = 100, .uncached_tokens = 40});
+    EXPECT_EQ(ledger.view().requests[a], 1U);
+    EXPECT_EQ(ledger.view().prefill_tokens[a], 40U);
+    EXPECT_EQ(ledger.view().queued_tokens[a], 40U);
+    EXPECT_EQ(ledger.view().queues[a].size(), 1U);
+    Lease moved = std::move(lease);
+    lease.release();  // empty: nothing
+    EXPECT_EQ(ledger.in_flight(), 1U);
+    moved.first_token();
+    moved.first_token();
+    EXPECT_EQ(ledger.view().prefills[a], 0U);
+    EXPECT_EQ(ledger.view().prefill_tokens[a], 0U);
+    EXPECT_EQ(ledger.view().prompt_tokens[a], 100U);
+    moved.generated(3);
+    EXPECT_EQ(ledger.view().output_tokens[a], 3U);
+  }
+  EXPECT_EQ(ledger.in_flight(), 0U);
+  EXPECT_EQ(ledger.view().output_tokens[a], 0U);
+  EXPECT_EQ(ledger.view().requests[b], 0U);
+}
+
+TEST(Ledger, R12_DropsReportsThatAreOlderAndKeepsPicksTheyHaveNotSeen) {
+  Ledger ledger;
+  const Slot a = *ledger.add(WorkerState::kReady, Role::kBoth);
+  const Lease one = ledger.charge(a, {.prompt_tokens = 100, .uncached_tokens = 100});
+  const Lease two = ledger.charge(a, {.prompt_tokens = 70, .uncached_tokens = 70});
+  EXPECT_TRUE(ledger.report(a, {.generation = 5, .accepted = 1, .prefill_tokens_left = 30}));
+  EXPECT_EQ(ledger.view().queued_tokens[a], 100U);  // 30 of what it saw, 70 that it did not
+  EXPECT_EQ(ledger.view().unseen[a], 1U);
+  EXPECT_FALSE(ledger.report(a, {.generation = 4, .accepted = 2, .prefill_tokens_left = 1}));
+  EXPECT_EQ(ledger.view().queued_tokens[a], 100U);
+  EXPECT_EQ(ledger.reports_stale(), 1U);
+  EXPECT_TRUE(ledger.report(a, {.generation = 6, .accepted = 2, .prefill_tokens_left = 60}));
+  EXPECT_EQ(ledger.view().queued_tokens[a], 60U);
+}
+
+TEST(Ledger, H9_ARestartForgetsLoadAndOldLeasesNoLongerCount) {
+  Ledger ledger;
+  const Slot a = *ledger.add(WorkerState::kReady, Role::kBoth);
+  Lease before = ledger.charge(a, {.prompt_tokens = 10, .uncached_tokens = 10});
+  const std::uint64_t membership = ledger.view().membership;
+  ledger.restarted(a);
+  EXPECT_NE(ledger.view().membership, membership);
+  EXPECT_EQ(ledger.view().requests[a], 0U);
+  Lease after = ledger.charge(a, {.prompt_tokens = 7, .uncached_tokens = 7});
+  before.first_token();
+  before.release();
+  EXPECT_EQ(ledger.view().requests[a], 1U);
+  EXPECT_EQ(ledger.view().prefill_tokens[a], 7U);
+  EXPECT_TRUE(ledger.report(a, {.generation = 1}));  // counts from 1 again
+}
+
+TEST(Ledger, SlotsAreBoundedAndReusedWhenGone) {
+  Ledger ledger({.slots_max = 2});
+  const Slot a = *ledger.add(WorkerState::kReady, Role::kBoth);
+  ASSERT_TRUE(ledger.add(WorkerState::kReady, Role::kPrefill));
+  EXPECT_FALSE(ledger.add(WorkerState::kReady, Role::kBoth));
+  ledger.set_state(a, WorkerState::kGone);
+  EXPECT_EQ(*ledger.add(WorkerState::kStarting, Role::kDecode), a);
+  EXPECT_EQ(ledger.view().role[a], Role::kDecode);
+}
+
+TEST(Ledger, R2_SumsAlwaysEqualTheLeases) {
+  constexpr std::uint32_t kWorkers = 5;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    Rng rng(seed);
+    Ledger ledger({.count_distinct_blocks = true});
+    for (std::uint32_t i = 0; i < kWorkers; ++i) {
+      (void)*ledger.add(WorkerState::kReady, Role::kBoth);
+    }
+    struct Held {
+      Lease lease;
+      std::vector<std::uint64_t> locals;
+    };
+    std::vector<Held> held;
+    for (int step = 0; step < 400; ++step) {
+      const std::uint32_t what = rng.below(10);
+      if (what < 5 || held.empty()) {
+        const auto blocks = 1 + rng.below(12);
+        std::vector<std::uint64_t> locals = chain(rng.below(4), blocks, rng.below(blocks + 1));
+        const auto tokens = blocks * 64;
+        Lease lease = ledger.charge(rng.below(kWorkers), {.prompt_tokens = tokens,
+                                                          .uncached_tokens = rng.below(tokens),
+                                                          .prompt_blocks = blocks,
+                                                          .locals = locals});
+        held.push_back({std::move(lease), std::move(locals)});
+      } else {
+        const std::uint32_t i = rng.below(static_cast<std::uint32_t>(held.size()));
+        if (what < 7) held[i].lease.first_token();
+        if (what == 7) held[i].lease.generated(rng.below(5));
+        if (what > 7) {
+          std::swap(held[i], held.back());
+          held.pop_back();
+        }
+      }
+      std::vector<const Lease*> leases;
+      std::vector<std::set<std::vector<std::uint64_t>>> prefixes(kWorkers);
+      for (const Held& h : held) {
+        leases.push_back(&h.lease);
+        for (std::size_t n = 1; n <= h.locals.size(); ++n) {
+          prefixes[h.lease.worker()].insert({h.locals.begin(), h.locals.begin() + n});
+        }
+      }
+      ledger.check_invariants(leases);
+      const std::vector<std::uint64_t> asked = chain(rng.below(4), 12, rng.below(13));
+      std::vector<std::uint32_t> depths(kWorkers);
+      ledger.match_active(asked, depths);
+      for (Slot w = 0; w < kWorkers; ++w) {
+        ASSERT_EQ(ledger.view().active_blocks[w], prefixes[w].size());
+        std::size_t depth = 0;
+        while (depth < asked.size() &&
+               prefixes[w].contains({asked.begin(), asked.begin() + depth + 1})) {
+          ++depth;
+        }
+        ASSERT_EQ(depths[w], depth);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace penstock::fleet

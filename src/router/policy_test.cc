@@ -1,0 +1,294 @@
+#include "router/policy.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <string>
+
+#include "fleet/ledger.h"
+#include "router/router.h"
+
+namespace penstock::router {
+namespace {
+
+/// A fleet whose load is set by hand, and a question of a 10-block prompt.
+class PolicyTest : public ::testing::Test {
+ protected:
+  void fleet(std::uint32_t workers) {
+    for (std::uint32_t i = 0; i < workers; ++i) {
+      slots_.push_back(*ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth));
+    }
+    cached_.resize(workers);
+    active_.resize(workers);
+  }
+  void give(Slot slot, std::uint32_t requests, std::uint32_t uncached = 0) {
+    for (std::uint32_t i = 0; i < requests; ++i) {
+      leases_.push_back(
+          ledger_.charge(slot, {.prompt_tokens = uncached + 1, .uncached_tokens = uncached}));
+    }
+  }
+  Question question() {
+    return {.ordinal = ordinal_++,
+            .prompt_tokens = 640,
+            .block_tokens = 64,
+            .prompt_blocks = 10,
+            .prefix_key = 12345,
+            .fleet = ledger_.view(),
+            .candidates = slots_,
+            .cached = cached_,
+            .active = active_};
+  }
+  /// All the choices of 200 tries.
+  std::map<Slot, int> choices(std::string_view policy) {
+    const auto made = find_policy(policy)->make();
+    std::map<Slot, int> counts;
+    for (int i = 0; i < 200; ++i) ++counts[made->pick(question(), rng_, nullptr).slot];
+    return counts;
+  }
+  Slot choice(std::string_view policy) {
+    const std::map<Slot, int> counts = choices(policy);
+    EXPECT_EQ(counts.size(), 1U) << policy;
+    return counts.begin()->first;
+  }
+
+  fleet::Ledger ledger_{{.count_distinct_blocks = true}};
+  std::vector<Slot> slots_;
+  std::vector<std::uint32_t> cached_;
+  std::vector<std::uint32_t> active_;
+  std::vector<fleet::Lease> leases_;
+  std::uint64_t ordinal_ = 0;
+  Rng rng_{7};
+};
+
+TEST_F(PolicyTest, AllAreInTheTableOnceWithADescription) {
+  std::set<std::string_view> names;
+  for (const PolicyEntry& entry : policies()) {
+    EXPECT_TRUE(names.insert(entry.name).second);
+    EXPECT_FALSE(entry.description.empty());
+    EXPECT_LE(entry.make()->terms().size(), Explanation::kTermsMax);
+  }
+  EXPECT_EQ(policies().front().name, "latency");
+  EXPECT_EQ(names.size(), 11U);
+  EXPECT_EQ(find_policy("none"), nullptr);
+}
+
+TEST_F(PolicyTest, RoundRobinTakesTurns) {
+  fleet(3);
+  const auto policy = find_policy("round-robin")->make();
+  for (Slot expected : {0, 1, 2, 0, 1}) {
+    EXPECT_EQ(policy->pick(question(), rng_, nullptr).slot, expected);
+  }
+}
+
+TEST_F(PolicyTest, R8_EqualWorkersEachGetTheirShare) {
+  fleet(4);
+  for (const char* name :
+       {"random", "least-loaded", "power-of-two", "prefix-sticky", "llm-d-weighted", "dynamo",
+        "smg-cache-aware", "aibrix-prefix", "latency"}) {
+    const std::map<Slot, int> counts = choices(name);
+    ASSERT_EQ(counts.size(), 4U) << name;
+    for (const auto& [slot, count] : counts) EXPECT_NEAR(count, 50, 30) << name;
+  }
+}
+
+TEST_F(PolicyTest, LeastLoadedAndPowerOfTwoAvoidTheBusy) {
+  fleet(2);
+  give(0, 3);
+  EXPECT_EQ(choice("least-loaded"), 1U);
+  EXPECT_EQ(choice("power-of-two"), 1U);
+}
+
+TEST_F(PolicyTest, PrefixSticksUntilTheOthersStartEighteenSecondsSooner) {
+  fleet(3);
+  cached_ = {0, 8, 7};
+  give(1, 1, 280'000);  // 17.6 s at 15,928 tokens/s
+  EXPECT_EQ(choice("prefix-sticky"), 1U);
+  give(1, 1, 10'000);                      // 18.2 s
+  EXPECT_EQ(choice("prefix-sticky"), 2U);  // then fewest uncached tokens
+  cached_ = {0, 7, 7};
+  EXPECT_EQ(choice("prefix-sticky"), 2U);  // 70 % is no affinity
+}
+
+TEST_F(PolicyTest, WeightedSumsPrefixQueueAndKv) {
+  fleet(2);
+  ledger_.report(0, {.generation = 1, .waiting = 2, .kv_blocks_used = 50, .kv_blocks_max = 100});
+  ledger_.report(1, {.generation = 1, .waiting = 0, .kv_blocks_used = 50, .kv_blocks_max = 100});
+  cached_ = {6, 0};  // 1.8 against 2 for the queue
+  EXPECT_EQ(choice("llm-d-weighted"), 1U);
+  cached_ = {7, 0};  // 2.1
+  EXPECT_EQ(choice("llm-d-weighted"), 0U);
+}
+
+TEST_F(PolicyTest, DynamoAddsPrefillAndActiveBlocks) {
+  fleet(2);
+  Explanation why;
+  why.reserve(2);
+  std::vector<std::uint64_t> locals = {1, 2, 3};
+  leases_.push_back(ledger_.charge(
+      0, {.prompt_tokens = 200, .uncached_tokens = 128, .prompt_blocks = 3, .locals = locals}));
+  cached_ = {4, 0};
+  active_ = {2, 0};
+  const auto policy = find_policy("dynamo")->make();
+  policy->pick(question(), rng_, &why);
+  ASSERT_EQ(why.rows().size(), 2U);
+  EXPECT_EQ(why.rows()[0].cost, (128.0 + 640) / 64 - 4 + 3 + (10 - 2));
+  EXPECT_EQ(why.rows()[1].cost, 640.0 / 64 + 0 + 10);
+}
+
+TEST_F(PolicyTest, SmgTakesTheBestMatchAboveThirtyPercentUnlessUnbalanced) {
+  fleet(3);
+  cached_ = {0, 4, 2};
+  EXPECT_EQ(choice("smg-cache-aware"), 1U);
+  give(1, 64);
+  EXPECT_EQ(choice("smg-cache-aware"), 1U);
+  give(1, 1);  // 65 more than the least, and 1.5 times
+  EXPECT_EQ(choices("smg-cache-aware").count(1), 0U);
+  leases_.clear();
+  cached_ = {0, 3, 0};  // exactly 30 % is not above
+  give(1, 1);
+  EXPECT_EQ(choices("smg-cache-aware").count(1), 0U);
+}
+
+TEST_F(PolicyTest, AibrixTakesTheBestMatchAmongTheNotTooBusy) {
+  fleet(3);
+  cached_ = {0, 1, 0};
+  give(1, 10);
+  EXPECT_EQ(choice("aibrix-prefix"), 1U);  // within two deviations of the mean
+  give(1, 7);                              // 17 apart
+  EXPECT_EQ(choices("aibrix-prefix").count(1), 0U);
+}
+
+TEST_F(PolicyTest, BoundedHashKeepsAPrefixAtItsOwnerUntilItIsFull) {
+  fleet(5);
+  const Slot owner = choice("bounded-hash");
+  give(owner, 1);  // 1 > 1.25 * 2 / 5
+  const Slot next = choice("bounded-hash");
+  EXPECT_NE(next, owner);
+  for (const Slot slot : slots_) give(slot, slot == owner ? 3 : 4);
+  EXPECT_EQ(choice("bounded-hash"), owner);
+  // Without another worker the owner stays the owner.
+  std::erase(slots_, next);
+  EXPECT_EQ(choice("bounded-hash"), owner);
+}
+
+TEST_F(PolicyTest, R14_MoreOverlapNeverMakesAWorkerLessLikely) {
+  fleet(4);
+  for (const char* name : {"latency", "prefix-sticky", "llm-d-weighted", "dynamo",
+                           "smg-cache-aware", "aibrix-prefix"}) {
+    for (int round = 0; round < 50; ++round) {
+      leases_.clear();
+      for (const Slot slot : slots_) {
+        give(slot, rng_.below(4), rng_.below(4000));
+        cached_[slot] = rng_.below(9);
+      }
+      Explanation before;
+      Explanation after;
+      before.reserve(4);
+      after.reserve(4);
+      const auto policy = find_policy(name)->make();
+      Rng one(round);
+      Rng two(round);
+      const Slot chosen = policy->pick(question(), one, &before).slot;
+      ++cached_[chosen];
+      EXPECT_EQ(policy->pick(question(), two, &after).slot, chosen) << name;
+    }
+  }
+}
+
+TEST_F(PolicyTest, LatencyWeighsWaitingAgainstComputing) {
+  fleet(2);
+  for (const Slot slot : slots_) {
+    ledger_.set_cost(slot, {.prefill_base_ms = 10,
+                            .prefill_token_ms = 0.02,
+                            .decode_base_ms = 5,
+                            .pass_tokens_max = 8192});
+  }
+  cached_ = {9, 0};
+  EXPECT_EQ(choice("latency"), 0U);
+  give(0, 1, 400);
+  EXPECT_EQ(choice("latency"), 0U);  // a little waiting for nine tenths of the prompt
+  give(0, 4, 8000);
+  EXPECT_EQ(choice("latency"), 1U);
+}
+
+TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
+  fleet(4);
+  for (const Slot slot : slots_) {
+    ledger_.set_cost(slot, {.prefill_base_ms = 10,
+                            .prefill_token_ms = 0.02,
+                            .decode_base_ms = 5,
+                            .pass_tokens_max = 1024});
+  }
+  const auto policy = find_policy("latency")->make();
+  std::vector<Question> questions(8, question());
+  std::vector<Choice> choices(8);
+  std::vector<std::uint32_t> order(8);
+  policy->plan(questions, rng_, choices, order);
+  std::map<Slot, int> counts;
+  for (const Choice& c : choices) ++counts[c.slot];
+  EXPECT_EQ(counts.size(), 4U);
+  for (const auto& [slot, count] : counts) EXPECT_EQ(count, 2);
+  std::ranges::sort(order);
+  for (std::uint32_t i = 0; i < 8; ++i) EXPECT_EQ(order[i], i);
+}
+
+TEST(Router, R1_CountsAPickAtOnceAndR16ChoosesAgainWhenAWorkerIsGone) {
+  fleet::Ledger ledger;
+  PrefixIndex index;
+  Router router(find_policy("least-loaded")->make(), ledger, index, 1);
+  const RouteRequest request{.prompt_tokens = 64, .block_tokens = 64};
+  EXPECT_EQ(router.place(request).error().code, Code::kUnavailable);
+  for (int i = 0; i < 3; ++i) (void)*ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  std::vector<Placement> placed;
+  std::set<Slot> workers;
+  for (int i = 0; i < 3; ++i) {
+    placed.push_back(std::move(*router.place(request)));
+    workers.insert(placed.back().worker);
+  }
+  EXPECT_EQ(workers.size(), 3U);  // no herd
+  ledger.set_state(0, fleet::WorkerState::kGone);
+  ledger.set_state(1, fleet::WorkerState::kDraining);
+  for (int i = 0; i < 5; ++i) {
+    placed.push_back(std::move(*router.place(request)));
+    EXPECT_EQ(placed.back().worker, 2U);
+  }
+  ledger.set_state(2, fleet::WorkerState::kSuspect);
+  EXPECT_EQ(router.place(request)->worker, 2U);  // a guess beats refusing all
+}
+
+TEST(Router, R15_CreditsOnlyAContiguousPrefix) {
+  fleet::Ledger ledger;
+  PrefixIndex index;
+  Router router(find_policy("dynamo")->make(), ledger, index, 1);
+  const Slot slot = *ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  const std::vector<kv::StoredBlock> blocks = {{11, 1}, {12, 2}, {13, 3}};
+  index.stored(slot, kv::Tier::kDevice, std::nullopt, blocks);
+  const std::vector<std::uint64_t> locals = {1, 2, 3};
+  const RouteRequest request{.prompt_tokens = 200, .block_tokens = 64, .locals = locals};
+  EXPECT_EQ(router.place(request)->cached_blocks, 3U);
+  index.removed(slot, kv::Tier::kDevice, std::vector<std::uint64_t>{12});
+  EXPECT_EQ(router.place(request)->cached_blocks, 1U);
+}
+
+TEST(TimeModel, LearnsTheClockFromPasses) {
+  TimeModel model;
+  Rng rng(3);
+  for (int i = 0; i < 3000; ++i) {
+    const fleet::PassWork pass{.prefill_tokens = rng.below(3) == 0 ? rng.below(8192) : 0,
+                               .decodes = true,
+                               .kv_use = rng.fraction()};
+    const double t = pass.prefill_tokens;
+    const double ms = (t > 0 ? 16.5 + 0.015 * t + 4e-7 * t * t : 0) + 5.7 + 54 * pass.kv_use -
+                      25.7 * pass.kv_use * pass.kv_use;
+    model.observe(pass, Nanos(std::llround(ms * 1e6)));
+  }
+  const fleet::PassCost cost = model.cost();
+  EXPECT_NEAR(cost.prefill_ms(4000), 16.5 + 60 + 6.4, 0.5);
+  EXPECT_NEAR(cost.decode_ms(0.3), 5.7 + 16.2 - 2.313, 0.1);
+}
+
+}  // namespace
+}  // namespace penstock::router

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <array>
+
+#include "base/clock.h"
+#include "fleet/fleet_view.h"
+
+namespace penstock::router {
+
+/// How long one worker's passes take, fitted to those it reports: recursive least squares over
+/// [prefill? 1, t, t^2] and [decode? 1, u, u^2], t the new prompt tokens and u the use of the KV
+/// pool, from priors that hold until the worker has shown otherwise. Old passes are forgotten
+/// slowly, so that a worker that changes is followed. A value; not thread safe.
+class TimeModel final {
+ public:
+  TimeModel();
+
+  /// A pass has taken so long. Most passes that only decode are passed over: they are many and
+  /// alike.
+  void observe(const fleet::PassWork& pass, Nanos took) noexcept;
+
+  [[nodiscard]] fleet::PassCost cost() const noexcept;
+
+ private:
+  static constexpr std::size_t kTerms = 6;
+  using Vector = std::array<double, kTerms>;
+
+  Vector weights_;
+  std::array<Vector, kTerms> covariance_;
+  std::uint32_t decode_passes_ = 0;
+};
+
+}  // namespace penstock::router
