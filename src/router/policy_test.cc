@@ -237,7 +237,7 @@ TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
 
 TEST(Router, R1_CountsAPickAtOnceAndR16ChoosesAgainWhenAWorkerIsGone) {
   fleet::Ledger ledger;
-  PrefixIndex index;
+  kv::PrefixIndex index({.context = "test", .shards = 1});
   Router router(find_policy("least-loaded")->make(), ledger, index, 1);
   const RouteRequest request{.prompt_tokens = 64, .block_tokens = 64};
   EXPECT_EQ(router.place(request).error().code, Code::kUnavailable);
@@ -261,7 +261,7 @@ TEST(Router, R1_CountsAPickAtOnceAndR16ChoosesAgainWhenAWorkerIsGone) {
 
 TEST(Router, R15_CreditsOnlyAContiguousPrefix) {
   fleet::Ledger ledger;
-  PrefixIndex index;
+  kv::PrefixIndex index({.context = "test", .shards = 1});
   Router router(find_policy("dynamo")->make(), ledger, index, 1);
   const Slot slot = *ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
   const std::vector<kv::StoredBlock> blocks = {{11, 1}, {12, 2}, {13, 3}};

@@ -1,12 +1,13 @@
 #include "router/router.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
 
 namespace penstock::router {
 
-Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const PrefixIndex& index,
+Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const kv::PrefixIndex& index,
                std::uint64_t seed)
     : policy_(std::move(policy)),
       needs_(policy_->needs()),
@@ -22,7 +23,7 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   Question asked = question(request, fleet, slots);
   if (needs_.cached && request.stage != Stage::kDecode) {
     cached_.resize(fleet.slots());
-    index_.match(request.locals, cached_);
+    match(request.locals, cached_);
     asked.cached = cached_;
   }
   if (needs_.active && request.stage == Stage::kWhole) {
@@ -60,7 +61,7 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto cached = std::span(cached_).subspan(i * fleet.slots(), fleet.slots());
     questions_.push_back(question(requests[i], fleet, slots));
-    index_.match(requests[i].locals, cached);
+    match(requests[i].locals, cached);
     questions_.back().cached = cached;
   }
   choices_.resize(requests.size());
@@ -69,6 +70,12 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
     placements[i] = charge(requests[i], questions_[i], choices_[i]);
   }
   return {};
+}
+
+/// Slots that the index has never heard of hold nothing.
+void Router::match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const {
+  const std::size_t written = index_.match(locals, depths);
+  std::ranges::fill(depths.subspan(written), 0);
 }
 
 Question Router::question(const RouteRequest& request, const fleet::FleetView& fleet,

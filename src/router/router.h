@@ -9,13 +9,11 @@
 #include "base/result.h"
 #include "base/rng.h"
 #include "fleet/ledger.h"
-#include "kv/prefix_oracle.h"
+#include "kv/prefix_index.h"
 #include "router/policy.h"
 #include "router/time_model.h"
 
 namespace penstock::router {
-
-using PrefixIndex = kv::PrefixOracle;
 
 /// What has to be known of a request to place it.
 struct RouteRequest {
@@ -42,7 +40,7 @@ struct Placement {
 /// fleet.
 class Router final {
  public:
-  Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const PrefixIndex& index,
+  Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const kv::PrefixIndex& index,
          std::uint64_t seed);
 
   /// Fails with kUnavailable when no worker of the needed role takes requests. `why`, if not null,
@@ -75,6 +73,7 @@ class Router final {
   };
 
   std::span<const Slot> candidates(const fleet::FleetView& fleet, Stage stage);
+  void match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const;
   [[nodiscard]] Question question(const RouteRequest& request, const fleet::FleetView& fleet,
                                   std::span<const Slot> slots);
   [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
@@ -83,7 +82,7 @@ class Router final {
   const std::unique_ptr<Policy> policy_;
   const Policy::Needs needs_;
   fleet::Ledger& ledger_;
-  const PrefixIndex& index_;
+  const kv::PrefixIndex& index_;
   Rng rng_;
   std::array<std::uint64_t, kStages> ordinals_{};
   std::array<Candidates, kStages> candidates_;

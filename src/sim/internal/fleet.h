@@ -45,10 +45,11 @@ struct Worker {
 struct Front {
   Front(std::unique_ptr<router::Policy> policy, std::uint64_t seed)
       : ledger({.count_distinct_blocks = policy->needs().active}),
+        index({.context = "simulated", .shards = 1}),
         router(std::move(policy), ledger, index, seed) {}
 
   fleet::Ledger ledger;
-  router::PrefixIndex index;
+  kv::PrefixIndex index;
   router::Router router;
 };
 
