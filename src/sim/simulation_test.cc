@@ -9,6 +9,8 @@
 namespace penstock::sim {
 namespace {
 
+using FleetSetup = Setup;  // gtest has a Setup of its own
+
 Trace small_trace(std::uint64_t seed = 1) {
   Result<Trace> trace = generate(
       "shared-prefix:groups=6,users=3,system=900,question=300,output=40,rate=12,requests=150", seed,
@@ -30,7 +32,7 @@ TEST(Simulate, EveryPolicyServesAllAndRepeatsItself) {
   const Trace trace = small_trace();
   for (const router::PolicyEntry& entry : router::policies()) {
     for (const bool split : {false, true}) {
-      Setup setup{.policy = std::string(entry.name), .workers = 3};
+      FleetSetup setup{.policy = std::string(entry.name), .workers = 3};
       setup.model.kv_blocks = 200;  // evictions
       if (split) {
         setup.workers = 0;
@@ -51,7 +53,7 @@ TEST(Simulate, EveryPolicyServesAllAndRepeatsItself) {
 
 TEST(Simulate, PreemptedRequestsStillEnd) {
   const Trace trace = small_trace();
-  Setup setup{.policy = "latency", .workers = 2};
+  FleetSetup setup{.policy = "latency", .workers = 2};
   setup.model.kv_blocks = 40;
   const Result<Report> report = simulate(trace, setup);
   ASSERT_TRUE(report.has_value());
@@ -61,7 +63,7 @@ TEST(Simulate, PreemptedRequestsStillEnd) {
 
 TEST(Simulate, RefusesWhatNoWorkerCanHold) {
   const Trace trace = small_trace();
-  Setup setup{.workers = 2};
+  FleetSetup setup{.workers = 2};
   setup.model.kv_blocks = 10;
   const Result<Report> report = simulate(trace, setup);
   ASSERT_TRUE(report.has_value());
@@ -73,7 +75,7 @@ TEST(Simulate, RefusesWhatNoWorkerCanHold) {
 TEST(Simulate, ReplicasWithLateNewsServeAll) {
   const Trace trace = small_trace();
   for (const char* policy : {"latency", "dynamo", "llm-d-weighted"}) {
-    Setup setup{.policy = policy, .workers = 4};
+    FleetSetup setup{.policy = policy, .workers = 4};
     setup.routers = 4;
     setup.event_delay = setup.load_delay = std::chrono::milliseconds(50);
     const Result<Report> report = simulate(trace, setup);
@@ -103,7 +105,7 @@ TEST(Simulate, AClosedLoopKeepsItsConcurrency) {
 
 TEST(Simulate, SaysWhatMakesNoSense) {
   const Trace trace = small_trace();
-  const auto message = [&](const Setup& setup) {
+  const auto message = [&](const FleetSetup& setup) {
     const Result<Report> report = simulate(trace, setup);
     EXPECT_FALSE(report.has_value());
     return report ? "" : report.error().message;
