@@ -33,6 +33,11 @@ bool has_keyword(const KeywordArguments& arguments, std::string_view name) {
          arguments.end();
 }
 
+/// What a template is given of the request itself: an argument of that name would take its place,
+/// past all checks of messages.
+constexpr std::array<std::string_view, 5> kTemplateOwn = {
+    "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"};
+
 void read_template_kwargs(JsonReader& json, State& state) {
   if (json.type() != JsonType::kObject) {
     json.expected_unseen("an object");
@@ -44,6 +49,8 @@ void read_template_kwargs(JsonReader& json, State& state) {
   while (json.next_field(key)) {
     if (has_keyword(arguments, key)) {
       json.fail("given more than once");
+    } else if (std::ranges::find(kTemplateOwn, key) != kTemplateOwn.end()) {
+      json.fail("set from the request itself, it cannot be given here");
     } else if (arguments.size() == kTemplateKwargsMax) {
       json.fail(fmt::format("more than {} entries", kTemplateKwargsMax));
     } else {

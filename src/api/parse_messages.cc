@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <string_view>
 
 #include "api/internal/chat_fields.h"
 #include "api/internal/field_table.h"
 #include "api/internal/read_value.h"
+#include "api/openai.h"
 
 namespace penstock::api {
 namespace {
@@ -84,11 +86,34 @@ struct Call {
   bool has_arguments = false;
 };
 
+/// How deep the brackets outside of strings are nested; of any text.
+std::size_t nesting(std::string_view json) {
+  std::size_t depth = 0;
+  std::size_t deepest = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') in_string = !in_string;
+    if (in_string) {
+      i += c == '\\' ? 1 : 0;
+    } else if (c == '[' || c == '{') {
+      deepest = std::max(deepest, ++depth);
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
 void read_arguments(JsonReader& json, Call& call) {
   if (json.type() == JsonType::kObject) {
     call.has_arguments = read_object_text(json, call.call.arguments);
   } else if (json.type() == JsonType::kString) {
     call.has_arguments = read_string(json, call.call.arguments);
+    // Templates parse it, with a stack frame a level.
+    if (call.has_arguments && nesting(call.call.arguments) > kJsonDepthMax) {
+      json.fail(fmt::format("nested deeper than {} levels", kJsonDepthMax));
+    }
   } else {
     json.expected_unseen("a string of JSON");
   }

@@ -23,6 +23,11 @@ struct Refusal {
   Code code = Code::kInvalidArgument;
 };
 
+const std::string kLongStop = R"("stop":["a",")" + std::string(1025, 'b') + R"("])";
+const std::string kDeepArguments =
+    R"([{"id":"c","type":"function","function":{"name":"f","arguments":")" + std::string(65, '[') +
+    std::string(65, ']') + R"("}}])";
+
 enum class Api { kChat, kCompletion, kEmbedding };
 
 template <class Request>
@@ -114,6 +119,7 @@ TEST(Refusals, FieldsThatChatAndCompletionsShare) {
       {R"("stop":1)", "stop", "expected a string or an array of strings, got a number"},
       {R"("stop":"")", "stop", "must not be empty"},
       {R"("stop":["a",""])", "stop[1]", "must not be empty"},
+      {kLongStop, "stop[1]", "1025 bytes long"},
       {R"("stop":[null])", "stop[0]", "expected a string or a token id, got null"},
       {R"("stop":["a",["b"]])", "stop[1]", "expected a string or a token id, got an array"},
       {R"("stop":[-1])", "stop[0]", "an integer between 0"},
@@ -171,6 +177,8 @@ TEST(Refusals, ChatFields) {
           {R"("reasoning_effort":3)", "reasoning_effort", "got 3"},
           {R"("chat_template_kwargs":[])", "chat_template_kwargs", "expected an object"},
           {R"("chat_template_kwargs":{"a":1,"a":2})", "chat_template_kwargs.a", "more than once"},
+          {R"("chat_template_kwargs":{"messages":[]})", "chat_template_kwargs.messages",
+           "from the request itself"},
           {R"("chat_template_kwargs":{"a":{"b":tru}})", "chat_template_kwargs.a.b", "not valid"},
           {R"("add_generation_prompt":0)", "add_generation_prompt", "expected true or false"},
           {R"("continue_final_message":"x")", "continue_final_message", "expected true or false"},
@@ -310,6 +318,7 @@ TEST(Refusals, ToolCallsOfMessages) {
            "messages[0].tool_calls[0].function.name", "must not be empty"},
           {R"([{"id":"c","type":"function","function":{"name":"f"}}])",
            "messages[0].tool_calls[0].function.arguments", "missing"},
+          {kDeepArguments, "messages[0].tool_calls[0].function.arguments", "nested deeper than 64"},
           {R"([{"id":"c","type":"function","function":{"name":"f","arguments":[1]}}])",
            "messages[0].tool_calls[0].function.arguments", "expected a string of JSON"},
           {R"([{"id":"c","type":"function","function":{"name":"f","arguments":{"a":01}}}])",

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <utility>
 
+#include "cli/checks.h"
 #include "net/http_client.h"
 
 namespace penstock::cli {
@@ -52,12 +53,6 @@ class Table final {
   }
 
  private:
-  static std::string refuse_nan(const std::string& text) {
-    double number = 0;
-    const bool is_nan = CLI::detail::lexical_cast(text, number) && std::isnan(number);
-    return is_nan ? text + " is not a number" : "";
-  }
-
   CLI::Option* place(CLI::Option* option) {
     return option->envname(env_of(*option))->group(group_);
   }

@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <exception>
+#include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include "cli/suggest.h"
@@ -56,6 +58,9 @@ Result<void> apply(CLI::App& sub, const CLI::ConfigItem& item) {
 }  // namespace
 
 Result<void> apply_config_file(CLI::App& sub, const std::string& path) {
+  if (std::error_code ignored; std::filesystem::is_directory(path, ignored)) {
+    return fail(Code::kInvalidArgument, fmt::format("--config {}: is a folder, not a file", path));
+  }
   try {
     for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_file(path)) {
       Result<void> applied = apply(sub, item);

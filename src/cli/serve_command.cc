@@ -12,11 +12,14 @@
 #include <future>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <thread>
+#include <type_traits>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "cli/checks.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
 #include "cli/model_path.h"
@@ -63,6 +66,9 @@ Nanos from_seconds(double s) {
 void declare(CLI::App& sub, ServeFlags& f) {
   const auto add = [&](const char* flag, auto& target, const char* help) {
     CLI::Option* option = sub.add_option(flag, target, help)->capture_default_str();
+    if constexpr (std::is_floating_point_v<std::remove_reference_t<decltype(target)>>) {
+      option->check(refuse_nan);
+    }
     std::string env = "PENSTOCK_";
     for (const char c : option->get_lnames().front()) {
       env += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
@@ -202,6 +208,16 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   f.http.write_stall_timeout = from_seconds(f.stall_timeout_s);
   f.service.request_timeout = from_seconds(f.request_timeout_s);
   f.service.heartbeat = from_seconds(f.heartbeat_s);
+  if (std::ranges::count(f.names, "") > 0) {
+    return fail(Code::kInvalidArgument, "--served-model-name: an empty name; give one, or none");
+  }
+  // Whoever sets an empty key believes to have set one.
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
+  const char* key = f.service.api_keys.empty() ? std::getenv("PENSTOCK_API_KEY") : nullptr;
+  if ((key != nullptr && *key == '\0') || std::ranges::count(f.service.api_keys, "") > 0) {
+    return fail(Code::kInvalidArgument,
+                "--api-key (or PENSTOCK_API_KEY): an empty key; give one, or unset it");
+  }
   if (!f.api_key_file.empty()) {
     Result<std::string> text = read_file(f.api_key_file);
     if (!text) return std::unexpected(text.error());
@@ -309,6 +325,33 @@ class Loader {
   std::thread thread_;  // last: it uses the others
 };
 
+/// Ends the process when its threads do not: one that is stuck inside llama.cpp cannot be told.
+/// While this lives the process has `wait`, and until the next signal.
+class LastResort {
+ public:
+  LastResort(const Signals& signals, Nanos wait)
+      : thread_([this, &signals, end = std::chrono::steady_clock::now() + wait] {
+          while (!over_) {
+            const bool told = signals.next(std::chrono::milliseconds(50)) != 0;
+            if (over_ || (!told && std::chrono::steady_clock::now() < end)) continue;
+            log::error("a thread does not end; leaving without it");
+            std::_Exit(1);
+          }
+        }) {}
+  ~LastResort() {
+    over_ = true;
+    thread_.join();
+  }
+  LastResort(const LastResort&) = delete;
+  LastResort& operator=(const LastResort&) = delete;
+
+ private:
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
+constexpr Nanos kEndWithin = std::chrono::seconds(10);
+
 int run_serve(ServeFlags& flags) {
   Result<serve::ModelOptions> model = settle(flags);
   if (!model) {
@@ -329,6 +372,7 @@ int run_serve(ServeFlags& flags) {
   std::fflush(stdout);
 
   int status = 0;
+  std::optional<LastResort> last_resort;
   {
     Loader loader(*model, flags.model, clock, service);
     while (signals.next(std::chrono::milliseconds(200)) == 0) {
@@ -348,6 +392,7 @@ int run_serve(ServeFlags& flags) {
     while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
+    last_resort.emplace(signals, kEndWithin);
     server.stop();
     // Nothing was ever accepted when the model is not there yet, so nothing is lost by not waiting.
     if (!loader.stop_within(std::chrono::seconds(1))) std::_Exit(status);

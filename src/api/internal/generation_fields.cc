@@ -12,6 +12,7 @@ namespace penstock::api {
 namespace {
 
 constexpr std::size_t kUnknownFieldsMax = 16;
+constexpr std::size_t kStopBytesMax = 1024;  // of one stop string: each choice has its own copy
 constexpr std::int64_t kIntMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kIntMin = std::numeric_limits<std::int32_t>::min();
 
@@ -30,7 +31,11 @@ bool read_stop_entry(JsonReader& json, GenerationParams& params) {
     return read_token(json, params.stop_token_ids.emplace_back());
   }
   if (json.type() == JsonType::kString) {
-    return read_nonempty_string(json, params.stop.emplace_back());
+    std::string& stop = params.stop.emplace_back();
+    if (!read_nonempty_string(json, stop)) return false;
+    return stop.size() <= kStopBytesMax ||
+           json.fail(
+               fmt::format("{} bytes long; at most {} are looked for", stop.size(), kStopBytesMax));
   }
   return json.expected_unseen("a string or a token id");
 }
