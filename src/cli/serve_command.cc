@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -325,6 +326,21 @@ class Loader {
   std::thread thread_;  // last: it uses the others
 };
 
+/// Takes as many descriptors as the system lets this process have, and holds connections to what
+/// they are enough for: beyond that, accept() would fail and clients would wait for nothing.
+void fit_connections(net::HttpServerOptions& http) {
+  constexpr rlim_t kOthers = 64;  // model, logs, loops
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &files) != 0) getrlimit(RLIMIT_NOFILE, &files);
+  const rlim_t room = files.rlim_cur > 2 * kOthers ? files.rlim_cur - kOthers : files.rlim_cur / 2;
+  if (room >= http.connections_max) return;
+  log::warn("--max-connections {}: this process may open {} files (ulimit -n), so it is {}",
+            http.connections_max, files.rlim_cur, room);
+  http.connections_max = std::max<std::size_t>(room, 1);
+}
+
 /// Ends the process when its threads do not: one that is stuck inside llama.cpp cannot be told.
 /// While this lives the process has `wait`, and until the next signal.
 class LastResort {
@@ -358,6 +374,7 @@ int run_serve(ServeFlags& flags) {
     fmt::print(stderr, "penstock serve: {}\n", model.error().message);
     return 2;
   }
+  fit_connections(flags.http);
   const Signals signals;
   const SteadyClock clock;
   serve::Service service(flags.service, clock);
