@@ -1,294 +1,285 @@
 #include "text/constraint_limits.h"
 
 #include <fmt/format.h>
-#include <simdjson.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdint>
-#include <limits>
+#include <iterator>
 #include <map>
-#include <optional>
+#include <queue>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "text/constraint_error.h"
+#include "text/gbnf_rules.h"
 
 namespace penstock::text {
 namespace {
 
-std::unexpected<Error> too_much(std::string_view what, std::size_t limit, std::string_view param) {
-  return fail(Code::kInvalidArgument, fmt::format("{}: more than {} {}", param, limit, what),
-              std::string(param));
-}
+using Element = GbnfRules::Element;
+using Kind = Element::Kind;
 
-constexpr std::size_t kChainMax = 2000;  // rules that begin with each other: a call each
+constexpr std::size_t kChainMax = 2000;   // rules that begin with each other: a call each
+constexpr std::size_t kEnough = 1 << 30;  // past every limit; the exact number does not matter
 
-/// One of what may stand first in a rule: a rule's name, or a group written in place.
-struct Node;
-using Sequence = std::vector<Node>;
-
-struct Node {
-  enum class Kind { kTerminal, kRule, kGroup } kind = Kind::kTerminal;
-  std::size_t rule = 0;                // of kRule
-  std::vector<Sequence> alternatives;  // of kGroup
-  bool optional = false;               // may be absent: ?, *, {0,n}
-};
-
-/// Reads GBNF well enough to see what stands first in each rule, how deep groups nest and how much
-/// is repeated. Lenient: text that it cannot read is left to llama.cpp's parser, which refuses it.
-class Scan {
+/// What stands first in each rule, found as llama.cpp finds it.
+class Beginnings {
  public:
-  explicit Scan(std::string_view text) : text_(text) {}
+  explicit Beginnings(const GbnfRules& grammar) : grammar_(&grammar), of_(grammar.rules.size()) {}
 
   Result<void> run() {
-    while (true) {
-      skip_space();
-      const std::string_view name = take_name();
-      if (name.empty()) break;
-      skip_space();
-      if (text_.substr(at_, 3) != "::=") break;
-      at_ += 3;
-      const std::size_t rule = number_of(name);
-      std::vector<Sequence> alternatives = take_alternatives(1);
-      rules_[rule] = std::move(alternatives);
-      if (failure_) return std::unexpected(*failure_);
-      if (rules_.size() > kRulesMax) return too_much("rules", kRulesMax, "grammar");
-    }
-    find_empty_rules();
-    std::vector<std::optional<std::size_t>> paths(rules_.size());
-    for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
-      if (count_paths(rule, paths, 0) > kLeftmostPathsMax) {
+    for (std::uint32_t rule = 0; rule < of_.size(); ++rule) {
+      if (Result<void> fine = visit(rule, 0); !fine) return fine;
+      if (of_[rule].paths > kLeftmostPathsMax) {
         return too_much("ways through what rules begin with", kLeftmostPathsMax, "grammar");
+      }
+      if (of_[rule].open > kOpenAlternativesMax) {
+        return too_much("alternatives open at one place", kOpenAlternativesMax, "grammar");
       }
     }
     return {};
   }
 
+  /// Stacks that a rule becomes before anything of it is read.
+  [[nodiscard]] std::size_t open(std::uint32_t rule) const { return of_[rule].open; }
+  /// Greater than those of all rules that this one can begin with.
+  [[nodiscard]] std::size_t rank(std::uint32_t rule) const { return of_[rule].rank; }
+
  private:
-  [[nodiscard]] bool done() const { return at_ >= text_.size(); }
+  struct Counts {
+    std::size_t paths = 1;  // rules entered in the search for left recursion: each path anew
+    std::size_t open = 0;   // places that read a character
+    std::size_t rank = 0;
+    enum class State { kNew, kOpen, kDone } state = State::kNew;
+  };
 
-  void skip_space() {
-    while (!done()) {
-      if (text_[at_] == '#') {
-        at_ = std::min(text_.find('\n', at_), text_.size());
-      } else if (std::isspace(static_cast<unsigned char>(text_[at_])) != 0) {
-        ++at_;
-      } else {
-        return;
+  // NOLINTNEXTLINE(misc-no-recursion)
+  Result<void> visit(std::uint32_t rule, std::size_t depth) {
+    Counts& counts = of_[rule];
+    if (counts.state == Counts::State::kDone) return {};
+    if (counts.state == Counts::State::kOpen) {
+      // llama.cpp finds this only where what stands before is plainly empty, and else never ends.
+      return fail(Code::kInvalidArgument, "grammar: a rule begins with itself (left recursion)",
+                  "grammar");
+    }
+    if (depth > kChainMax) {
+      return too_much("rules that begin with each other", kChainMax, "grammar");
+    }
+    counts.state = Counts::State::kOpen;
+    for (const std::uint32_t start : grammar_->rules[rule]) {
+      for (const Element* e = &grammar_->elements[start]; e->kind != Kind::kEnd; ++e) {
+        if (e->kind == Kind::kSet) {
+          ++counts.open;
+          break;
+        }
+        if (Result<void> fine = visit(e->value, depth + 1); !fine) return fine;
+        counts.paths = std::min(counts.paths + of_[e->value].paths, kEnough);
+        counts.open = std::min(counts.open + of_[e->value].open, kEnough);
+        if (!grammar_->may_be_empty[e->value]) break;
       }
     }
+    counts.state = Counts::State::kDone;
+    counts.rank = ++ranked_;
+    return {};
   }
 
-  std::string_view take_name() {
-    const std::size_t start = at_;
-    while (!done() && (std::isalnum(static_cast<unsigned char>(text_[at_])) != 0 ||
-                       text_[at_] == '-' || text_[at_] == '_')) {
-      ++at_;
-    }
-    return text_.substr(start, at_ - start);
-  }
-
-  std::size_t number_of(std::string_view name) {
-    const auto [entry, is_new] = numbers_.try_emplace(name, rules_.size());
-    if (is_new) rules_.emplace_back();
-    return entry->second;
-  }
-
-  std::vector<Sequence> take_alternatives(std::size_t depth) {
-    std::vector<Sequence> alternatives(1);
-    if (depth > kConstraintDepthMax) {
-      failure_ = too_much("groups within each other", kConstraintDepthMax, "grammar").error();
-      return alternatives;
-    }
-    while (!failure_) {
-      skip_space();
-      if (done() || text_[at_] == ')' || begins_rule()) return alternatives;
-      if (text_[at_] == '|') {
-        ++at_;
-        alternatives.emplace_back();
-      } else {
-        take_item(alternatives.back(), depth);
-      }
-    }
-    return alternatives;
-  }
-
-  /// Whether the next rule's name and ::= stand here.
-  [[nodiscard]] bool begins_rule() {
-    const std::size_t start = at_;
-    const bool is_name = !take_name().empty();
-    skip_space();
-    const bool begins = is_name && text_.substr(at_, 3) == "::=";
-    at_ = start;
-    return begins;
-  }
-
-  void take_item(Sequence& sequence, std::size_t depth) {
-    Node node;
-    std::size_t size = 1;
-    const char c = text_[at_];
-    if (c == '"' || c == '[') {
-      size = take_quoted(c == '"' ? '"' : ']');
-    } else if (c == '(') {
-      ++at_;
-      node.kind = Node::Kind::kGroup;
-      node.alternatives = take_alternatives(depth + 1);
-      if (!done()) ++at_;  // the closing one
-    } else if (const std::string_view name = take_name(); !name.empty()) {
-      node.kind = Node::Kind::kRule;
-      node.rule = number_of(name);
-    } else {
-      ++at_;  // . or something unknown
-    }
-    take_repetition(node, size);
-    sequence.push_back(std::move(node));
-  }
-
-  std::size_t take_quoted(char end) {
-    const std::size_t start = at_++;
-    while (!done() && text_[at_] != end) at_ += text_[at_] == '\\' ? 2 : 1;
-    at_ = std::min(at_ + 1, text_.size());
-    return at_ - start;
-  }
-
-  void take_repetition(Node& node, std::size_t size) {
-    skip_space();
-    if (done()) return;
-    const char c = text_[at_];
-    std::size_t times = 1;
-    if (c == '?' || c == '*') node.optional = true;
-    if (c == '?' || c == '*' || c == '+') ++at_;
-    if (c == '{') {
-      ++at_;
-      const std::size_t least = take_number();
-      times = std::max<std::size_t>(least, 1);
-      node.optional = least == 0;
-      skip_space();
-      if (!done() && text_[at_] == ',') {
-        ++at_;
-        times = std::max(times, take_number());
-      }
-      at_ = std::min(text_.find('}', at_), text_.size() - 1) + 1;
-    }
-    repeated_ += size * times;
-    if (repeated_ > kRepeatedElementsMax + text_.size()) {
-      failure_ = too_much("repeated characters", kRepeatedElementsMax, "grammar").error();
-    }
-  }
-
-  std::size_t take_number() {
-    skip_space();
-    std::size_t number = 0;
-    while (!done() && std::isdigit(static_cast<unsigned char>(text_[at_])) != 0) {
-      number = std::min<std::size_t>(number * 10 + static_cast<std::size_t>(text_[at_++] - '0'),
-                                     1'000'000);
-    }
-    return number;
-  }
-
-  [[nodiscard]] bool may_be_empty(const Node& node) const {
-    if (node.optional) return true;
-    if (node.kind == Node::Kind::kRule) return empty_[node.rule];
-    return node.kind == Node::Kind::kGroup && any_empty(node.alternatives);
-  }
-  [[nodiscard]] bool any_empty(const std::vector<Sequence>& alternatives) const {
-    return std::ranges::any_of(alternatives, [&](const Sequence& s) {
-      return std::ranges::all_of(s, [&](const Node& n) { return may_be_empty(n); });
-    });
-  }
-
-  void find_empty_rules() {
-    empty_.assign(rules_.size(), false);
-    for (bool changed = true; changed;) {
-      changed = false;
-      for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
-        if (empty_[rule] || !any_empty(rules_[rule])) continue;
-        empty_[rule] = changed = true;
-      }
-    }
-  }
-
-  /// How many rules llama.cpp's search for left recursion enters from this one. It goes down every
-  /// path anew. A rule that leads to itself ends the search, as it does there.
-  std::size_t count_paths(std::size_t rule, std::vector<std::optional<std::size_t>>& paths,
-                          std::size_t depth) {
-    if (paths[rule]) return *paths[rule];
-    if (depth > kChainMax) return std::numeric_limits<std::uint32_t>::max();
-    paths[rule] = 1;
-    paths[rule] = count_paths(rules_[rule], paths, depth + 1);
-    return *paths[rule];
-  }
-  std::size_t count_paths(const std::vector<Sequence>& alternatives,
-                          std::vector<std::optional<std::size_t>>& paths, std::size_t depth) {
-    std::size_t count = 1;
-    for (const Sequence& sequence : alternatives) {
-      for (const Node& node : sequence) {
-        if (node.kind == Node::Kind::kRule) count += count_paths(node.rule, paths, depth);
-        if (node.kind == Node::Kind::kGroup) count += count_paths(node.alternatives, paths, depth);
-        // Past the limit the exact number does not matter, but it must not wrap.
-        count = std::min<std::size_t>(count, std::numeric_limits<std::uint32_t>::max());
-        if (!may_be_empty(node)) break;
-      }
-    }
-    return count;
-  }
-
-  std::string_view text_;
-  std::size_t at_ = 0;
-  std::size_t repeated_ = 0;
-  std::map<std::string_view, std::size_t> numbers_;
-  std::vector<std::vector<Sequence>> rules_;
-  std::vector<bool> empty_;
-  std::optional<Error> failure_;
+  const GbnfRules* grammar_;
+  std::vector<Counts> of_;
+  std::size_t ranked_ = 0;
 };
 
-namespace dom = simdjson::dom;
-
-std::size_t nesting(std::string_view pattern) {
-  std::size_t deepest = 0;
-  std::size_t depth = 0;
-  for (const char c : pattern) {
-    if (c == '(') deepest = std::max(deepest, ++depth);
-    if (c == ')' && depth > 0) --depth;
+/// Bounds the stacks that one text can lead to. Two alternatives of a rule A are followed side by
+/// side, over all texts that both allow. Where both come to the same rule R they have made two
+/// stacks, which go on through R alike: A makes as many times more stacks than R as alternatives
+/// meet there. If R leads back to A (x ::= "a" x "b" | "a" x "c") their number has no bound, and if
+/// that repeats without recursion it is a product. What a rule on top of both reads is taken to be
+/// the same for both, so that the search ends; ways that only meet by reading it differently are
+/// missed.
+class StackSearch {
+ public:
+  StackSearch(const GbnfRules& grammar, const Beginnings& beginnings)
+      : grammar_(&grammar),
+        beginnings_(&beginnings),
+        stacks_(grammar.rules.size()),
+        users_(grammar.rules.size()) {
+    for (std::uint32_t rule = 0; rule < stacks_.size(); ++rule)
+      stacks_[rule] = beginnings.open(rule);
   }
-  return deepest;
-}
 
-Result<void> check_node(dom::element node, std::string_view param);
+  Result<void> run() {
+    for (std::uint32_t rule = 0; rule < stacks_.size(); ++rule) {
+      compare_alternatives(rule);
+      if (steps_ > kStackSearchMax) {
+        return too_much("steps needed to see how many ways one text can be read", kStackSearchMax,
+                        "grammar");
+      }
+    }
+    if (!spread()) {
+      return too_much(
+          "ways to read one text (alternatives that begin alike and then lead to the "
+          "same rule)",
+          kStacksMax, "grammar");
+    }
+    return {};
+  }
 
-Result<void> check_object(dom::object object, std::string_view param) {
-  dom::object properties;
-  if (object["properties"].get(properties) == simdjson::SUCCESS) {
-    dom::array required;
-    std::size_t needed = 0;
-    if (object["required"].get(required) == simdjson::SUCCESS) needed = required.size();
-    const std::size_t all = properties.size();
-    if (all > needed && all - needed > kOptionalPropertiesMax) {
-      return too_much("optional properties in one object", kOptionalPropertiesMax, param);
+ private:
+  using Stack = std::vector<std::uint32_t>;  // places in `elements`; the last is read next
+  struct Pair {
+    Stack first;
+    Stack second;
+    bool have_read = false;  // anything yet
+    auto operator<=>(const Pair&) const = default;
+  };
+  struct User {
+    std::uint32_t rule;
+    std::size_t times;  // stacks that it makes of each one
+  };
+  static constexpr std::size_t kPairSteps = 50;  // of a pair that is remembered
+
+  [[nodiscard]] const Element& at(std::uint32_t place) const { return grammar_->elements[place]; }
+
+  [[nodiscard]] bool names_rule(std::uint32_t place) const {
+    while (at(place).kind == Kind::kSet) ++place;
+    return at(place).kind == Kind::kRule;
+  }
+  [[nodiscard]] bool apart(const Element& a, const Element& b) const {
+    return a.kind == Kind::kSet && b.kind == Kind::kSet && a.value != b.value &&
+           (grammar_->sets[a.value] & grammar_->sets[b.value]).none();
+  }
+
+  void compare_alternatives(std::uint32_t rule) {
+    for (const std::uint32_t start : grammar_->rules[rule]) {
+      for (std::uint32_t p = start; at(p).kind != Kind::kEnd; ++p) {
+        if (at(p).kind == Kind::kRule) users_[at(p).value].push_back({.rule = rule, .times = 1});
+      }
+    }
+    std::vector<std::uint32_t> starts;  // of those that can lead on to a rule
+    std::ranges::copy_if(grammar_->rules[rule], std::back_inserter(starts),
+                         [&](std::uint32_t start) { return names_rule(start); });
+    std::map<std::uint32_t, std::set<std::size_t>> meetings;  // rule to alternatives
+    for (std::size_t j = 1; j < starts.size() && steps_ <= kStackSearchMax; ++j) {
+      for (std::size_t i = 0; i < j; ++i) {
+        ++steps_;
+        if (apart(at(starts[i]), at(starts[j]))) continue;
+        for (const std::uint32_t met : follow({Stack{starts[i]}, Stack{starts[j]}})) {
+          meetings[met].insert(j);
+        }
+      }
+    }
+    for (const auto& [met, alternatives] : meetings) {
+      users_[met].push_back({.rule = rule, .times = 1 + alternatives.size()});
     }
   }
-  std::string_view pattern;
-  if (object["pattern"].get(pattern) == simdjson::SUCCESS &&
-      nesting(pattern) > kConstraintDepthMax) {
-    return too_much("groups within each other in a pattern", kConstraintDepthMax, param);
-  }
-  for (const auto& field : object) {
-    if (Result<void> fine = check_node(field.value, param); !fine) return fine;
-  }
-  return {};
-}
 
-/// As deep as simdjson was told to parse.
-// NOLINTNEXTLINE(misc-no-recursion)
-Result<void> check_node(dom::element node, std::string_view param) {
-  dom::object object;
-  if (node.get(object) == simdjson::SUCCESS) return check_object(object, param);
-  dom::array array;
-  if (node.get(array) != simdjson::SUCCESS) return {};
-  for (const dom::element item : array) {
-    if (Result<void> fine = check_node(item, param); !fine) return fine;
+  /// The rules at which the two meet.
+  std::set<std::uint32_t> follow(Pair first) {
+    std::set<std::uint32_t> met;
+    std::set<Pair> seen;
+    std::vector<Pair> todo{std::move(first)};
+    while (!todo.empty() && steps_ <= kStackSearchMax) {
+      Pair pair = std::move(todo.back());
+      todo.pop_back();
+      read_alike(pair);
+      auto& [a, b, have_read] = pair;
+      if (a.empty() || b.empty() || a == b || apart(at(a.back()), at(b.back()))) continue;
+      if (!leads_on(a) || !leads_on(b)) continue;
+      steps_ += kPairSteps + a.size() + b.size();
+      if (!seen.insert(pair).second) continue;
+      if (at(a.back()).kind == Kind::kRule && at(b.back()).kind == Kind::kRule &&
+          at(a.back()).value == at(b.back()).value) {
+        const std::uint32_t rule = at(a.back()).value;
+        ++a.back();
+        ++b.back();
+        drop_ends(pair);
+        // llama.cpp merges what is alike before anything is read, but not later.
+        if (a != b || have_read) met.insert(rule);
+        have_read = true;
+        todo.push_back(std::move(pair));
+      } else {
+        expand(pair, todo);
+      }
+    }
+    return met;
   }
-  return {};
-}
+
+  void drop_ends(Pair& pair) const {
+    for (Stack* stack : {&pair.first, &pair.second}) {
+      while (!stack->empty() && at(stack->back()).kind == Kind::kEnd) stack->pop_back();
+    }
+  }
+
+  /// Goes on as long as both read a character that may be the same.
+  void read_alike(Pair& pair) {
+    auto& [a, b, have_read] = pair;
+    while (true) {
+      drop_ends(pair);
+      if (a.empty() || b.empty()) return;
+      const Element& x = at(a.back());
+      const Element& y = at(b.back());
+      if (x.kind != Kind::kSet || y.kind != Kind::kSet || apart(x, y)) return;
+      ++a.back();
+      ++b.back();
+      have_read = true;
+      ++steps_;
+    }
+  }
+
+  [[nodiscard]] bool leads_on(const Stack& stack) const {
+    return std::ranges::any_of(stack, [&](std::uint32_t place) { return names_rule(place); });
+  }
+
+  /// Replaces a rule on top by each of its alternatives. Of two rules the one that may begin with
+  /// the other, so that no place where they meet is passed.
+  void expand(const Pair& pair, std::vector<Pair>& todo) {
+    const Element& a = at(pair.first.back());
+    const Element& b = at(pair.second.back());
+    const bool first =
+        a.kind == Kind::kRule &&
+        (b.kind != Kind::kRule || beginnings_->rank(a.value) > beginnings_->rank(b.value));
+    const std::uint32_t other = first ? pair.second.back() : pair.first.back();
+    const std::uint32_t rule = at(first ? pair.first.back() : pair.second.back()).value;
+    for (const std::uint32_t start : grammar_->rules[rule]) {
+      ++steps_;
+      if (apart(at(start), at(other))) continue;
+      Pair next = pair;
+      Stack& stack = first ? next.first : next.second;
+      ++stack.back();
+      if (at(stack.back()).kind == Kind::kEnd) stack.pop_back();
+      stack.push_back(start);
+      todo.push_back(std::move(next));
+    }
+  }
+
+  /// Carries numbers of stacks from rules to those that use them, until nothing changes. False: one
+  /// is beyond the limit.
+  bool spread() {
+    // The largest first, so that a rule is seldom raised twice.
+    std::priority_queue<std::pair<std::size_t, std::uint32_t>> todo;
+    for (std::uint32_t rule = 0; rule < stacks_.size(); ++rule) todo.emplace(stacks_[rule], rule);
+    while (!todo.empty()) {
+      const auto [stacks, rule] = todo.top();
+      todo.pop();
+      if (stacks != stacks_[rule]) continue;  // raised since
+      for (const User& user : users_[rule]) {
+        const std::size_t made = stacks * user.times;
+        if (made <= stacks_[user.rule]) continue;
+        if (made > kStacksMax) return false;
+        stacks_[user.rule] = made;
+        todo.emplace(made, user.rule);
+      }
+    }
+    return true;
+  }
+
+  const GbnfRules* grammar_;
+  const Beginnings* beginnings_;
+  std::vector<std::size_t> stacks_;
+  std::vector<std::vector<User>> users_;
+  std::size_t steps_ = 0;
+};
 
 }  // namespace
 
@@ -297,22 +288,11 @@ Result<void> check_gbnf(std::string_view gbnf) {
   if (gbnf.size() > 8 * kConstraintBytesMax) {
     return too_much("bytes", 8 * kConstraintBytesMax, "grammar");
   }
-  return Scan(gbnf).run();
-}
-
-Result<void> check_schema(std::string_view schema, std::string_view param) {
-  if (schema.size() > kConstraintBytesMax) return too_much("bytes", kConstraintBytesMax, param);
-  if (schema.empty()) return {};
-  dom::parser parser;
-  if (parser.allocate(schema.size(), kConstraintDepthMax) != simdjson::SUCCESS) return {};
-  dom::element root;
-  const simdjson::padded_string text(schema);
-  const simdjson::error_code problem = parser.parse(text).get(root);
-  if (problem == simdjson::DEPTH_ERROR) {
-    return too_much("levels", kConstraintDepthMax, param);
-  }
-  if (problem != simdjson::SUCCESS) return {};  // llama.cpp says what is wrong with it
-  return check_node(root, param);
+  const Result<GbnfRules> grammar = read_gbnf(gbnf);
+  if (!grammar) return std::unexpected(grammar.error());
+  Beginnings beginnings(*grammar);
+  if (Result<void> fine = beginnings.run(); !fine) return fine;
+  return StackSearch(*grammar, beginnings).run();
 }
 
 }  // namespace penstock::text

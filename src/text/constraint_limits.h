@@ -1,21 +1,47 @@
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
 #include "base/result.h"
 
 /// llama.cpp takes any grammar or schema it is given: it recurses as deep as they nest, copies what
-/// they repeat, follows leftmost rules once a path (2^n paths for n rules), and turns optional
-/// properties into rules in cubic time. What clients send is checked here first, so that none of
-/// that can hold a thread or the process. Costs time linear in the text. Any thread.
+/// they repeat, follows leftmost rules once a path (2^n paths for n rules), turns optional
+/// properties into rules in cubic time, and tries every token on every alternative that is open.
+/// What clients send is checked here first, so that none of that can hold a thread or the process.
+/// Costs time linear in the text, but for a search that is itself bounded. Any thread.
 namespace penstock::text {
 
 inline constexpr std::size_t kConstraintBytesMax = 128 << 10;
 inline constexpr std::size_t kConstraintDepthMax = 64;        // of groups, of JSON, of patterns
 inline constexpr std::size_t kRepeatedElementsMax = 200'000;  // characters times their repetitions
 inline constexpr std::size_t kRulesMax = 6000;
-inline constexpr std::size_t kLeftmostPathsMax = 50'000;    // about a millisecond to follow
+inline constexpr std::size_t kGroupsMax =
+    100'000;  // with the rules and repetitions: rules to llama
+inline constexpr std::size_t kLeftmostPathsMax = 50'000;  // about a millisecond to follow
+
+// Of grammars, while tokens are drawn.
+/// Alternatives open at one place, values of an enum too. Each token of the vocabulary is tried on
+/// each of them at each step: 500 times 150,000 tokens are a few tenths of a second.
+inline constexpr std::size_t kOpenAlternativesMax = 500;
+/// Stacks that one text can lead to. llama.cpp carries each of them on by itself, and never merges
+/// those that came to the same rule in different ways, so they multiply.
+inline constexpr std::size_t kStacksMax = 1000;
+/// Steps of the search for such ways, about 10 ns each.
+inline constexpr std::size_t kStackSearchMax = 20'000'000;
+
+// Of schemas.
 inline constexpr std::size_t kOptionalPropertiesMax = 100;  // of one object
+/// The squares of those numbers, summed over all objects: a rule each is made, about 5 us.
+inline constexpr std::size_t kOptionalPairsMax = 20'000;
+/// A name or $ref goes through std::regex and a trie, which take a stack frame a character.
+inline constexpr std::size_t kNameBytesMax = 256;
+/// All names on the way to a place: llama.cpp joins them to one and does the same with it.
+inline constexpr std::size_t kPathBytesMax = 4096;
+inline constexpr std::size_t kRefChainMax = 100;    // $refs with no other node between: a call each
+inline constexpr std::size_t kRefLevelsMax = 2000;  // of all that $refs name: a few calls each
+inline constexpr std::size_t kTypesMax = 7;         // JSON Schema knows no more
+inline constexpr std::size_t kCopiesMax = 64;       // of a node, for each combination of types
 
 /// Fails with kInvalidArgument, naming the limit. What is no GBNF at all may pass: llama.cpp says
 /// so.

@@ -1,0 +1,312 @@
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_set>
+
+#include "text/constraint_error.h"
+#include "text/constraint_limits.h"
+
+namespace penstock::text {
+namespace {
+
+namespace dom = simdjson::dom;
+
+constexpr std::array kUnions = {"allOf", "anyOf", "oneOf"};
+
+std::size_t nesting(std::string_view pattern) {
+  std::size_t deepest = 0;
+  std::size_t depth = 0;
+  for (const char c : pattern) {
+    if (c == '(') deepest = std::max(deepest, ++depth);
+    if (c == ')' && depth > 0) --depth;
+  }
+  return deepest;
+}
+
+/// Levels of JSON. As deep as simdjson was told to parse.
+// NOLINTNEXTLINE(misc-no-recursion)
+std::size_t levels(dom::element node) {
+  std::size_t deepest = 0;
+  dom::object object;
+  if (node.get(object) == simdjson::SUCCESS) {
+    for (const auto& field : object) deepest = std::max(deepest, levels(field.value));
+  }
+  dom::array array;
+  if (node.get(array) == simdjson::SUCCESS) {
+    for (const dom::element item : array) deepest = std::max(deepest, levels(item));
+  }
+  return deepest + 1;
+}
+
+/// What `ref` names, found as llama.cpp finds it: names between slashes, nothing unescaped.
+std::optional<dom::element> resolve(dom::element root, std::string_view ref) {
+  if (!ref.starts_with('#')) return std::nullopt;
+  ref.remove_prefix(1);
+  dom::element at = root;
+  while (!ref.empty()) {
+    if (ref[0] != '/') return std::nullopt;
+    ref.remove_prefix(1);
+    const std::string_view name = ref.substr(0, ref.find('/'));
+    ref.remove_prefix(name.size());
+    dom::object object;
+    dom::array array;
+    std::size_t index = 0;
+    if (at.get(object) == simdjson::SUCCESS) {
+      if (object.at_key(name).get(at) != simdjson::SUCCESS) return std::nullopt;
+    } else if (at.get(array) != simdjson::SUCCESS ||
+               std::from_chars(name.data(), name.data() + name.size(), index).ec != std::errc{} ||
+               array.at(index).get(at) != simdjson::SUCCESS) {
+      return std::nullopt;
+    }
+  }
+  return at;
+}
+
+/// One walk over the schema, then one over its references. Recursion goes as deep as simdjson was
+/// told to parse, times kRefChainMax along references.
+class SchemaCheck {
+ public:
+  SchemaCheck(dom::element root, std::string_view param) : root_(root), param_(param) {}
+
+  Result<void> run() {
+    if (Result<void> fine = check_node(root_, {.path_bytes = 0, .copies = 1}); !fine) return fine;
+    std::size_t followed = 0;
+    for (auto& [ref, reference] : refs_) {
+      if (reference.target) followed += levels(*reference.target);
+      if (followed > kRefLevelsMax) {
+        return too_much("levels in what its $refs name", kRefLevelsMax, param_);
+      }
+    }
+    for (auto& [ref, reference] : refs_) {
+      if (Result<void> fine = follow(ref, 0); !fine) return fine;
+    }
+    return {};
+  }
+
+ private:
+  struct Reference {
+    std::optional<dom::element> target;
+    enum class State { kNew, kOpen, kDone } state = State::kNew;
+  };
+  /// Of the way down to a node.
+  struct Way {
+    std::size_t path_bytes;  // of the names on it: llama.cpp names rules after all of them
+    std::size_t copies;      // how often llama.cpp visits the node
+  };
+
+  // NOLINTNEXTLINE(misc-no-recursion)
+  Result<void> check_node(dom::element node, Way way) {
+    dom::object object;
+    if (node.get(object) == simdjson::SUCCESS) return check_object(object, way);
+    dom::array array;
+    if (node.get(array) != simdjson::SUCCESS) return {};
+    for (const dom::element item : array) {
+      if (Result<void> fine = check_node(item, way); !fine) return fine;
+    }
+    return {};
+  }
+
+  // NOLINTNEXTLINE(misc-no-recursion)
+  Result<void> check_object(dom::object object, Way way) {
+    if (Result<void> fine = check_names(object); !fine) return fine;
+    if (Result<void> fine = check_sizes(object); !fine) return fine;
+    if (Result<void> fine = check_types(object, way); !fine) return fine;
+    if (Result<void> fine = check_optional(object); !fine) return fine;
+    if (Result<void> fine = note_ref(object); !fine) return fine;
+    for (const auto& field : object) {
+      const Way further{.path_bytes = way.path_bytes + field.key.size(), .copies = way.copies};
+      if (further.path_bytes > kPathBytesMax) {
+        return too_much("bytes in the names that lead to one place", kPathBytesMax, param_);
+      }
+      if (Result<void> fine = check_node(field.value, further); !fine) return fine;
+    }
+    return {};
+  }
+
+  /// A name that stands twice is read one way by one parser and another way by the next.
+  Result<void> check_names(dom::object object) {
+    std::unordered_set<std::string_view> seen;
+    for (const auto& field : object) {
+      if (field.key.size() > kNameBytesMax)
+        return too_much("bytes in a name", kNameBytesMax, param_);
+      if (!seen.insert(field.key).second) {
+        return fail(Code::kInvalidArgument,
+                    fmt::format("{}: an object has the name \"{}\" twice", param_, field.key),
+                    std::string(param_));
+      }
+    }
+    return {};
+  }
+
+  Result<void> check_sizes(dom::object object) {
+    dom::array values;
+    if (object["enum"].get(values) == simdjson::SUCCESS && values.size() > kOpenAlternativesMax) {
+      return too_much("values in an enum", kOpenAlternativesMax, param_);
+    }
+    std::string_view pattern;
+    if (object["pattern"].get(pattern) == simdjson::SUCCESS &&
+        nesting(pattern) > kConstraintDepthMax) {
+      return too_much("groups within each other in a pattern", kConstraintDepthMax, param_);
+    }
+    return {};
+  }
+
+  /// llama.cpp copies a node once for each type in its list, and goes into allOf for two of them.
+  Result<void> check_types(dom::object object, Way& way) {
+    dom::array types;
+    if (object["type"].get(types) != simdjson::SUCCESS) return {};
+    if (types.size() > kTypesMax) return too_much("types in a list", kTypesMax, param_);
+    dom::element parts;
+    if (types.size() > 1 && object["allOf"].get(parts) == simdjson::SUCCESS) way.copies *= 2;
+    if (way.copies > kCopiesMax) {
+      return too_much("combinations of types in lists within each other", kCopiesMax, param_);
+    }
+    return {};
+  }
+
+  Result<void> check_optional(dom::object object) {
+    std::size_t optional = 0;
+    dom::object properties;
+    if (object["properties"].get(properties) == simdjson::SUCCESS) {
+      optional = properties.size() - required_among(object, properties);
+    }
+    dom::element parts;
+    if (object["allOf"].get(parts) == simdjson::SUCCESS) optional += merged(parts, 0);
+    if (optional > kOptionalPropertiesMax) {
+      return too_much("optional properties in one object", kOptionalPropertiesMax, param_);
+    }
+    optional_pairs_ += optional * optional;
+    if (optional_pairs_ > kOptionalPairsMax) {
+      return too_much("pairs of optional properties within objects", kOptionalPairsMax, param_);
+    }
+    return {};
+  }
+
+  /// How many of the properties are required: names without a property do not count.
+  static std::size_t required_among(dom::object object, dom::object properties) {
+    std::unordered_set<std::string_view> names;
+    dom::array required;
+    if (object["required"].get(required) != simdjson::SUCCESS) return 0;
+    for (const dom::element item : required) {
+      std::string_view name;
+      if (item.get(name) == simdjson::SUCCESS) names.insert(name);
+    }
+    std::size_t found = 0;
+    for (const auto& field : properties) found += names.contains(field.key) ? 1 : 0;
+    return found;
+  }
+
+  /// Properties that llama.cpp makes optional when it merges what allOf lists: those of the
+  /// alternatives in it. Stops where there are too many.
+  // NOLINTNEXTLINE(misc-no-recursion)
+  std::size_t merged(dom::element parts, std::size_t depth) {
+    dom::array array;
+    if (parts.get(array) != simdjson::SUCCESS) return 0;
+    std::size_t sum = 0;
+    for (const dom::element part : array) {
+      for (const char* key : {"anyOf", "oneOf"}) {
+        dom::array alternatives;
+        if (part[key].get(alternatives) != simdjson::SUCCESS) continue;
+        for (const dom::element alternative : alternatives) {
+          sum += properties_of(alternative, depth);
+          if (sum > kOptionalPropertiesMax) return sum;
+        }
+      }
+    }
+    return sum;
+  }
+
+  std::size_t properties_of(dom::element node, std::size_t depth) {
+    std::string_view ref;
+    while (node["$ref"].get(ref) == simdjson::SUCCESS && depth++ < kRefChainMax) {
+      const std::optional<dom::element> target = resolve(root_, ref);
+      if (!target) return 0;
+      node = *target;
+    }
+    dom::object properties;
+    return node["properties"].get(properties) == simdjson::SUCCESS ? properties.size() : 0;
+  }
+
+  Result<void> note_ref(dom::object object) {
+    std::string_view ref;
+    if (object["$ref"].get(ref) != simdjson::SUCCESS) return {};
+    if (ref.size() > kNameBytesMax) return too_much("bytes in a $ref", kNameBytesMax, param_);
+    if (!refs_.contains(ref)) refs_[ref].target = resolve(root_, ref);
+    return {};
+  }
+
+  /// Goes on from reference to reference as long as nothing but references and unions lies between.
+  // NOLINTNEXTLINE(misc-no-recursion)
+  Result<void> follow(std::string_view ref, std::size_t depth) {
+    const auto found = refs_.find(ref);
+    if (found == refs_.end() || found->second.state == Reference::State::kDone) return {};
+    if (found->second.state == Reference::State::kOpen) {
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("{}: the $ref {} leads back to itself and to nothing else", param_, ref),
+          std::string(param_));
+    }
+    if (depth > kRefChainMax)
+      return too_much("$refs that lead on to each other", kRefChainMax, param_);
+    found->second.state = Reference::State::kOpen;
+    if (found->second.target) {
+      if (Result<void> fine = follow_node(*found->second.target, depth + 1); !fine) return fine;
+    }
+    found->second.state = Reference::State::kDone;
+    return {};
+  }
+
+  // NOLINTNEXTLINE(misc-no-recursion)
+  Result<void> follow_node(dom::element node, std::size_t depth) {
+    dom::object object;
+    if (node.get(object) != simdjson::SUCCESS) return {};
+    std::string_view ref;
+    if (object["$ref"].get(ref) == simdjson::SUCCESS) {
+      if (Result<void> fine = follow(ref, depth); !fine) return fine;
+    }
+    for (const char* key : kUnions) {
+      dom::array alternatives;
+      if (object[key].get(alternatives) != simdjson::SUCCESS) continue;
+      for (const dom::element alternative : alternatives) {
+        if (Result<void> fine = follow_node(alternative, depth); !fine) return fine;
+      }
+    }
+    return {};
+  }
+
+  dom::element root_;
+  std::string_view param_;
+  std::map<std::string_view, Reference> refs_;
+  std::size_t optional_pairs_ = 0;
+};
+
+}  // namespace
+
+Result<void> check_schema(std::string_view schema, std::string_view param) {
+  if (schema.size() > kConstraintBytesMax) return too_much("bytes", kConstraintBytesMax, param);
+  if (schema.empty()) return {};
+  dom::parser parser;
+  if (parser.allocate(schema.size(), kConstraintDepthMax) != simdjson::SUCCESS) return {};
+  dom::element root;
+  const simdjson::padded_string text(schema);
+  const simdjson::error_code problem = parser.parse(text).get(root);
+  if (problem == simdjson::DEPTH_ERROR) {
+    return too_much("levels", kConstraintDepthMax, param);
+  }
+  // Another parser might take it all the same (numbers out of range), and then nothing is checked.
+  if (problem != simdjson::SUCCESS) {
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("{}: not JSON that can be read: {}", param, simdjson::error_message(problem)),
+        std::string(param));
+  }
+  return SchemaCheck(root, param).run();
+}
+
+}  // namespace penstock::text
