@@ -435,6 +435,13 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
   } else if (!c.grammar.empty()) {
     out.grammar.gbnf = c.grammar;
   }
+  // What a schema became may cost more than it shows.
+  if (calls_tools || !c.json_schema.empty()) {
+    const char* origin = calls_tools ? "tools" : "response_format.json_schema.schema";
+    if (Result<void> fine = check_gbnf(out.grammar.gbnf, origin); !fine) {
+      return std::unexpected(fine.error());
+    }
+  }
 
   out.storage.push_back(std::move(params.prompt));
   const std::string_view text = out.storage.back();

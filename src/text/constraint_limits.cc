@@ -27,16 +27,17 @@ constexpr std::size_t kEnough = 1 << 30;  // past every limit; the exact number 
 /// What stands first in each rule, found as llama.cpp finds it.
 class Beginnings {
  public:
-  explicit Beginnings(const GbnfRules& grammar) : grammar_(&grammar), of_(grammar.rules.size()) {}
+  Beginnings(const GbnfRules& grammar, std::string_view param)
+      : grammar_(&grammar), param_(param), of_(grammar.rules.size()) {}
 
   Result<void> run() {
     for (std::uint32_t rule = 0; rule < of_.size(); ++rule) {
       if (Result<void> fine = visit(rule, 0); !fine) return fine;
       if (of_[rule].paths > kLeftmostPathsMax) {
-        return too_much("ways through what rules begin with", kLeftmostPathsMax, "grammar");
+        return too_much("ways through what rules begin with", kLeftmostPathsMax, param_);
       }
       if (of_[rule].open > kOpenAlternativesMax) {
-        return too_much("alternatives open at one place", kOpenAlternativesMax, "grammar");
+        return too_much("alternatives open at one place", kOpenAlternativesMax, param_);
       }
     }
     return {};
@@ -61,11 +62,12 @@ class Beginnings {
     if (counts.state == Counts::State::kDone) return {};
     if (counts.state == Counts::State::kOpen) {
       // llama.cpp finds this only where what stands before is plainly empty, and else never ends.
-      return fail(Code::kInvalidArgument, "grammar: a rule begins with itself (left recursion)",
-                  "grammar");
+      return fail(Code::kInvalidArgument,
+                  fmt::format("{}: a rule begins with itself (left recursion)", param_),
+                  std::string(param_));
     }
     if (depth > kChainMax) {
-      return too_much("rules that begin with each other", kChainMax, "grammar");
+      return too_much("rules that begin with each other", kChainMax, param_);
     }
     counts.state = Counts::State::kOpen;
     for (const std::uint32_t start : grammar_->rules[rule]) {
@@ -86,6 +88,7 @@ class Beginnings {
   }
 
   const GbnfRules* grammar_;
+  std::string_view param_;
   std::vector<Counts> of_;
   std::size_t ranked_ = 0;
 };
@@ -99,8 +102,9 @@ class Beginnings {
 /// missed.
 class StackSearch {
  public:
-  StackSearch(const GbnfRules& grammar, const Beginnings& beginnings)
+  StackSearch(const GbnfRules& grammar, const Beginnings& beginnings, std::string_view param)
       : grammar_(&grammar),
+        param_(param),
         beginnings_(&beginnings),
         stacks_(grammar.rules.size()),
         users_(grammar.rules.size()) {
@@ -113,14 +117,14 @@ class StackSearch {
       compare_alternatives(rule);
       if (steps_ > kStackSearchMax) {
         return too_much("steps needed to see how many ways one text can be read", kStackSearchMax,
-                        "grammar");
+                        std::string(param_));
       }
     }
     if (!spread()) {
       return too_much(
           "ways to read one text (alternatives that begin alike and then lead to the "
           "same rule)",
-          kStacksMax, "grammar");
+          kStacksMax, param_);
     }
     return {};
   }
@@ -178,6 +182,7 @@ class StackSearch {
   std::set<std::uint32_t> follow(Pair first) {
     std::set<std::uint32_t> met;
     std::set<Pair> seen;
+    std::set<std::pair<std::uint32_t, std::uint32_t>> expanded;  // places of two rules on top
     std::vector<Pair> todo{std::move(first)};
     while (!todo.empty() && steps_ <= kStackSearchMax) {
       Pair pair = std::move(todo.back());
@@ -188,14 +193,19 @@ class StackSearch {
       if (!leads_on(a) || !leads_on(b)) continue;
       steps_ += kPairSteps + a.size() + b.size();
       if (!seen.insert(pair).second) continue;
-      if (at(a.back()).kind == Kind::kRule && at(b.back()).kind == Kind::kRule &&
-          at(a.back()).value == at(b.back()).value) {
-        const std::uint32_t rule = at(a.back()).value;
+      const Element& x = at(a.back());
+      const Element& y = at(b.back());
+      const bool both = x.kind == Kind::kRule && y.kind == Kind::kRule;
+      // Two rules that were side by side before, further out, are taken to read the same: they may
+      // nest without end.
+      if (both && (x.value == y.value || !expanded.emplace(a.back(), b.back()).second)) {
+        const bool alike = x.value == y.value;
+        const std::uint32_t rule = x.value;
         ++a.back();
         ++b.back();
         drop_ends(pair);
         // llama.cpp merges what is alike before anything is read, but not later.
-        if (a != b || have_read) met.insert(rule);
+        if (alike && (a != b || have_read)) met.insert(rule);
         have_read = true;
         todo.push_back(std::move(pair));
       } else {
@@ -275,6 +285,7 @@ class StackSearch {
   }
 
   const GbnfRules* grammar_;
+  std::string_view param_;
   const Beginnings* beginnings_;
   std::vector<std::size_t> stacks_;
   std::vector<std::vector<User>> users_;
@@ -283,16 +294,16 @@ class StackSearch {
 
 }  // namespace
 
-Result<void> check_gbnf(std::string_view gbnf) {
+Result<void> check_gbnf(std::string_view gbnf, std::string_view param) {
   // Grammars that are made of schemas are several times as long as these.
   if (gbnf.size() > 8 * kConstraintBytesMax) {
-    return too_much("bytes", 8 * kConstraintBytesMax, "grammar");
+    return too_much("bytes", 8 * kConstraintBytesMax, param);
   }
-  const Result<GbnfRules> grammar = read_gbnf(gbnf);
+  const Result<GbnfRules> grammar = read_gbnf(gbnf, param);
   if (!grammar) return std::unexpected(grammar.error());
-  Beginnings beginnings(*grammar);
+  Beginnings beginnings(*grammar, param);
   if (Result<void> fine = beginnings.run(); !fine) return fine;
-  return StackSearch(*grammar, beginnings).run();
+  return StackSearch(*grammar, beginnings, param).run();
 }
 
 }  // namespace penstock::text

@@ -27,8 +27,8 @@ inline constexpr std::size_t kOpenAlternativesMax = 500;
 /// Stacks that one text can lead to. llama.cpp carries each of them on by itself, and never merges
 /// those that came to the same rule in different ways, so they multiply.
 inline constexpr std::size_t kStacksMax = 1000;
-/// Steps of the search for such ways, about 10 ns each.
-inline constexpr std::size_t kStackSearchMax = 20'000'000;
+/// Steps of the search for such ways, about 20 ns each. Large schemas take a few 100,000.
+inline constexpr std::size_t kStackSearchMax = 5'000'000;
 
 // Of schemas.
 inline constexpr std::size_t kOptionalPropertiesMax = 100;  // of one object
@@ -44,8 +44,8 @@ inline constexpr std::size_t kTypesMax = 7;         // JSON Schema knows no more
 inline constexpr std::size_t kCopiesMax = 64;       // of a node, for each combination of types
 
 /// Fails with kInvalidArgument, naming the limit. What is no GBNF at all may pass: llama.cpp says
-/// so.
-[[nodiscard]] Result<void> check_gbnf(std::string_view gbnf);
+/// so. `param`: the field to name, where the grammar was made of a schema.
+[[nodiscard]] Result<void> check_gbnf(std::string_view gbnf, std::string_view param = "grammar");
 
 /// The same of a JSON schema. `param`: the field to name.
 [[nodiscard]] Result<void> check_schema(std::string_view schema, std::string_view param);

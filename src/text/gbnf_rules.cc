@@ -25,7 +25,7 @@ void insert(GbnfRules::Set& set, std::uint32_t first, std::uint32_t last) {
 
 class Reader {
  public:
-  explicit Reader(std::string_view text) : text_(text) {}
+  Reader(std::string_view text, std::string_view param) : text_(text), param_(param) {}
 
   Result<GbnfRules> run() {
     while (true) {
@@ -36,9 +36,9 @@ class Reader {
       if (text_.substr(at_, 3) != "::=") break;
       at_ += 3;
       take_alternatives(number_of(name), 1);
-      if (numbers_.size() > kRulesMax) return too_much("rules", kRulesMax, "grammar");
+      if (numbers_.size() > kRulesMax) return too_much("rules", kRulesMax, param_);
       if (out_.rules.size() > kGroupsMax) {
-        return too_much("groups and repetitions", kGroupsMax, "grammar");
+        return too_much("groups and repetitions", kGroupsMax, param_);
       }
       if (failure_) return std::unexpected(*failure_);
     }
@@ -90,7 +90,7 @@ class Reader {
   // NOLINTNEXTLINE(misc-no-recursion)
   void take_alternatives(std::uint32_t rule, std::size_t depth) {
     if (depth > kConstraintDepthMax) {
-      failure_ = too_much("groups within each other", kConstraintDepthMax, "grammar").error();
+      failure_ = too_much("groups within each other", kConstraintDepthMax, param_).error();
       return;
     }
     GbnfRules::Alternatives alternatives;
@@ -232,7 +232,7 @@ class Reader {
       if (c == '{') times = take_times();
       size *= std::clamp<std::size_t>(times.most == kAny ? times.least : times.most, 1, kAny);
       if ((repeated_ += size) > kRepeatedElementsMax + text_.size()) {
-        failure_ = too_much("repeated characters", kRepeatedElementsMax, "grammar").error();
+        failure_ = too_much("repeated characters", kRepeatedElementsMax, param_).error();
         return;
       }
       // llama.cpp repeats what stands last: of nothing at all it makes nothing, too.
@@ -322,6 +322,7 @@ class Reader {
   }
 
   std::string_view text_;
+  std::string_view param_;
   std::size_t at_ = 0;
   std::size_t repeated_ = 0;
   std::map<std::string_view, std::uint32_t> numbers_;
@@ -332,6 +333,8 @@ class Reader {
 
 }  // namespace
 
-Result<GbnfRules> read_gbnf(std::string_view gbnf) { return Reader(gbnf).run(); }
+Result<GbnfRules> read_gbnf(std::string_view gbnf, std::string_view param) {
+  return Reader(gbnf, param).run();
+}
 
 }  // namespace penstock::text

@@ -35,7 +35,7 @@ struct GbnfRules {
 
 /// Reads GBNF. Lenient: text that it cannot read is left to llama.cpp's parser, which refuses it.
 /// Fails with kInvalidArgument where groups nest too deep, or too much is repeated, or there are
-/// too many rules. Time: linear in the text.
-[[nodiscard]] Result<GbnfRules> read_gbnf(std::string_view gbnf);
+/// too many rules; `param` is the field to name. Time: linear in the text.
+[[nodiscard]] Result<GbnfRules> read_gbnf(std::string_view gbnf, std::string_view param);
 
 }  // namespace penstock::text
