@@ -295,11 +295,13 @@ TEST(SchemaLimitsTest, SchemasOfTheWildPass) {
            properties_named("inner_", 40), properties_named("outer_", 60)),
        std::string(R"({"$ref":"#/$defs/n","$defs":{"n":{"type":"object","properties":{
             "op":{"enum":["add","mul"]},"left":{"anyOf":[{"$ref":"#/$defs/n"},{"type":"number"}]},
-            "right":{"anyOf":[{"$ref":"#/$defs/n"},{"type":"number"}]}},"required":["op","left"]}}})"),
+            "right":{"anyOf":[{"$ref":"#/$defs/n"},{"type":"number"}]}},
+            "required":["op","left"]}}})"),
        std::string(R"({"type":"array","items":{},"minItems":2,"maxItems":900})"),
        std::string(R"({"type":["object","array","string","number","null"]})"),
        std::string(R"({"properties":{"s":{"pattern":"^[a-z]+(-[a-z0-9]+)*@x\\.(com|org)$"},
-            "d":{"format":"date-time"},"i":{"type":"integer","minimum":-5,"maximum":1234567}}})")}) {
+            "d":{"format":"date-time"},
+            "i":{"type":"integer","minimum":-5,"maximum":1234567}}})")}) {
     EXPECT_EQ(says(check_schema(schema, "x")), "") << schema;
     const Result<std::string> gbnf = schema_to_gbnf(schema);
     ASSERT_TRUE(gbnf.has_value()) << gbnf.error().message;
