@@ -76,6 +76,10 @@ class Beginnings {
           ++counts.open;
           break;
         }
+        // A loop around what may be empty comes back to its own end, where nothing grows: the
+        // grammars of many templates' tool calls have such.
+        const bool loops = of_[e->value].state == Counts::State::kOpen;
+        if (loops && (e + 1)->kind == Kind::kEnd) break;
         if (Result<void> fine = visit(e->value, depth + 1); !fine) return fine;
         counts.paths = std::min(counts.paths + of_[e->value].paths, kEnough);
         counts.open = std::min(counts.open + of_[e->value].open, kEnough);

@@ -41,6 +41,7 @@ TEST(GbnfLimitsTest, WhatStandsBehindTextIsNotLeftmost) {
 
 TEST(GbnfLimitsTest, LeftRecursionIsRefused) {
   EXPECT_EQ(says(check_gbnf("root ::= item root | \"\"\nitem ::= \"a\"\n")), "");
+  EXPECT_EQ(says(check_gbnf("root ::= (\"a\"* \"b\"?)* \"c\"\n")), "");
   EXPECT_THAT(says(check_gbnf("root ::= root \"a\"\n")), HasSubstr("begins with itself"));
   // llama.cpp does not see this one.
   EXPECT_THAT(says(check_gbnf("root ::= e root \"a\" | \"b\"\ne ::= f\nf ::= \"\"\n")),
