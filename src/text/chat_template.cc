@@ -372,14 +372,25 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
   return made;
 }
 
-/// Before anything of llama.cpp's sees what the client wants to be enforced.
+/// A schema that can be enforced at a bounded cost, also once it has become a grammar.
+Result<void> check_enforceable(std::string_view schema, std::string_view param) {
+  if (schema.empty()) return {};
+  if (Result<void> fine = check_schema(schema, param); !fine) return fine;
+  const Result<std::string> gbnf = schema_to_gbnf(schema);
+  if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
+  return check_gbnf(*gbnf, param);
+}
+
+/// Before anything of llama.cpp's sees what the client wants to be enforced. Grammars that it makes
+/// for tool calls are not looked at as a whole: those of some templates are too intricate for
+/// check_gbnf() to follow, and all that a client puts into them are the tools' schemas.
 Result<void> check_constraints(const Conversation& c) {
-  if (Result<void> fine = check_schema(c.json_schema, "response_format.json_schema.schema");
+  if (Result<void> fine = check_enforceable(c.json_schema, "response_format.json_schema.schema");
       !fine) {
     return fine;
   }
   for (const ToolText& tool : c.tools) {
-    if (Result<void> fine = check_schema(tool.parameters, "tools"); !fine) return fine;
+    if (Result<void> fine = check_enforceable(tool.parameters, "tools"); !fine) return fine;
   }
   return c.grammar.empty() ? Result<void>{} : check_gbnf(c.grammar);
 }
@@ -394,10 +405,6 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
   // parser together; elsewhere the answer is plain text and the grammar stands alone.
   const bool from_template = llama_->knows_thinking || (calls_tools && !made.own_tools);
   if (from_template && !calls_tools) {
-    if (!c.json_schema.empty()) {  // llama.cpp's own message would not name the field
-      const Result<std::string> gbnf = schema_to_gbnf(c.json_schema);
-      if (!gbnf) return std::unexpected(gbnf.error());
-    }
     made.inputs.json_schema = c.json_schema;
     made.inputs.grammar = c.grammar;
   }
@@ -435,13 +442,7 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
   } else if (!c.grammar.empty()) {
     out.grammar.gbnf = c.grammar;
   }
-  // What a schema became may cost more than it shows.
-  if (calls_tools || !c.json_schema.empty()) {
-    const char* origin = calls_tools ? "tools" : "response_format.json_schema.schema";
-    if (Result<void> fine = check_gbnf(out.grammar.gbnf, origin); !fine) {
-      return std::unexpected(fine.error());
-    }
-  }
+  out.grammar.checked = true;  // by check_constraints()
 
   out.storage.push_back(std::move(params.prompt));
   const std::string_view text = out.storage.back();

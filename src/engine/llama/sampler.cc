@@ -95,8 +95,10 @@ Result<std::unique_ptr<Sampler>> Sampler::make(const text::ModelFile& model,
     }
   }
   if (plain_greedy(request)) return made;
-  if (Result<void> fine = text::check_gbnf(request.grammar.gbnf); !fine) {
-    return std::unexpected(fine.error());
+  if (!request.grammar.checked) {
+    if (Result<void> fine = text::check_gbnf(request.grammar.gbnf); !fine) {
+      return std::unexpected(fine.error());
+    }
   }
   if (!parses(request.grammar, vocab)) {
     return fail(Code::kInvalidArgument, "the grammar does not parse as GBNF", "grammar");
