@@ -252,7 +252,7 @@ bool ChatTemplate::seams_hold() const {
       c.add_generation_prompt = prompted;
       std::vector<std::string_view> roles;
       for (const char r : shape) {
-        roles.push_back(r == 'u' ? "user" : r == 's' ? "system" : "assistant");
+        roles.emplace_back(r == 'u' ? "user" : r == 's' ? "system" : "assistant");
         auto& message = c.messages.emplace_back();
         message.role = roles.back();
         message.content = "x";

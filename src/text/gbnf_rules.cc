@@ -231,7 +231,8 @@ class Reader {
       Times times{.least = c == '+' ? 1U : 0U, .most = c == '?' ? 1 : kAny};
       if (c == '{') times = take_times();
       size *= std::clamp<std::size_t>(times.most == kAny ? times.least : times.most, 1, kAny);
-      if ((repeated_ += size) > kRepeatedElementsMax + text_.size()) {
+      repeated_ += size;
+      if (repeated_ > kRepeatedElementsMax + text_.size()) {
         failure_ = too_much("repeated characters", kRepeatedElementsMax, param_).error();
         return;
       }

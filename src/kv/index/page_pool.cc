@@ -65,7 +65,8 @@ void* PagePool::take(std::size_t user, std::size_t pieces) {
   if (!allowed(user, pieces)) return nullptr;
   void* got = nullptr;
   for (Region& region : regions_) {
-    if (region.taken != ~0U && (got = take_from(region, pieces)) != nullptr) break;
+    if (region.taken != ~0U) got = take_from(region, pieces);
+    if (got != nullptr) break;
   }
   // Adjacent pieces may be missing though single ones are left: then the take fails, as the pool
   // must not map more than its budget (rounded up to a region).

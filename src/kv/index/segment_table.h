@@ -40,14 +40,14 @@ class SegmentTable {
 
   /// The first value under `tag` that `is_it(value)` accepts, or kNone. For the writer.
   template <class IsIt>
-  [[nodiscard]] std::uint32_t find(std::uint32_t tag, IsIt&& is_it) const {
+  [[nodiscard]] std::uint32_t find(std::uint32_t tag, const IsIt& is_it) const {
     const Segment* s = segment_of(tag);
     return s == nullptr ? kNone : probe(*s, tag, is_it);
   }
 
   /// As find, for readers.
   template <class IsIt>
-  [[nodiscard]] std::uint32_t read(std::uint32_t tag, IsIt&& is_it) const {
+  [[nodiscard]] std::uint32_t read(std::uint32_t tag, const IsIt& is_it) const {
     for (;;) {
       const Directory* directory = directory_.load(std::memory_order_acquire);
       if (directory == nullptr) return kNone;
@@ -101,7 +101,7 @@ class SegmentTable {
   }
 
   template <class IsIt>
-  [[nodiscard]] static std::uint32_t probe(const Segment& s, std::uint32_t tag, IsIt&& is_it) {
+  [[nodiscard]] static std::uint32_t probe(const Segment& s, std::uint32_t tag, const IsIt& is_it) {
     std::uint32_t at = home(tag);
     for (std::uint32_t step = 0; step < kSlots; ++step, at = next(at)) {
       const std::uint64_t slot = s.slots[at].load(std::memory_order_acquire);

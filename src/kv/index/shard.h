@@ -87,7 +87,7 @@ class alignas(128) Shard {
 
   /// Calls visit(id, run) for each run that is in use, parents before children.
   template <class Visit>
-  void for_each_run(Visit&& visit) const;
+  void for_each_run(const Visit& visit) const;
   struct RunView {
     std::span<const std::uint64_t> locals;
     std::span<const std::uint64_t> aliases;
@@ -222,7 +222,7 @@ class alignas(128) Shard {
 };
 
 template <class Visit>
-void Shard::for_each_run(Visit&& visit) const {
+void Shard::for_each_run(const Visit& visit) const {
   for (std::uint32_t id = 0; id < runs_.end(); ++id) {
     if (runs_[id].parent.load(std::memory_order_relaxed) == kRoot) visit(id, runs_[id]);
   }
