@@ -10,7 +10,7 @@
 #include <sstream>
 #include <utility>
 
-#include "cli/checks.h"
+#include "cli/flag_table.h"
 #include "net/http_client.h"
 
 namespace penstock::cli {
@@ -19,49 +19,7 @@ namespace {
 constexpr std::uint32_t kConcurrencyDefault = 4;
 constexpr double kDurationDefaultS = 10;
 
-std::string env_of(const CLI::Option& option) {
-  std::string env = "PENSTOCK_BENCH_";
-  for (const char c : option.get_lnames().front()) {
-    env += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  }
-  return env;
-}
-
-/// One table gives flags, environment, file and help: NAME, where it goes, what it says.
-class Table final {
- public:
-  explicit Table(CLI::App& sub) : sub_(sub) {}
-
-  void group(const char* name) { group_ = name; }
-
-  template <class T>
-  CLI::Option* add(const char* flag, T& target, const char* help) {
-    CLI::Option* option = sub_.add_option(flag, target, help)->capture_default_str();
-    // CLI::Range lets it through, since nothing is less or more than it.
-    if constexpr (std::is_floating_point_v<T>) option->check(refuse_nan);
-    return place(option);
-  }
-  /// Whose default is not a value of its own.
-  template <class T>
-  CLI::Option* add_optional(const char* flag, std::optional<T>& target, const char* help) {
-    CLI::Option* option = sub_.add_option(flag, target, help);
-    if constexpr (std::is_floating_point_v<T>) option->check(refuse_nan);
-    return place(option);
-  }
-  void add_flag(const char* flag, bool& target, const char* help) {
-    place(sub_.add_flag(flag, target, help));
-  }
-
- private:
-  CLI::Option* place(CLI::Option* option) {
-    return option->envname(env_of(*option))->group(group_);
-  }
-
-  CLI::App& sub_;
-  std::string group_;
-};
-
-void declare_server(Table& table, BenchFlags& f) {
+void declare_server(FlagTable& table, BenchFlags& f) {
   table.group("Server");
   table.add("--url", f.url, "The server, with or without /v1 at its end; http only");
   table
@@ -75,7 +33,7 @@ void declare_server(Table& table, BenchFlags& f) {
       ->check(CLI::Range(0.001, 1e6));
 }
 
-void declare_load(Table& table, BenchFlags& f) {
+void declare_load(FlagTable& table, BenchFlags& f) {
   table.group("Load");
   table
       .add("--concurrency", f.concurrency,
@@ -116,7 +74,7 @@ void declare_load(Table& table, BenchFlags& f) {
       ->check(CLI::Range(1, 64));
 }
 
-void declare_requests(Table& table, BenchFlags& f) {
+void declare_requests(FlagTable& table, BenchFlags& f) {
   table.group("Requests");
   table
       .add("--prompt-tokens", f.prompt_tokens,
@@ -158,7 +116,7 @@ void declare_requests(Table& table, BenchFlags& f) {
                  "Stream answers (default), or fetch them whole: then no TTFT, ITL and TPOT");
 }
 
-void declare_report(Table& table, BenchFlags& f) {
+void declare_report(FlagTable& table, BenchFlags& f) {
   table.group("Report");
   table
       .add("--slo-ttft-ms", f.slo_ttft_ms,
@@ -281,7 +239,7 @@ void settle_pacing(const BenchFlags& f, load::LoadOptions& options) {
 }  // namespace
 
 void declare(CLI::App& sub, BenchFlags& flags) {
-  Table table(sub);
+  FlagTable table(sub, "PENSTOCK_BENCH_");
   table.group("Options");
   table
       .add("--config", flags.config_file,

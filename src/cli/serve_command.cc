@@ -16,13 +16,12 @@
 #include <optional>
 #include <sstream>
 #include <thread>
-#include <type_traits>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "cli/checks.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
+#include "cli/flag_table.h"
 #include "cli/model_path.h"
 #include "cli/signals.h"
 #include "net/http_server.h"
@@ -65,16 +64,9 @@ Nanos from_seconds(double s) {
 
 /// One table gives flags, environment, file and help: NAME, where it goes, what it says.
 void declare(CLI::App& sub, ServeFlags& f) {
+  FlagTable table(sub, "PENSTOCK_");
   const auto add = [&](const char* flag, auto& target, const char* help) {
-    CLI::Option* option = sub.add_option(flag, target, help)->capture_default_str();
-    if constexpr (std::is_floating_point_v<std::remove_reference_t<decltype(target)>>) {
-      option->check(refuse_nan);
-    }
-    std::string env = "PENSTOCK_";
-    for (const char c : option->get_lnames().front()) {
-      env += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    }
-    return option->envname(env);
+    return table.add(flag, target, help);
   };
   add("--config", f.config_file,
       "TOML file with any of these flags as keys; unknown keys are errors")

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
+#include "cli/flag_table.h"
 #include "cli/simulate_report.h"
 #include "cli/suggest.h"
 #include "router/policy.h"
@@ -84,42 +85,7 @@ struct SimulateFlags {
   bool progress = false;
 };
 
-/// One declaration gives flag, environment name, range, default and help.
-class Table final {
- public:
-  explicit Table(CLI::App& sub) : sub_(sub) {}
-  void group(const char* name) { group_ = name; }
-
-  template <class T>
-  CLI::Option* add(const char* flag, T& target, const char* help) {
-    CLI::Option* option = place(sub_.add_option(flag, target, help)->capture_default_str());
-    // CLI::Range lets it through, since nothing is less or more than it.
-    if constexpr (std::is_floating_point_v<T>) option->check(refuse_nan);
-    return option;
-  }
-  void add_flag(const char* flag, bool& target, const char* help) {
-    place(sub_.add_flag(flag, target, help));
-  }
-
- private:
-  static std::string refuse_nan(const std::string& text) {
-    double number = 0;
-    const bool is_nan = CLI::detail::lexical_cast(text, number) && std::isnan(number);
-    return is_nan ? text + " is not a number" : "";
-  }
-  CLI::Option* place(CLI::Option* option) {
-    std::string env = "PENSTOCK_SIMULATE_";
-    for (const char c : option->get_lnames().front()) {
-      env += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    }
-    return option->envname(env)->group(group_);
-  }
-
-  CLI::App& sub_;
-  std::string group_;
-};
-
-void declare_fleet(Table& table, SimulateFlags& f) {
+void declare_fleet(FlagTable& table, SimulateFlags& f) {
   table.group("Fleet");
   table.add("--policy", f.policies, "Policies to compare, by name, comma between; or all")
       ->delimiter(',');
@@ -149,7 +115,7 @@ void declare_fleet(Table& table, SimulateFlags& f) {
       ->check(CLI::Range(0.0, 1e6));
 }
 
-void declare_load(Table& table, SimulateFlags& f) {
+void declare_load(FlagTable& table, SimulateFlags& f) {
   table.group("Load");
   table.add("--speed", f.speed, "Arrivals so many times as fast as in the trace")
       ->check(CLI::Range(1e-3, 1e6));
@@ -165,7 +131,7 @@ void declare_load(Table& table, SimulateFlags& f) {
   table.add("--seed", f.seed, "Of everything random: ties, draws, generated requests");
 }
 
-void declare_report(Table& table, SimulateFlags& f) {
+void declare_report(FlagTable& table, SimulateFlags& f) {
   table.group("Report");
   table.add("--slo-ttft-ms", f.slo_ttft_ms, "A good request's TTFT is at most this, ms")
       ->check(CLI::Range(0.0, 1e9));
@@ -306,8 +272,7 @@ void add_simulate(CLI::App& app, int& exit_status) {
   sub->footer(footer());
   sub->add_option("TRACE", flags->trace, "Mooncake JSON lines, Azure CSV, or a generator")
       ->required();
-  Table table(*sub);
-  table.group("Options");
+  FlagTable table(*sub, "PENSTOCK_SIMULATE_");
   table
       .add("--config", flags->config_file,
            "TOML file with any of these flags as keys; unknown keys are errors")

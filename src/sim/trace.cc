@@ -7,7 +7,9 @@
 
 namespace penstock::sim {
 
-Result<void> TraceBuilder::check(std::uint64_t input_tokens, std::uint64_t output_tokens) const {
+/// A request without its chain, whose place it has.
+Result<TraceRequest> TraceBuilder::begin(Nanos at, std::uint64_t input_tokens,
+                                         std::uint64_t output_tokens) const {
   for (const auto& [tokens, what] :
        {std::pair{input_tokens, "prompt"}, std::pair{output_tokens, "answer"}}) {
     if (tokens >= 1 && tokens <= kTokensMax) continue;
@@ -20,43 +22,38 @@ Result<void> TraceBuilder::check(std::uint64_t input_tokens, std::uint64_t outpu
                 fmt::format("the trace is too large: more than {} requests or {} blocks",
                             kRequestsMax, kBlocksMax));
   }
-  return {};
+  return TraceRequest{
+      .at = at,
+      .input_tokens = static_cast<std::uint32_t>(input_tokens),
+      .output_tokens = static_cast<std::uint32_t>(output_tokens),
+      .chain_begin = static_cast<std::uint32_t>(trace_.chains.size()),
+      .chain_size = (static_cast<std::uint32_t>(input_tokens) - 1) / trace_.block_tokens + 1};
 }
 
 Result<void> TraceBuilder::add(Nanos at, std::uint64_t input_tokens, std::uint64_t output_tokens,
                                std::span<const std::uint64_t> ids) {
   if (ids.empty()) return fail(Code::kInvalidArgument, "a prompt without block ids");
   input_tokens = std::min<std::uint64_t>(input_tokens, ids.size() * trace_.block_tokens);
-  const Result<void> checked = check(input_tokens, output_tokens);
-  if (!checked) return checked;
-  TraceRequest request{.at = at,
-                       .input_tokens = static_cast<std::uint32_t>(input_tokens),
-                       .output_tokens = static_cast<std::uint32_t>(output_tokens),
-                       .chain_begin = static_cast<std::uint32_t>(trace_.chains.size())};
-  // Ids past the prompt's end name nothing.
-  request.chain_size = (request.input_tokens - 1) / trace_.block_tokens + 1;
+  const Result<TraceRequest> begun = begin(at, input_tokens, output_tokens);
+  if (!begun) return std::unexpected(begun.error());
   std::uint32_t parent = 0;
-  for (const std::uint64_t id : ids.first(request.chain_size)) {
+  // Ids past the prompt's end name nothing.
+  for (const std::uint64_t id : ids.first(begun->chain_size)) {
     const auto [entry, fresh] = links_.try_emplace({parent, id}, names_);
     names_ += fresh ? 1 : 0;
     trace_.chains.push_back(entry->second);
     parent = entry->second + 1;
   }
-  trace_.requests.push_back(request);
+  trace_.requests.push_back(*begun);
   return {};
 }
 
 Result<void> TraceBuilder::add_unique(Nanos at, std::uint64_t input_tokens,
                                       std::uint64_t output_tokens) {
-  const Result<void> checked = check(input_tokens, output_tokens);
-  if (!checked) return checked;
-  TraceRequest request{.at = at,
-                       .input_tokens = static_cast<std::uint32_t>(input_tokens),
-                       .output_tokens = static_cast<std::uint32_t>(output_tokens),
-                       .chain_begin = static_cast<std::uint32_t>(trace_.chains.size())};
-  request.chain_size = (request.input_tokens - 1) / trace_.block_tokens + 1;
-  for (std::uint32_t i = 0; i < request.chain_size; ++i) trace_.chains.push_back(names_++);
-  trace_.requests.push_back(request);
+  const Result<TraceRequest> begun = begin(at, input_tokens, output_tokens);
+  if (!begun) return std::unexpected(begun.error());
+  for (std::uint32_t i = 0; i < begun->chain_size; ++i) trace_.chains.push_back(names_++);
+  trace_.requests.push_back(*begun);
   return {};
 }
 

@@ -68,7 +68,8 @@ class TraceBuilder final {
     }
   };
 
-  [[nodiscard]] Result<void> check(std::uint64_t input_tokens, std::uint64_t output_tokens) const;
+  [[nodiscard]] Result<TraceRequest> begin(Nanos at, std::uint64_t input_tokens,
+                                           std::uint64_t output_tokens) const;
 
   Trace trace_;
   std::uint32_t names_ = 0;

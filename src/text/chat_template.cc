@@ -372,33 +372,37 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
   return made;
 }
 
-/// A schema that can be enforced at a bounded cost, also once it has become a grammar.
-Result<void> check_enforceable(std::string_view schema, std::string_view param) {
-  if (schema.empty()) return {};
-  if (Result<void> fine = check_schema(schema, param); !fine) return fine;
-  const Result<std::string> gbnf = schema_to_gbnf(schema);
+/// The grammar of a schema that can be enforced at a bounded cost, also once it has become one;
+/// empty for none.
+Result<std::string> enforceable(std::string_view schema, std::string_view param) {
+  if (schema.empty()) return std::string();
+  if (Result<void> fine = check_schema(schema, param); !fine) return std::unexpected(fine.error());
+  Result<std::string> gbnf = schema_to_gbnf(schema);
   if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
-  return check_gbnf(*gbnf, param);
+  if (Result<void> fine = check_gbnf(*gbnf, param); !fine) return std::unexpected(fine.error());
+  return gbnf;
 }
 
-/// Before anything of llama.cpp's sees what the client wants to be enforced. Grammars that it makes
-/// for tool calls are not looked at as a whole: those of some templates are too intricate for
-/// check_gbnf() to follow, and all that a client puts into them are the tools' schemas.
-Result<void> check_constraints(const Conversation& c) {
-  if (Result<void> fine = check_enforceable(c.json_schema, "response_format.json_schema.schema");
-      !fine) {
-    return fine;
-  }
+/// Before anything of llama.cpp's sees what the client wants to be enforced: the grammar of its
+/// schema, or its own, or an empty one. Grammars that llama.cpp makes for tool calls are not looked
+/// at as a whole: those of some templates are too intricate for check_gbnf() to follow, and all
+/// that a client puts into them are the tools' schemas.
+Result<std::string> check_constraints(const Conversation& c) {
   for (const ToolText& tool : c.tools) {
-    if (Result<void> fine = check_enforceable(tool.parameters, "tools"); !fine) return fine;
+    if (Result<std::string> fine = enforceable(tool.parameters, "tools"); !fine) return fine;
   }
-  return c.grammar.empty() ? Result<void>{} : check_gbnf(c.grammar);
+  if (!c.grammar.empty()) {
+    if (Result<void> fine = check_gbnf(c.grammar); !fine) return std::unexpected(fine.error());
+  }
+  Result<std::string> schema = enforceable(c.json_schema, "response_format.json_schema.schema");
+  return schema && schema->empty() ? std::string(c.grammar) : schema;
 }
 
 }  // namespace
 
 Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
-  if (Result<void> fine = check_constraints(c); !fine) return std::unexpected(fine.error());
+  Result<std::string> enforced = check_constraints(c);
+  if (!enforced) return std::unexpected(enforced.error());
   LlamaInputs made = llama_inputs(c, *tokenizer_, llama_->knows_tools);
   const bool calls_tools = !c.tools.empty() && c.tool_mode != Conversation::ToolMode::kNone;
   // Where the model may think or the template writes tool calls, llama.cpp derives grammar and
@@ -435,12 +439,8 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
     out.grammar = std::move(*grammar);
     out.format.kind = AnswerFormat::Kind::kToolTags;
     out.format.parse_tool_calls = true;
-  } else if (!c.json_schema.empty()) {
-    Result<std::string> gbnf = schema_to_gbnf(c.json_schema);
-    if (!gbnf) return std::unexpected(gbnf.error());
-    out.grammar.gbnf = std::move(*gbnf);
-  } else if (!c.grammar.empty()) {
-    out.grammar.gbnf = c.grammar;
+  } else {
+    out.grammar.gbnf = std::move(*enforced);
   }
   out.grammar.checked = true;  // by check_constraints()
 
