@@ -117,14 +117,7 @@ void add_bench(CLI::App& app, int& exit_status) {
   sub->footer(kFooter);
   declare(*sub, *flags);
   sub->callback([sub, flags, &exit_status] {
-    if (!flags->config_file.empty()) {
-      const Result<void> read = apply_config_file(*sub, flags->config_file);
-      if (!read) {
-        exit_status = fail_with(read.error(), 2);
-        return;
-      }
-    }
-    exit_status = run_bench(*flags);
+    exit_status = run_configured(*sub, flags->config_file, [&] { return run_bench(*flags); });
   });
 }
 

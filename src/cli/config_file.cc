@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <system_error>
@@ -71,6 +72,16 @@ Result<void> apply_config_file(CLI::App& sub, const std::string& path) {
     return fail(Code::kInvalidArgument, fmt::format("{}: {}", path, problem.what()));
   }
   return {};
+}
+
+int run_configured(CLI::App& sub, const std::string& path, const std::function<int()>& run) {
+  if (!path.empty()) {
+    if (const Result<void> read = apply_config_file(sub, path); !read) {
+      fmt::print(stderr, "penstock {}: {}\n", sub.get_name(), read.error().message);
+      return 2;
+    }
+  }
+  return run();
 }
 
 }  // namespace penstock::cli

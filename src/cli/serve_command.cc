@@ -360,6 +360,12 @@ class LastResort {
 
 constexpr Nanos kEndWithin = std::chrono::seconds(10);
 
+int check_flags(ServeFlags& flags) {
+  const Result<serve::ModelOptions> settled = settle(flags);
+  if (!settled) fmt::print(stderr, "penstock serve: {}\n", settled.error().message);
+  return settled ? 0 : 2;
+}
+
 int run_serve(ServeFlags& flags) {
   Result<serve::ModelOptions> model = settle(flags);
   if (!model) {
@@ -420,20 +426,9 @@ void add_serve(CLI::App& app, int& exit_status) {
       "/v1/embeddings, /v1/models, and /health, /ready, /metrics for operators");
   declare(*sub, *flags);
   sub->callback([sub, flags, &exit_status] {
-    if (!flags->config_file.empty()) {
-      if (Result<void> read = apply_config_file(*sub, flags->config_file); !read) {
-        fmt::print(stderr, "penstock serve: {}\n", read.error().message);
-        exit_status = 2;
-        return;
-      }
-    }
-    if (flags->check_only) {
-      const Result<serve::ModelOptions> settled = settle(*flags);
-      if (!settled) fmt::print(stderr, "penstock serve: {}\n", settled.error().message);
-      exit_status = settled ? 0 : 2;
-      return;
-    }
-    exit_status = run_serve(*flags);
+    exit_status = run_configured(*sub, flags->config_file, [&] {
+      return flags->check_only ? check_flags(*flags) : run_serve(*flags);
+    });
   });
 }
 

@@ -281,14 +281,7 @@ void add_simulate(CLI::App& app, int& exit_status) {
   declare_load(table, *flags);
   declare_report(table, *flags);
   sub->callback([sub, flags, &exit_status] {
-    if (!flags->config_file.empty()) {
-      const Result<void> read = apply_config_file(*sub, flags->config_file);
-      if (!read) {
-        exit_status = fail_with(read.error(), 2);
-        return;
-      }
-    }
-    exit_status = run_simulate(*flags);
+    exit_status = run_configured(*sub, flags->config_file, [&] { return run_simulate(*flags); });
   });
 }
 
