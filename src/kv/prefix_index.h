@@ -47,7 +47,7 @@ class PrefixIndex {
   struct Options {
     std::string context;  // what restore() compares: model, block size and alike
     std::size_t budget_bytes = std::size_t{1} << 30;
-    unsigned shards = 16;     // a power of two, 1..256
+    unsigned shards = 8;      // a power of two, 1..256
     Slot slots_max = 16'384;  // slots from here on are refused and counted; at most 2^20
     std::size_t predictions_max = 65'536;  // runs times slots predicted at once
     std::uint64_t seed = 0;  // of the tables' hashes: random where prompts are not trusted

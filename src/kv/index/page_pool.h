@@ -12,9 +12,9 @@ constexpr std::size_t kPieceBytes = 64 * 1024;
 constexpr std::size_t kPiecesPerRegion = 32;
 
 /// All memory of one prefix index that grows. Holds at most `budget_bytes`, by construction: a take
-/// that would go beyond it fails. Pieces come from regions of 2 MiB (one large page each), which
-/// stay mapped until the pool ends, so that a reader that follows a stale handle reads stale bytes
-/// and never faults. Thread: any.
+/// that would go beyond it fails. Pieces come from regions of 2 MiB, each one large page once half
+/// of it is taken, which stay mapped until the pool ends, so that a reader that follows a stale
+/// handle reads stale bytes and never faults. Thread: any.
 ///
 /// Each user (shard) is entitled to a quarter of an even share: others cannot take what it has not
 /// used of that.
@@ -36,9 +36,10 @@ class PagePool {
   struct Region {
     std::byte* base;
     std::uint32_t taken;  // a bit a piece
+    bool huge;            // made one large page: so much was taken once
   };
 
-  void* take_from(Region& region, std::size_t pieces);
+  static void* take_from(Region& region, std::size_t pieces);
   [[nodiscard]] bool allowed(std::size_t user, std::size_t pieces) const;
 
   const std::size_t pieces_max_;
