@@ -1,0 +1,52 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/clock.h"
+#include "transfer/path.h"
+
+namespace penstock::transfer {
+
+/// One owner's arena as a reader on the same host sees it. What it points to outlives the path.
+struct HostSource {
+  Layout layout;
+  const BlockTable* table = nullptr;
+  ReaderPage* readers = nullptr;
+  const std::atomic<bool>* gone = nullptr;  // set when the owner's process has died; null: ours
+  const Clock* clock = nullptr;
+};
+
+/// Reads memory that is mapped here: this process's own or a peer's. One copy, summed in passing.
+class MappedPath final : public CopiedPath {
+ public:
+  MappedPath(PathKind kind, const HostSource& source, const std::byte* data,
+             ChunkQueue& queue) noexcept
+      : CopiedPath(kind, queue), source_(source), data_(data) {}
+  void run(const Chunk& chunk) noexcept override;
+
+ private:
+  [[nodiscard]] BlockStatus move(const Chunk& chunk, std::uint32_t block) const noexcept;
+  void look_ahead(const Chunk& chunk, std::uint32_t block) const noexcept;
+
+  HostSource source_;
+  const std::byte* data_;
+};
+
+/// Reads a peer's memory through the kernel (process_vm_readv), many pieces a call. Where the
+/// kernel forbids it the blocks are kPathFailed, and another path takes them.
+class CmaPath final : public CopiedPath {
+ public:
+  CmaPath(const HostSource& source, pid_t pid, std::uint64_t address, ChunkQueue& queue) noexcept
+      : CopiedPath(PathKind::kCma, queue), source_(source), pid_(pid), address_(address) {}
+  void run(const Chunk& chunk) noexcept override;
+
+ private:
+  HostSource source_;
+  pid_t pid_;
+  std::uint64_t address_;
+};
+
+}  // namespace penstock::transfer
