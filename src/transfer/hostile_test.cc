@@ -1,0 +1,303 @@
+// Peers that lie or talk nonsense: they get nothing, break nothing, and others are served as
+// before.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <functional>
+#include <thread>
+
+#include "transfer/host_server.h"
+#include "transfer/internal/tcp_path.h"
+#include "transfer/internal/wire.h"
+#include "transfer/tcp_server.h"
+#include "transfer/test_blocks.h"
+
+namespace penstock::transfer {
+namespace {
+
+using namespace std::chrono_literals;
+
+const SteadyClock kClock;
+const std::string kSecret = "a secret of thirty-two characters";
+const Layout kLayout = Layout::by_block(16, 2, 500);
+bool never() { return false; }
+
+PeerAddress tcp_address(std::uint16_t port) {
+  PeerAddress address;
+  address.tcp_host = "127.0.0.1";
+  address.tcp_port = port;
+  address.secret = kSecret;
+  return address;
+}
+
+std::string socket_path() {
+  return ::testing::TempDir() + "penstock-hostile-" + std::to_string(getpid());
+}
+
+sockaddr_un local(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  return address;
+}
+
+std::size_t arrived(Peer& peer, std::span<const BlockRef> refs, GrantId grant) {
+  const auto to = testing::make_arena(kLayout);
+  testing::Order order(kLayout.slots);
+  order.granted.assign(refs.begin(), refs.end());
+  Transfer transfer;
+  if (!peer.pull(transfer, order.pull(grant), *to)) return 0;
+  EXPECT_TRUE(transfer.wait(Deadline(kClock.now() + 20s), kClock));
+  for (std::size_t i = 0; i < order.take.size(); ++i) {
+    EXPECT_EQ(testing::holds(*to, order.to[i], order.take[i]),
+              order.status[i] == BlockStatus::kArrived);
+  }
+  return transfer.arrived();
+}
+
+TEST(Hostile, ReadersThatTalkNonsenseToATcpServer) {
+  const auto arena = testing::make_arena(kLayout);
+  const auto refs = testing::fill_all(*arena);
+  const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
+  const auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+  CopyPool pool;
+  const auto good = Peer::connect(tcp_address(server->port()), pool, kClock).value();
+  Rng rng(1);
+  for (int round = 0; round < 40; ++round) {
+    std::array<std::uint64_t, 200> noise{};
+    for (auto& word : noise) word = rng.next();
+    if (round % 2 == 0) {  // before it has proved anything
+      const Fd socket = connect_tcp("127.0.0.1", server->port(), 5s).value();
+      send_object(socket.get(), noise, never);
+    } else {  // after: small numbers, so that some of it looks like a request
+      const auto link = TcpLink::connect(tcp_address(server->port())).value();
+      for (auto& word : noise) word &= 0x0000'0003'0000'0003;
+      send_object(link->socket(), noise, never);
+    }
+  }
+  EXPECT_EQ(arrived(*good, refs, grant), kLayout.slots);
+  EXPECT_TRUE(arena->grants().close(grant, Deadline(kClock.now() + 20s), kClock).has_value());
+}
+
+TEST(Hostile, ReadersThatTalkNonsenseToAHostServer) {
+  const auto arena = testing::make_arena(kLayout, MemoryKind::kShared);
+  const auto refs = testing::fill_all(*arena);
+  const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
+  const auto server = HostServer::open(*arena, socket_path(), "").value();
+  const sockaddr_un address = local(socket_path());
+  Rng rng(2);
+  for (int round = 0; round < 40; ++round) {
+    const Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    std::vector<std::byte> noise(1 + rng.below(2 * sizeof(wire::Hello)));
+    testing::write_block(noise.data(), noise.size(), round, 0);
+    if (round % 3 == 0) continue;  // says nothing at all
+    const int descriptor = fd.get();
+    ASSERT_TRUE(wire::send_message(fd.get(), noise, std::span(&descriptor, round % 2)));
+  }
+  CopyPool pool;
+  PeerAddress there;
+  there.socket_path = socket_path();
+  const auto good = Peer::connect(there, pool, kClock).value();
+  EXPECT_EQ(arrived(*good, refs, grant), kLayout.slots);
+  while (server->readers() != 1) std::this_thread::yield();
+}
+
+/// An owner at a local socket that answers with whatever a test likes.
+Result<std::unique_ptr<Peer>> connect_to_liar(
+    const std::function<std::vector<int>(wire::Welcome&)>& lie) {
+  const sockaddr_un address = local(socket_path());
+  unlink(socket_path().c_str());
+  const Fd listener(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  CHECK_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  CHECK_EQ(listen(listener.get(), 1), 0);
+  const std::jthread owner([&] {
+    const Fd reader(accept(listener.get(), nullptr, nullptr));
+    wire::Hello hello;
+    CHECK(wire::receive_message(reader.get(), std::as_writable_bytes(std::span(&hello, 1)), {}, 5s)
+              .has_value());
+    wire::Welcome welcome;
+    const std::vector<int> descriptors = lie(welcome);
+    CHECK(wire::send_message(reader.get(), std::as_bytes(std::span(&welcome, 1)), descriptors)
+              .has_value());
+  });
+  CopyPool pool;
+  PeerAddress there;
+  there.socket_path = socket_path();
+  auto connected = Peer::connect(there, pool, kClock);
+  if (connected) connected->reset();
+  unlink(socket_path().c_str());
+  return connected;
+}
+
+TEST(Hostile, OwnersThatOfferWhatIsNotThere) {
+  const auto arena = testing::make_arena(kLayout, MemoryKind::kShared);
+  const auto page = Memory::create(MemoryKind::kShared, sizeof(ReaderPage)).value();
+  const Fd unsealed(memfd_create("unsealed", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(unsealed.get(), static_cast<off_t>(arena->memory().size_bytes())), 0);
+  const auto honest = [&](wire::Welcome& welcome) {
+    welcome.offer = {arena->table().epoch(), arena->layout()};
+    welcome.memory_bytes = arena->memory().size_bytes();
+    welcome.table_bytes = arena->table().memory().size_bytes();
+    return std::vector<int>{arena->table().memory().fd(), page.fd(), arena->memory().fd()};
+  };
+  EXPECT_TRUE(connect_to_liar(honest).has_value());
+  using Lie = std::function<void(wire::Welcome&, std::vector<int>&)>;
+  const std::vector<Lie> lies{
+      [](wire::Welcome& welcome, auto&) { welcome.magic = 7; },
+      [](wire::Welcome& welcome, auto&) { ++welcome.version; },
+      [](wire::Welcome& welcome, auto&) { welcome.answer = wire::Answer{99}; },
+      [](wire::Welcome& welcome, auto&) { ++welcome.offer.epoch; },
+      [](wire::Welcome& welcome, auto&) { welcome.offer.layout.slots = 1 << 30; },
+      [](wire::Welcome& welcome, auto&) { welcome.offer.layout.slots = 8; },  // not the table's
+      [](wire::Welcome& welcome, auto&) { welcome.offer.layout.part_bytes = 0; },
+      [](wire::Welcome& welcome, auto&) { welcome.memory_bytes += 4096; },
+      [](wire::Welcome& welcome, auto&) { welcome.table_bytes = 64; },
+      [](wire::Welcome& welcome, auto&) { welcome.table_bytes += 4096; },
+      [](wire::Welcome& welcome, auto&) { welcome.kind = MemoryKind::kForeign; },
+      [](wire::Welcome&, std::vector<int>& fds) { fds.pop_back(); },
+      [](wire::Welcome&, std::vector<int>& fds) { fds.clear(); },
+      [](wire::Welcome&, std::vector<int>& fds) { std::swap(fds[0], fds[1]); },
+      [&](wire::Welcome&, std::vector<int>& fds) { fds[2] = unsealed.get(); },
+  };
+  for (std::size_t i = 0; i < lies.size(); ++i) {
+    const auto connected = connect_to_liar([&](wire::Welcome& welcome) {
+      auto descriptors = honest(welcome);
+      lies[i](welcome, descriptors);
+      return descriptors;
+    });
+    EXPECT_FALSE(connected.has_value()) << "lie " << i;
+  }
+}
+
+/// A TCP owner that proves the secret and then answers each request as a test likes.
+class Liar final {
+ public:
+  using Answer = std::function<bool(int socket, const wire::Request&)>;
+  explicit Liar(Answer answer)
+      : listener_(listen_tcp("127.0.0.1", 0).value()),
+        thread_([this, answer = std::move(answer)](const std::stop_token& stop) {
+          std::vector<std::jthread> readers;
+          while (!stop.stop_requested()) {
+            Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+            if (!socket.valid()) {
+              std::this_thread::yield();
+              continue;
+            }
+            tune_tcp(socket.get());
+            readers.emplace_back(
+                [&answer, stop, mine = std::move(socket)] { serve(mine.get(), answer, stop); });
+          }
+        }) {}
+
+  [[nodiscard]] std::uint16_t port() const {
+    sockaddr_in bound{};
+    socklen_t size = sizeof bound;
+    CHECK_EQ(getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&bound), &size), 0);
+    return ntohs(bound.sin_port);
+  }
+
+ private:
+  static void serve(int socket, const Answer& answer, const std::stop_token& stop) {
+    const auto over = [&] { return stop.stop_requested(); };
+    const wire::Challenge challenge;
+    wire::Response response;
+    if (!send_object(socket, challenge, over) || !receive_object(socket, response, over)) return;
+    wire::Verdict verdict;
+    verdict.offer = {42, kLayout};
+    verdict.proof = wire::owner_proof(kSecret, challenge, response, verdict);
+    if (!send_object(socket, verdict, over)) return;
+    wire::Request request;
+    std::vector<std::uint32_t> take;
+    while (receive_object(socket, request, over)) {
+      take.resize(request.blocks);
+      wire::Pieces pieces;
+      pieces.add(take.data(), take.size() * sizeof take[0]);
+      if (!receive_all(socket, pieces, over) || !answer(socket, request)) return;
+    }
+  }
+
+  Fd listener_;
+  std::jthread thread_;
+};
+
+TEST(Hostile, OwnersWhoseAnswersAreWrongGiveMisses) {
+  std::vector<BlockRef> refs;
+  for (std::uint32_t slot = 0; slot < kLayout.slots; ++slot) refs.push_back({slot, 2});
+  const auto answer_all = [](int socket, const wire::Request& request,
+                             const wire::BlockAnswer& answer) {
+    std::vector<wire::BlockAnswer> answers(request.blocks, answer);
+    std::vector<std::byte> rest(request.blocks * (2 * 4 + 2 * 500ULL));  // sums, then bytes: zeros
+    wire::Pieces pieces;
+    pieces.add(answers.data(), answers.size() * sizeof answers[0]);
+    pieces.add(rest.data(), rest.size());
+    return send_all(socket, pieces, never);
+  };
+  const auto right = [](wire::BlockAnswer answer) {
+    answer.key = testing::key_of(0);
+    answer.length_bytes = 1000;
+    answer.generation = 2;
+    return answer;
+  };
+  const std::vector<Liar::Answer> lies{
+      [](int, const wire::Request&) { return false; },  // hangs up
+      [&](int socket, const wire::Request& request) {   // the wrong key, and the wrong bytes
+        return answer_all(socket, request, right({}));
+      },
+      [&](int socket, const wire::Request& request) {
+        auto answer = right({});
+        answer.status = BlockStatus::kArrived;  // not the owner's to say
+        return answer_all(socket, request, answer);
+      },
+      [&](int socket, const wire::Request& request) {
+        auto answer = right({});
+        answer.status = static_cast<BlockStatus>(200);
+        return answer_all(socket, request, answer);
+      },
+      [&](int socket, const wire::Request& request) {
+        auto answer = right({});
+        answer.generation = 4;
+        return answer_all(socket, request, answer);
+      },
+  };
+  for (std::size_t i = 0; i < lies.size(); ++i) {
+    const Liar liar(lies[i]);
+    CopyPool pool;
+    const auto peer = Peer::connect(tcp_address(liar.port()), pool, kClock).value();
+    EXPECT_EQ(arrived(*peer, refs, {0, 1}), 0U) << "lie " << i;
+  }
+}
+
+TEST(Hostile, AnOwnerThatDoesNotKnowTheSecretIsNotBelieved) {
+  const auto arena = testing::make_arena(kLayout);
+  const Fd listener = listen_tcp("127.0.0.1", 0).value();
+  sockaddr_in bound{};
+  socklen_t size = sizeof bound;
+  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&bound), &size), 0);
+  const std::jthread owner([&] {
+    Fd socket;
+    while (!socket.valid()) socket = Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const wire::Challenge challenge;
+    wire::Response response;
+    wire::Verdict verdict;
+    verdict.offer = {42, kLayout};
+    // It sends the reader's own proof back.
+    if (send_object(socket.get(), challenge, never) &&
+        receive_object(socket.get(), response, never)) {
+      verdict.proof = response.proof;
+      send_object(socket.get(), verdict, never);
+    }
+  });
+  CopyPool pool;
+  const auto connected = Peer::connect(tcp_address(ntohs(bound.sin_port)), pool, kClock);
+  ASSERT_FALSE(connected.has_value());
+  EXPECT_EQ(connected.error().code, Code::kUnauthorized);
+}
+
+}  // namespace
+}  // namespace penstock::transfer

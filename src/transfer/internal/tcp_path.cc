@@ -1,0 +1,293 @@
+#include "transfer/internal/tcp_path.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "transfer/checksum.h"
+
+namespace penstock::transfer {
+namespace {
+
+constexpr auto kConnectWithin = std::chrono::seconds(2);
+constexpr std::size_t kRequestsMax = 4;  // under way on a connection: it never runs dry
+constexpr int kFailuresMax = 2;          // connections that one chunk may see break
+
+bool is_refusal(BlockStatus status) noexcept {
+  return status == BlockStatus::kStale || status == BlockStatus::kTruncated ||
+         status == BlockStatus::kOutOfRange || status == BlockStatus::kRevoked;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
+  const auto key = wire::compatibility(address.compatibility);
+  if (!key) return std::unexpected(key.error());
+  const auto nonce = wire::draw_nonce();
+  if (!nonce) return std::unexpected(nonce.error());
+  auto socket = connect_tcp(address.tcp_host, address.tcp_port, kConnectWithin);
+  if (!socket) return std::unexpected(socket.error());
+  const TimePoint start = std::chrono::steady_clock::now();
+  const auto stop = [&] { return std::chrono::steady_clock::now() - start > kConnectWithin; };
+  wire::Challenge challenge;
+  if (!receive_object(socket->get(), challenge, stop)) {
+    return fail(Code::kUnavailable,
+                "the owner does not answer, or has as many readers as it takes");
+  }
+  if (challenge.magic != wire::kMagic || challenge.version != wire::kVersion) {
+    return std::unexpected(wire::refusal({}));
+  }
+  wire::Response response;
+  response.nonce = *nonce;
+  response.compatibility = *key;
+  response.proof = wire::reader_proof(address.secret, challenge, response);
+  wire::Verdict verdict;
+  if (!send_object(socket->get(), response, stop) ||
+      !receive_object(socket->get(), verdict, stop)) {
+    return fail(Code::kUnavailable, "the owner hung up");
+  }
+  if (verdict.answer != wire::Answer::kWelcome) {
+    return std::unexpected(wire::refusal(verdict.answer));
+  }
+  if (!wire::equal(verdict.proof,
+                   wire::owner_proof(address.secret, challenge, response, verdict))) {
+    return std::unexpected(wire::refusal(wire::Answer::kNotAllowed));
+  }
+  if (auto ok = verdict.offer.layout.validate(UINT64_MAX / 2); !ok) {
+    return std::unexpected(ok.error());
+  }
+  return std::unique_ptr<TcpLink>(new TcpLink(std::move(*socket), verdict.offer));
+}
+
+/// One connection and what is under way on it.
+class TcpPath::Stream final {
+ public:
+  Stream(TcpPath& path, std::unique_ptr<TcpLink> link) : path_(path), link_(std::move(link)) {
+    answers_.resize(wire::kBlocksMax);
+    under_way_.reserve(kRequestsMax);
+    pieces_.reserve(2 * wire::kBlocksMax);
+  }
+  void work();
+
+ private:
+  struct UnderWay {
+    Chunk chunk;
+    int failures = 0;
+  };
+  bool ask(const Chunk& chunk);
+  bool take_answer(const Chunk& chunk);
+  bool receive_blocks(const Chunk& chunk, std::size_t coming);
+  void verify(const Chunk& chunk);
+  void finish(const Chunk& chunk);
+  void settle_front();
+  bool settle_ended();
+  void begin_anew();
+  void fail_all(BlockStatus status);
+  [[nodiscard]] BlockStatus verdict(const Chunk& chunk) const;
+  [[nodiscard]] bool admit(const Chunk& chunk, std::uint32_t block) const;
+
+  TcpPath& path_;
+  std::unique_ptr<TcpLink> link_;      // null: to be made
+  std::vector<UnderWay> under_way_;    // oldest first, at most kRequestsMax
+  std::vector<std::uint32_t> blocks_;  // of the answer being received: those it is about
+  std::vector<std::uint32_t> take_;
+  std::vector<wire::BlockAnswer> answers_;
+  std::vector<std::uint32_t> checksums_;
+  wire::Pieces pieces_;
+};
+
+BlockStatus TcpPath::Stream::verdict(const Chunk& chunk) const {
+  if (path_.gone_.load(std::memory_order_relaxed)) return BlockStatus::kPeerDead;
+  return chunk.verdict(path_.clock_.now());
+}
+
+bool TcpPath::Stream::admit(const Chunk& chunk, std::uint32_t block) const {
+  const Pull& pull = chunk.pull();
+  return pull.take[block] < pull.granted.size() && pull.to[block] < chunk.to().layout().slots;
+}
+
+bool TcpPath::Stream::ask(const Chunk& chunk) {
+  take_.clear();
+  for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
+    if (!chunk.pending(block)) continue;
+    if (!admit(chunk, block)) {
+      chunk.pull().status[block] = BlockStatus::kOutOfRange;
+      continue;
+    }
+    if (chunk.first_part == 0) chunk.to().reserve(chunk.pull().to[block]);
+    take_.push_back(chunk.pull().take[block]);
+  }
+  if (take_.empty()) return true;  // nothing to ask: `take_answer` sees the same
+  const wire::Request request{static_cast<std::uint32_t>(take_.size()), chunk.first_part,
+                              chunk.last_part, chunk.pull().grant};
+  pieces_.clear();
+  pieces_.add(&request, sizeof request);
+  pieces_.add(take_.data(), take_.size() * sizeof take_[0]);
+  return send_all(link_->socket(), pieces_,
+                  [&] { return verdict(chunk) != BlockStatus::kPending; });
+}
+
+bool TcpPath::Stream::take_answer(const Chunk& chunk) {
+  blocks_.clear();
+  for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
+    if (chunk.pending(block)) blocks_.push_back(block);
+  }
+  if (blocks_.empty()) return true;
+  const auto stop = [&] { return verdict(chunk) != BlockStatus::kPending; };
+  pieces_.clear();
+  pieces_.add(answers_.data(), blocks_.size() * sizeof answers_[0]);
+  if (!receive_all(link_->socket(), pieces_, stop)) return false;
+  std::size_t coming = 0;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const BlockStatus status = answers_[i].status;
+    if (status != BlockStatus::kPending && !is_refusal(status)) return false;
+    coming += status == BlockStatus::kPending ? 1 : 0;
+  }
+  return receive_blocks(chunk, coming);
+}
+
+bool TcpPath::Stream::receive_blocks(const Chunk& chunk, std::size_t coming) {
+  const auto stop = [&] { return verdict(chunk) != BlockStatus::kPending; };
+  Arena& to = chunk.to();
+  const std::size_t parts = chunk.last_part - chunk.first_part;
+  checksums_.resize(coming * parts);
+  pieces_.clear();
+  pieces_.add(checksums_.data(), checksums_.size() * sizeof checksums_[0]);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (answers_[i].status != BlockStatus::kPending) continue;
+    for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
+      pieces_.add(to.part(chunk.pull().to[blocks_[i]], part), to.layout().part_bytes);
+    }
+  }
+  if (!receive_all(link_->socket(), pieces_, stop)) return false;
+  verify(chunk);
+  return true;
+}
+
+void TcpPath::Stream::verify(const Chunk& chunk) {
+  const Pull& pull = chunk.pull();
+  Arena& to = chunk.to();
+  const std::uint32_t* wanted = checksums_.data();
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const std::uint32_t block = blocks_[i];
+    const wire::BlockAnswer& answer = answers_[i];
+    if (answer.status != BlockStatus::kPending) {
+      pull.status[block] = answer.status;
+      continue;
+    }
+    bool sums_match = true;
+    for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
+      const std::uint32_t sum = crc32c(to.part(pull.to[block], part), to.layout().part_bytes);
+      to.table().set_checksum(pull.to[block], part, sum);
+      sums_match = sums_match && sum == *wanted++;
+    }
+    if (answer.generation != pull.granted[pull.take[block]].generation) {
+      pull.status[block] = BlockStatus::kStale;
+    } else if (answer.key != pull.keys[block]) {
+      pull.status[block] = BlockStatus::kWrongKey;
+    } else if (answer.length_bytes != to.layout().block_bytes()) {
+      pull.status[block] = BlockStatus::kTruncated;
+    } else if (!sums_match) {
+      pull.status[block] = BlockStatus::kCorrupt;
+    } else if (chunk.last_range) {
+      to.commit(pull.to[block], pull.keys[block]);
+      pull.status[block] = BlockStatus::kArrived;
+    }
+  }
+}
+
+void TcpPath::Stream::finish(const Chunk& chunk) {
+  if (path_.queue_.finish(chunk)) Path::finished(*chunk.transfer);
+}
+
+void TcpPath::Stream::settle_front() {
+  const Chunk chunk = under_way_.front().chunk;
+  under_way_.erase(under_way_.begin());
+  finish(chunk);
+}
+
+void TcpPath::Stream::fail_all(BlockStatus status) {
+  while (!under_way_.empty()) {
+    const Chunk& chunk = under_way_.front().chunk;
+    const BlockStatus own = verdict(chunk);
+    chunk.fail_rest(own == BlockStatus::kPending ? status : own);
+    settle_front();
+  }
+}
+
+/// Takes out what nobody wants any more; true if there was any.
+bool TcpPath::Stream::settle_ended() {
+  const std::size_t before = under_way_.size();
+  std::erase_if(under_way_, [&](const UnderWay& one) {
+    const BlockStatus over = verdict(one.chunk);
+    if (over == BlockStatus::kPending) return false;
+    one.chunk.fail_rest(over);
+    finish(one.chunk);
+    return true;
+  });
+  return under_way_.size() < before;
+}
+
+/// The connection is of no more use: what it had under way is asked for again on another.
+void TcpPath::Stream::begin_anew() {
+  for (;;) {
+    link_.reset();                         // from here on nothing is received into anybody's slots
+    const bool given_up = settle_ended();  // then that is why, and no chunk's fault
+    if (under_way_.empty()) return;
+    UnderWay& front = under_way_.front();
+    if (!given_up && ++front.failures > kFailuresMax) {
+      front.chunk.fail_rest(BlockStatus::kPathFailed);
+      settle_front();
+      continue;
+    }
+    auto link = TcpLink::connect(path_.address_);
+    if (!link || (*link)->offer().epoch != path_.offer_.epoch) {
+      if (path_.judge_of_death_) path_.gone_.store(true, std::memory_order_release);
+      return fail_all(BlockStatus::kPathFailed);
+    }
+    link_ = std::move(*link);
+    if (std::ranges::all_of(under_way_, [&](const UnderWay& one) { return ask(one.chunk); })) {
+      return;
+    }
+  }
+}
+
+void TcpPath::Stream::work() {
+  for (;;) {
+    while (under_way_.size() < kRequestsMax) {
+      const auto chunk = path_.queue_.claim(under_way_.empty());
+      if (!chunk) break;
+      if (const BlockStatus over = verdict(*chunk); over != BlockStatus::kPending) {
+        chunk->fail_rest(over);
+        finish(*chunk);
+        continue;
+      }
+      under_way_.push_back({*chunk});
+      if (link_ == nullptr || !ask(*chunk)) begin_anew();
+    }
+    if (under_way_.empty()) return;  // the queue has stopped
+    if (take_answer(under_way_.front().chunk)) {
+      settle_front();
+    } else {
+      begin_anew();
+    }
+  }
+}
+
+TcpPath::TcpPath(std::unique_ptr<TcpLink> first, PeerAddress address, std::atomic<bool>& gone,
+                 bool judge_of_death, const Clock& clock)
+    : Path(PathKind::kTcp),
+      address_(std::move(address)),
+      offer_(first->offer()),
+      gone_(gone),
+      judge_of_death_(judge_of_death),
+      clock_(clock) {
+  for (unsigned i = 0; i < std::max(address_.tcp_streams, 1U); ++i) {
+    threads_.emplace_back([this, link = std::exchange(first, nullptr)]() mutable {
+      Stream(*this, std::move(link)).work();
+    });
+  }
+}
+
+TcpPath::~TcpPath() { queue_.stop(); }
+
+}  // namespace penstock::transfer

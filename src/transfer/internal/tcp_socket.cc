@@ -1,0 +1,108 @@
+#include "transfer/internal/tcp_socket.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace penstock::transfer {
+namespace {
+
+constexpr std::size_t kPiecesMax = 256;  // of one call; the system takes 1024
+
+struct Address {
+  sockaddr_storage storage{};
+  socklen_t size = 0;
+  [[nodiscard]] const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+};
+
+Result<Address> parse_address(const std::string& host, std::uint16_t port) {
+  Address address;
+  auto* v4 = reinterpret_cast<sockaddr_in*>(&address.storage);
+  auto* v6 = reinterpret_cast<sockaddr_in6*>(&address.storage);
+  if (inet_pton(AF_INET, host.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    address.size = sizeof *v4;
+  } else if (inet_pton(AF_INET6, host.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    address.size = sizeof *v6;
+  } else {
+    return fail(Code::kInvalidArgument, fmt::format("'{}' is not an IP address", host));
+  }
+  return address;
+}
+
+void set_timeout(int socket, int option, std::chrono::milliseconds timeout) {
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(timeout).count();
+  const timeval value{us / 1000000, us % 1000000};
+  setsockopt(socket, SOL_SOCKET, option, &value, sizeof value);
+}
+
+bool in_vain() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+
+}  // namespace
+
+Result<Fd> listen_tcp(const std::string& host, std::uint16_t port) {
+  const auto address = parse_address(host, port);
+  if (!address) return std::unexpected(address.error());
+  Fd fd(socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const int one = 1;
+  if (!fd.valid() || setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
+      bind(fd.get(), address->get(), address->size) != 0 || listen(fd.get(), 64) != 0) {
+    return fail(Code::kUnavailable,
+                fmt::format("listening at {}:{}: {}", host, port, std::strerror(errno)));
+  }
+  return fd;
+}
+
+Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
+                       std::chrono::milliseconds timeout) {
+  const auto address = parse_address(host, port);
+  if (!address) return std::unexpected(address.error());
+  Fd fd(socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (fd.valid()) set_timeout(fd.get(), SO_SNDTIMEO, timeout);  // connecting heeds it too
+  if (!fd.valid() || connect(fd.get(), address->get(), address->size) != 0) {
+    return fail(Code::kUnavailable,
+                fmt::format("nobody at {}:{}: {}", host, port, std::strerror(errno)));
+  }
+  tune_tcp(fd.get());
+  return fd;
+}
+
+void tune_tcp(int socket) {
+  const int one = 1;
+  setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  set_timeout(socket, SO_RCVTIMEO, kTcpTick);
+  set_timeout(socket, SO_SNDTIMEO, kTcpTick);
+}
+
+std::ptrdiff_t send_some(int socket, wire::Pieces& pieces) {
+  msghdr message{};
+  message.msg_iov = pieces.left().data();
+  message.msg_iovlen = std::min(pieces.left().size(), kPiecesMax);
+  const ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+  if (sent < 0) return in_vain() ? 0 : -1;
+  pieces.advance(static_cast<std::size_t>(sent));
+  return sent;
+}
+
+std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces) {
+  msghdr message{};
+  message.msg_iov = pieces.left().data();
+  message.msg_iovlen = std::min(pieces.left().size(), kPiecesMax);
+  const ssize_t got = recvmsg(socket, &message, MSG_WAITALL);
+  if (got == 0) return -1;
+  if (got < 0) return in_vain() ? 0 : -1;
+  pieces.advance(static_cast<std::size_t>(got));
+  return got;
+}
+
+}  // namespace penstock::transfer

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/result.h"
+#include "transfer/arena.h"
+
+namespace penstock::transfer {
+
+/// Offers an arena over TCP to readers that know a secret and are of the same build. Each
+/// connection has a thread that sends what is asked for, straight from the slots; grants are
+/// checked for each request, and a reader that takes nothing is cut off when its grant is revoked,
+/// so that draining ends. The secret proves who is who; the bytes are neither hidden nor, beyond
+/// their checksums, protected from whoever can alter packets: use a network you trust. Outlived by
+/// its arena. Thread: its own; calls from any.
+class TcpServer final {
+ public:
+  static constexpr std::size_t kConnectionsMax = 64;
+  static constexpr std::size_t kSecretBytesMin = 16;
+
+  struct Options {
+    std::string host = "127.0.0.1";  // an address, not a name
+    std::uint16_t port = 0;          // 0: any free one
+    std::string secret;              // at least kSecretBytesMin
+    std::string compatibility;       // at most 248 bytes
+  };
+  static Result<std::unique_ptr<TcpServer>> open(Arena& arena, const Options& options);
+  ~TcpServer();
+
+  [[nodiscard]] std::uint16_t port() const noexcept { return port_; }
+  [[nodiscard]] std::uint64_t refused() const noexcept { return counts_.refused.load(); }
+  [[nodiscard]] std::uint64_t bytes_sent() const noexcept { return counts_.bytes_sent.load(); }
+
+  struct Counts {
+    std::atomic<std::uint64_t> refused{0};
+    std::atomic<std::uint64_t> bytes_sent{0};
+  };
+
+ private:
+  struct State;
+  TcpServer(std::unique_ptr<State> state, std::uint16_t port);
+  void accept_all();
+
+  std::unique_ptr<State> state_;
+  std::uint16_t port_;
+  Counts counts_;
+  std::atomic<bool> stopping_{false};
+  std::jthread thread_;
+};
+
+}  // namespace penstock::transfer
