@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """What the transfer library carries, beside memcpy, plain sockets, NIXL and Mooncake.
 
-Each row is a process of its own (rows.cc): pools of 512 MiB, blocks in random order into random slots,
-creation inside the time, checksums verified by the consumer, some blocks compared byte by byte, and
-memcpy over cold pools of the same size measured before each round of it. Ratios are medians of
-rounds' own ratios; rows are run --runs times, in turn.
+Each row is a process of its own (rows.cc): pools of 512 MiB, blocks in random order into random
+slots, creation inside the time, checksums verified by the consumer, some blocks compared byte by
+byte, and memcpy over cold pools of the same size measured before each round of it. Ratios are
+medians of rounds' own ratios; rows are run --runs times, in turn.
 
-The peers are run if PENSTOCK_TRANSFER_PEERS names a Python that has nixl and mooncake-transfer-engine,
-and PENSTOCK_SHARED (or ../shared) has bench/transfer; else their published figures stand in, as such.
+The peers are run if PENSTOCK_TRANSFER_PEERS names a Python that has nixl and
+mooncake-transfer-engine, and PENSTOCK_SHARED (or ../shared) has bench/transfer; else their
+published figures stand in, as such.
 
     bench/transfer/run.sh [--runs 2] [--rows shared,cma,tcp,submit,latency,death] [--json FILE]
 """
