@@ -486,12 +486,12 @@ void checksum_rows() {
   Memory to = pool(kPoolBytes);
   write_pattern(from.data(), kPoolBytes);
   const auto rate = [&](const char* what, std::uint32_t block, bool cold,
-                        const std::function<std::uint32_t(std::byte*, const std::byte*)>& work) {
+                        const std::function<Checksum(std::byte*, const std::byte*)>& work) {
     const auto count = static_cast<std::uint32_t>(kPoolBytes / block);
     const auto a = shuffled(count, 1);
     const auto b = shuffled(count, 2);
     std::vector<double> rates;
-    std::uint32_t sum = 0;
+    Checksum sum = 0;
     for (int round = 0; round < kRounds; ++round) {
       const TimePoint start = kClock.now();
       for (std::uint32_t i = 0; i < count; ++i) {
@@ -510,15 +510,15 @@ void checksum_rows() {
     for (const bool cold : {false, true}) {
       rate("memcpy", block, cold, [&](std::byte* y, const std::byte* x) {
         std::memcpy(y, x, block);
-        return 0U;
+        return Checksum{0};
       });
-      rate("crc32c", block, cold,
-           [&](std::byte* /*y*/, const std::byte* x) { return crc32c(x, block); });
-      rate("copy+crc32c cached", block, cold, [&](std::byte* y, const std::byte* x) {
-        return copy_crc32c(y, x, block, Stores::kCached);
+      rate("checksum", block, cold,
+           [&](std::byte* /*y*/, const std::byte* x) { return checksum(x, block); });
+      rate("copy and sum, cached", block, cold, [&](std::byte* y, const std::byte* x) {
+        return copy_and_sum(y, x, block, Stores::kCached);
       });
-      rate("copy+crc32c streaming", block, cold, [&](std::byte* y, const std::byte* x) {
-        return copy_crc32c(y, x, block, Stores::kStreaming);
+      rate("copy and sum, streaming", block, cold, [&](std::byte* y, const std::byte* x) {
+        return copy_and_sum(y, x, block, Stores::kStreaming);
       });
     }
   }

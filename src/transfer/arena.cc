@@ -63,7 +63,7 @@ Result<std::unique_ptr<Arena>> Arena::adopt(const Layout& layout, std::span<std:
 
 void Arena::fill(std::uint32_t slot, std::uint32_t part, const std::byte* from) noexcept {
   table_.set_checksum(
-      slot, part, copy_crc32c(this->part(slot, part), from, layout_.part_bytes, Stores::kCached));
+      slot, part, copy_and_sum(this->part(slot, part), from, layout_.part_bytes, Stores::kCached));
 }
 
 void Arena::commit(std::uint32_t slot, BlockKey key) noexcept {
@@ -72,7 +72,7 @@ void Arena::commit(std::uint32_t slot, BlockKey key) noexcept {
 
 void Arena::sum_and_commit(std::uint32_t slot, BlockKey key) noexcept {
   for (std::uint32_t part = 0; part < layout_.parts; ++part) {
-    table_.set_checksum(slot, part, crc32c(this->part(slot, part), layout_.part_bytes));
+    table_.set_checksum(slot, part, checksum(this->part(slot, part), layout_.part_bytes));
   }
   commit(slot, key);
 }
@@ -87,7 +87,7 @@ bool Arena::verify(std::uint32_t slot, BlockKey key) const noexcept {
   const BlockHead head = table_.block(slot);
   if (!head.readable() || head.key != key) return false;
   for (std::uint32_t part = 0; part < layout_.parts; ++part) {
-    if (crc32c(this->part(slot, part), layout_.part_bytes) != table_.checksum(slot, part)) {
+    if (checksum(this->part(slot, part), layout_.part_bytes) != table_.checksum(slot, part)) {
       return false;
     }
   }

@@ -13,7 +13,7 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
               std::atomic<std::uint32_t>::is_always_lock_free);
 
 std::uint32_t entry_bytes_for(std::uint32_t checksums_at, std::uint32_t parts) {
-  return (checksums_at + 4 * parts + kLine - 1) / kLine * kLine;
+  return (checksums_at + sizeof(Checksum) * parts + kLine - 1) / kLine * kLine;
 }
 
 }  // namespace

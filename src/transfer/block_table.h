@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "transfer/checksum.h"
 #include "transfer/layout.h"
 #include "transfer/memory.h"
 
@@ -55,14 +56,14 @@ class BlockTable final {
   [[nodiscard]] std::uint64_t generation(std::uint32_t slot) const noexcept {
     return entry(slot)->generation.load(std::memory_order_acquire);
   }
-  [[nodiscard]] std::uint32_t checksum(std::uint32_t slot, std::uint32_t part) const noexcept {
+  [[nodiscard]] Checksum checksum(std::uint32_t slot, std::uint32_t part) const noexcept {
     return checksums(slot)[part].load(std::memory_order_relaxed);
   }
   void prefetch(std::uint32_t slot) const noexcept { __builtin_prefetch(entry(slot)); }
 
   /// From here on the slot is not readable. Owner only, like all that follows.
   void reserve(std::uint32_t slot) noexcept;
-  void set_checksum(std::uint32_t slot, std::uint32_t part, std::uint32_t checksum) noexcept {
+  void set_checksum(std::uint32_t slot, std::uint32_t part, Checksum checksum) noexcept {
     checksums(slot)[part].store(checksum, std::memory_order_relaxed);
   }
   /// Makes a reserved slot readable under a new generation; all its checksums are set.
@@ -93,16 +94,16 @@ class BlockTable final {
     std::atomic<std::uint32_t> length_bytes{0};
     // followed by a checksum a part
   };
-  static constexpr std::uint32_t kChecksumsAt = 28;
+  static constexpr std::uint32_t kChecksumsAt = 32;
 
   [[nodiscard]] Head* head() const noexcept { return reinterpret_cast<Head*>(memory_.data()); }
   [[nodiscard]] Entry* entry(std::uint32_t slot) const noexcept {
     return reinterpret_cast<Entry*>(memory_.data() + sizeof(Head) +
                                     std::uint64_t{slot} * entry_bytes_);
   }
-  [[nodiscard]] std::atomic<std::uint32_t>* checksums(std::uint32_t slot) const noexcept {
-    return reinterpret_cast<std::atomic<std::uint32_t>*>(reinterpret_cast<std::byte*>(entry(slot)) +
-                                                         kChecksumsAt);
+  [[nodiscard]] std::atomic<Checksum>* checksums(std::uint32_t slot) const noexcept {
+    return reinterpret_cast<std::atomic<Checksum>*>(reinterpret_cast<std::byte*>(entry(slot)) +
+                                                    kChecksumsAt);
   }
 
   Memory memory_;

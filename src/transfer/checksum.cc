@@ -4,6 +4,9 @@
 #include <array>
 #include <cstring>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -11,126 +14,185 @@
 namespace penstock::transfer {
 namespace {
 
-constexpr std::uint32_t kPolynomial = 0x82f63b78;  // Castagnoli's, bits reversed
-
-constexpr std::array<std::uint32_t, 256> make_table() {
-  std::array<std::uint32_t, 256> table{};
-  for (std::uint32_t byte = 0; byte < 256; ++byte) {
-    std::uint32_t crc = byte;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kPolynomial : 0);
-    table[byte] = crc;
-  }
-  return table;
-}
-constexpr std::array<std::uint32_t, 256> kTable = make_table();
-
-// Memory shared with another process: what it does meanwhile is found by the sum, so the thread
-// sanitizer need not look.
+// Memory shared with another process or thread: what it does meanwhile is found by the sum, so the
+// thread sanitizer need not look.
 #define PENSTOCK_RACY __attribute__((no_sanitize("thread")))
 
-template <bool kCopy>
-PENSTOCK_RACY std::uint32_t portable(std::byte* to, const std::byte* from, std::size_t size,
-                                     std::uint32_t crc) noexcept {
-  for (std::size_t i = 0; i < size; ++i) {
-    const auto byte = static_cast<const volatile std::byte*>(from)[i];
-    crc = (crc >> 8) ^ kTable[(crc ^ static_cast<std::uint32_t>(byte)) & 0xff];
-    if constexpr (kCopy) to[i] = byte;
+/// Copies reading every byte once.
+PENSTOCK_RACY void copy_once(std::byte* to, const std::byte* from, std::size_t size) noexcept {
+  std::size_t at = 0;
+  for (; at + 8 <= size; at += 8) {
+    std::uint64_t word = 0;
+    __builtin_memcpy(&word, from + at, 8);
+    asm volatile("" : "+r"(word));
+    __builtin_memcpy(to + at, &word, 8);
   }
-  return crc;
+  for (; at < size; ++at) to[at] = static_cast<const volatile std::byte*>(from)[at];
 }
 
 #if defined(__x86_64__)
 
-// A piece is three lanes of kLane bytes that are summed side by side (the instruction takes three
-// cycles but one may start every cycle), and a last line that goes through the joined sum.
-constexpr std::size_t kLine = 64;
-constexpr std::size_t kLane = 21 * kLine;
-constexpr std::size_t kPiece = 3 * kLane + kLine;
-static_assert(kPiece == 4096);
+// XXH3's loop for long inputs, with a store in it. Blocks of 16 stripes; each stripe of 64 bytes is
+// mixed into eight lanes under its own place in the secret, and after a block the lanes are
+// scrambled. The last stripe ends with the input and so overlaps the one before.
+constexpr std::size_t kStripe = 64;
+constexpr std::size_t kStripes = (sizeof XXH3_kSecret - kStripe) / 8;
+constexpr std::size_t kBlock = kStripes * kStripe;
+constexpr std::size_t kShortMax = 240;  // up to here XXH3 is another function
+constexpr std::size_t kAhead = 1024;    // bytes: the CPU's own prefetching ends with each page
+constexpr std::uint64_t kPrime32 = 0x9e3779b1;
 
-/// x^(8 * bytes - 33) modulo the polynomial, bits reversed: multiplying a sum by it and reducing
-/// the 64 bit product with the CRC instruction moves the sum over `bytes` zeros.
-constexpr std::uint64_t shift_factor(std::size_t bytes) {
-  std::uint32_t power = 0x80000000;  // x^0
-  for (std::size_t bit = 0; bit < 8 * bytes - 33; ++bit) {
-    power = (power >> 1) ^ ((power & 1) != 0 ? kPolynomial : 0);
-  }
-  return power;
+#define PENSTOCK_AVX2 __attribute__((target("avx2"))) PENSTOCK_RACY
+
+struct Lanes {
+  __m256i low;
+  __m256i high;
+};
+
+PENSTOCK_AVX2 inline __m256i mix(__m256i lanes, __m256i data,
+                                 const unsigned char* secret) noexcept {
+  const __m256i keyed =
+      _mm256_xor_si256(data, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(secret)));
+  const __m256i product = _mm256_mul_epu32(keyed, _mm256_srli_epi64(keyed, 32));
+  const __m256i swapped = _mm256_shuffle_epi32(data, _MM_SHUFFLE(1, 0, 3, 2));
+  return _mm256_add_epi64(product, _mm256_add_epi64(lanes, swapped));
 }
-constexpr std::uint64_t kOverOneLane = shift_factor(kLane);
-constexpr std::uint64_t kOverTwoLanes = shift_factor(2 * kLane);
 
-#define PENSTOCK_CRC_TARGET __attribute__((target("sse4.2,pclmul"))) PENSTOCK_RACY
-
-PENSTOCK_CRC_TARGET inline std::uint64_t shift(std::uint64_t crc, std::uint64_t factor) noexcept {
-  const __m128i product =
-      _mm_clmulepi64_si128(_mm_cvtsi64_si128(static_cast<long long>(crc)),
-                           _mm_cvtsi64_si128(static_cast<long long>(factor)), 0);
-  return _mm_crc32_u64(0, static_cast<std::uint64_t>(_mm_cvtsi128_si64(product)));
+PENSTOCK_AVX2 inline __m256i scramble(__m256i lanes, const unsigned char* secret) noexcept {
+  const __m256i prime = _mm256_set1_epi64x(kPrime32);
+  lanes = _mm256_xor_si256(lanes, _mm256_srli_epi64(lanes, 47));
+  lanes = _mm256_xor_si256(lanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(secret)));
+  const __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(lanes, 32), prime);
+  return _mm256_add_epi64(_mm256_mul_epu32(lanes, prime), _mm256_slli_epi64(high, 32));
 }
 
 template <bool kCopy, bool kStream>
-PENSTOCK_CRC_TARGET inline std::uint64_t word(std::byte* to, const std::byte* from,
-                                              std::uint64_t crc) noexcept {
-  // volatile: read once, so that what is summed is what is stored.
-  const std::uint64_t value = *reinterpret_cast<const volatile std::uint64_t*>(from);
+PENSTOCK_AVX2 inline void stripe(Lanes& lanes, std::byte* to, const std::byte* from,
+                                 const unsigned char* secret) noexcept {
+  __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32));
+  // The compiler may not read them again: what is summed is what is stored.
+  asm volatile("" : "+x"(low), "+x"(high));
   if constexpr (kCopy && kStream) {
-    _mm_stream_si64(reinterpret_cast<long long*>(to), static_cast<long long>(value));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), low);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + 32), high);
   } else if constexpr (kCopy) {
-    *reinterpret_cast<std::uint64_t*>(to) = value;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), high);
   }
-  return _mm_crc32_u64(crc, value);
+  lanes.low = mix(lanes.low, low, secret);
+  lanes.high = mix(lanes.high, high, secret + 32);
 }
 
 template <bool kCopy, bool kStream>
-PENSTOCK_CRC_TARGET std::uint32_t lanes(std::byte* to, const std::byte* from, std::size_t size,
-                                        std::uint32_t before) noexcept {
-  std::uint64_t crc = before;
-  for (; size >= kPiece; size -= kPiece, from += kPiece, to += kCopy ? kPiece : 0) {
-    std::uint64_t second = 0;
-    std::uint64_t third = 0;
-    for (std::size_t i = 0; i < kLane; i += kLine) {
-#pragma GCC unroll 8
-      for (std::size_t j = i; j < i + kLine; j += 8) {
-        crc = word<kCopy, kStream>(to + (kCopy ? j : 0), from + j, crc);
-        second = word<kCopy, kStream>(to + (kCopy ? kLane + j : 0), from + kLane + j, second);
-        third = word<kCopy, kStream>(to + (kCopy ? 2 * kLane + j : 0), from + 2 * kLane + j, third);
+PENSTOCK_AVX2 inline void block(Lanes& lanes, std::byte* to, const std::byte* from) noexcept {
+  for (std::size_t i = 0; i < kStripes; ++i) {
+    _mm_prefetch(reinterpret_cast<const char*>(from + i * kStripe + kAhead), _MM_HINT_T0);
+    stripe<kCopy, kStream>(lanes, to + (kCopy ? i * kStripe : 0), from + i * kStripe,
+                           XXH3_kSecret + 8 * i);
+  }
+  constexpr std::size_t kAt = sizeof XXH3_kSecret - kStripe;
+  lanes.low = scramble(lanes.low, XXH3_kSecret + kAt);
+  lanes.high = scramble(lanes.high, XXH3_kSecret + kAt + 32);
+}
+
+std::uint64_t fold(std::uint64_t a, std::uint64_t b) noexcept {
+  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+  return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
+}
+
+std::uint64_t secret_word(std::size_t at) noexcept {
+  std::uint64_t word = 0;
+  std::memcpy(&word, XXH3_kSecret + at, sizeof word);
+  return word;
+}
+
+PENSTOCK_AVX2 Checksum merge(const Lanes& lanes, std::size_t size) noexcept {
+  alignas(32) std::array<std::uint64_t, 8> words;
+  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data()), lanes.low);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data() + 4), lanes.high);
+  std::uint64_t sum = size * 0x9e3779b185ebca87ULL;
+  for (std::size_t i = 0; i < 4; ++i) {
+    sum +=
+        fold(words[2 * i] ^ secret_word(11 + 16 * i), words[2 * i + 1] ^ secret_word(19 + 16 * i));
+  }
+  sum ^= sum >> 37;
+  sum *= 0x165667919e3779f9ULL;
+  return sum ^ (sum >> 32);
+}
+
+template <bool kCopy, bool kStream>
+PENSTOCK_AVX2 Checksum long_sum(std::byte* to, const std::byte* from, std::size_t size) noexcept {
+  Lanes lanes{_mm256_set_epi64x(0x165667b19e3779f9, static_cast<long long>(0xc2b2ae3d27d4eb4f),
+                                static_cast<long long>(0x9e3779b185ebca87), 0xc2b2ae3d),
+              _mm256_set_epi64x(0x9e3779b1, 0x27d4eb2f165667c5, 0x85ebca77,
+                                static_cast<long long>(0x85ebca77c2b2ae63))};
+  // The end is read once, into a place of our own, since its stripes overlap: all from the last
+  // block's beginning, or from the one before if that leaves less than a stripe.
+  std::size_t blocks = (size - 1) / kBlock;
+  if (blocks > 0 && size - blocks * kBlock < kStripe) --blocks;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    block<kCopy, kStream>(lanes, to + (kCopy ? i * kBlock : 0), from + i * kBlock);
+  }
+  alignas(64) std::array<std::byte, kBlock + kStripe> end;
+  const std::byte* rest = from + blocks * kBlock;
+  std::size_t left = size - blocks * kBlock;
+  if constexpr (kCopy) {
+    copy_once(end.data(), rest, left);
+    rest = end.data();
+    std::byte* out = to + blocks * kBlock;
+    std::size_t stored = 0;
+    if constexpr (kStream) {
+      for (; stored + 32 <= left; stored += 32) {
+        _mm256_stream_si256(
+            reinterpret_cast<__m256i*>(out + stored),
+            _mm256_load_si256(reinterpret_cast<const __m256i*>(end.data() + stored)));
       }
     }
-    crc = shift(crc, kOverTwoLanes) ^ shift(second, kOverOneLane) ^ third;
-    for (std::size_t j = 3 * kLane; j < kPiece; j += 8) {
-      crc = word<kCopy, kStream>(to + (kCopy ? j : 0), from + j, crc);
-    }
+    std::memcpy(out + stored, end.data() + stored, left - stored);
   }
-  for (; size >= 8; size -= 8, from += 8, to += kCopy ? 8 : 0) {
-    crc = word<kCopy, kStream>(to, from, crc);
+  if (left > kBlock) {
+    block<false, false>(lanes, nullptr, rest);
+    rest += kBlock;
+    left -= kBlock;
   }
-  return portable<kCopy>(to, from, size, static_cast<std::uint32_t>(crc));
+  for (std::size_t i = 0; i < (left - 1) / kStripe; ++i) {
+    stripe<false, false>(lanes, nullptr, rest + i * kStripe, XXH3_kSecret + 8 * i);
+  }
+  stripe<false, false>(lanes, nullptr, rest + left - kStripe,
+                       XXH3_kSecret + sizeof XXH3_kSecret - kStripe - 7);
+  return merge(lanes, size);
 }
 
-const bool kHaveInstructions =
-    __builtin_cpu_supports("sse4.2") != 0 && __builtin_cpu_supports("pclmul") != 0;
+const bool kHaveAvx2 = __builtin_cpu_supports("avx2") != 0;
+
+bool aligned(const std::byte* at) noexcept {
+  return reinterpret_cast<std::uintptr_t>(at) % 32 == 0;
+}
 
 #endif
 
 }  // namespace
 
-std::uint32_t crc32c(const std::byte* data, std::size_t size_bytes, std::uint32_t before) noexcept {
+Checksum checksum(const std::byte* data, std::size_t size_bytes) noexcept {
 #if defined(__x86_64__)
-  if (kHaveInstructions) return ~lanes<false, false>(nullptr, data, size_bytes, ~before);
+  if (kHaveAvx2 && size_bytes > kShortMax) return long_sum<false, false>(nullptr, data, size_bytes);
 #endif
-  return ~portable<false>(nullptr, data, size_bytes, ~before);
+  return XXH3_64bits(data, size_bytes);
 }
 
-std::uint32_t copy_crc32c(std::byte* to, const std::byte* from, std::size_t size_bytes,
-                          Stores stores, std::uint32_t before) noexcept {
+Checksum copy_and_sum(std::byte* to, const std::byte* from, std::size_t size_bytes,
+                      Stores stores) noexcept {
 #if defined(__x86_64__)
-  if (kHaveInstructions && stores == Stores::kStreaming) {
-    return ~lanes<true, true>(to, from, size_bytes, ~before);
+  if (kHaveAvx2 && size_bytes > kShortMax) {
+    return stores == Stores::kStreaming && aligned(to)
+               ? long_sum<true, true>(to, from, size_bytes)
+               : long_sum<true, false>(to, from, size_bytes);
   }
-  if (kHaveInstructions) return ~lanes<true, false>(to, from, size_bytes, ~before);
 #endif
-  return ~portable<true>(to, from, size_bytes, ~before);
+  static_cast<void>(stores);
+  copy_once(to, from, size_bytes);
+  return XXH3_64bits(to, size_bytes);
 }
 
 void fence_stores() noexcept {
@@ -140,7 +202,7 @@ void fence_stores() noexcept {
 }
 
 void prefetch(const std::byte* data, std::size_t size_bytes) noexcept {
-  constexpr std::size_t kWorthAsking = 1024;  // the CPU's own prefetcher has understood by then
+  constexpr std::size_t kWorthAsking = 1024;  // from there on the copy asks for itself
   for (std::size_t at = 0; at < std::min(size_bytes, kWorthAsking); at += 64) {
     __builtin_prefetch(data + at);
   }

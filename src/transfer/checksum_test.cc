@@ -1,9 +1,9 @@
 #include "transfer/checksum.h"
 
 #include <gtest/gtest.h>
+#include <xxhash.h>
 
 #include <cstring>
-#include <string_view>
 #include <vector>
 
 #include "base/rng.h"
@@ -18,57 +18,47 @@ std::vector<std::byte> noise(std::size_t size, std::uint64_t seed) {
   return bytes;
 }
 
-/// By the definition, a bit at a time.
-std::uint32_t slow_crc32c(const std::vector<std::byte>& bytes) {
-  std::uint32_t crc = ~0U;
-  for (const std::byte byte : bytes) {
-    crc ^= static_cast<std::uint32_t>(byte);
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82f63b78U : 0);
-  }
-  return ~crc;
+std::vector<std::size_t> sizes() {
+  std::vector<std::size_t> all;
+  for (std::size_t size = 0; size < 2300; ++size) all.push_back(size);
+  for (std::size_t size : {4095, 4096, 4097, 16384, 65536, 65600, 100003}) all.push_back(size);
+  return all;
 }
 
-const std::byte* bytes_of(std::string_view text) {
-  return reinterpret_cast<const std::byte*>(text.data());
-}
-
-TEST(Checksum, KnownValues) {
-  EXPECT_EQ(crc32c(bytes_of("123456789"), 9), 0xe3069283U);
-  EXPECT_EQ(crc32c(nullptr, 0), 0U);
-  const std::vector<std::byte> zeros(32);
-  EXPECT_EQ(crc32c(zeros.data(), zeros.size()), 0x8a9136aaU);
-}
-
-TEST(Checksum, EverySizeAroundAPieceGivesTheDefinitionsValue) {
-  for (const std::size_t size : {1, 7, 8, 63, 4095, 4096, 4097, 8192, 12295, 65536, 65543}) {
-    const auto bytes = noise(size, size);
-    EXPECT_EQ(crc32c(bytes.data(), size), slow_crc32c(bytes)) << size;
+TEST(Checksum, IsXxh3OfEverySize) {
+  const auto bytes = noise(100100, 1);
+  for (const std::size_t size : sizes()) {
+    ASSERT_EQ(checksum(bytes.data() + 3, size), XXH3_64bits(bytes.data() + 3, size)) << size;
   }
 }
 
-TEST(Checksum, CopiesAndSumsAlikeWhereverTheDataIsCut) {
-  const auto bytes = noise(20000, 3);
-  const std::uint32_t whole = slow_crc32c(bytes);
+TEST(Checksum, ACopysSumIsItsCopys) {
+  const auto bytes = noise(100100, 2);
+  std::vector<std::byte> to(bytes.size() + 64);
   for (const Stores stores : {Stores::kCached, Stores::kStreaming}) {
-    for (const std::size_t cut : {0, 1, 8, 4096, 5000, 16384, 19999, 20000}) {
-      std::vector<std::byte> to(bytes.size() + 1);
-      std::uint32_t crc = copy_crc32c(to.data(), bytes.data(), cut, stores);
-      crc = copy_crc32c(to.data() + cut, bytes.data() + cut, bytes.size() - cut, stores, crc);
-      fence_stores();
-      EXPECT_EQ(crc, whole) << cut;
-      EXPECT_EQ(std::memcmp(to.data(), bytes.data(), bytes.size()), 0) << cut;
-      EXPECT_EQ(to.back(), std::byte{0}) << "wrote past the end";
+    for (const std::size_t offset : {0, 1, 32}) {  // of the destination: not all can be streamed to
+      for (const std::size_t size : sizes()) {
+        auto* at = to.data() + offset;
+        std::fill(at, at + size + 1, std::byte{0x5a});
+        const Checksum sum = copy_and_sum(at, bytes.data() + 5, size, stores);
+        fence_stores();
+        ASSERT_EQ(sum, XXH3_64bits(bytes.data() + 5, size)) << size;
+        ASSERT_TRUE(size == 0 || std::memcmp(at, bytes.data() + 5, size) == 0) << size;
+        ASSERT_EQ(at[size], std::byte{0x5a}) << "wrote past the end of " << size;
+      }
     }
   }
 }
 
 TEST(Checksum, EveryFlippedBitIsSeen) {
-  auto bytes = noise(8192, 9);
-  const std::uint32_t sum = crc32c(bytes.data(), bytes.size());
-  for (std::size_t bit = 0; bit < 8 * bytes.size(); bit += 37) {
-    bytes[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
-    EXPECT_NE(crc32c(bytes.data(), bytes.size()), sum) << bit;
-    bytes[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
+  for (const std::size_t size : {100, 1024, 8192}) {
+    auto bytes = noise(size, 9);
+    const Checksum sum = checksum(bytes.data(), bytes.size());
+    for (std::size_t bit = 0; bit < 8 * bytes.size(); bit += 7) {
+      bytes[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
+      EXPECT_NE(checksum(bytes.data(), bytes.size()), sum) << bit;
+      bytes[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
+    }
   }
 }
 

@@ -37,7 +37,7 @@ void begin(FileOp& op, io_uring_sqe* entry) noexcept {
   op.status = BlockStatus::kPending;
   op.error_number = 0;
   if (op.kind == FileOp::Kind::kWrite) {
-    op.checksum = crc32c(op.memory, op.size_bytes);
+    op.checksum = checksum(op.memory, op.size_bytes);
     io_uring_prep_write(entry, op.fd, op.memory, op.size_bytes, op.offset_bytes);
   } else {
     io_uring_prep_read(entry, op.fd, op.memory, op.size_bytes, op.offset_bytes);
@@ -51,7 +51,7 @@ void end(FileOp& op, int moved) noexcept {
     op.error_number = -moved;
   } else if (static_cast<std::uint32_t>(moved) != op.size_bytes) {
     op.status = BlockStatus::kTruncated;
-  } else if (op.kind == FileOp::Kind::kRead && crc32c(op.memory, op.size_bytes) != op.checksum) {
+  } else if (op.kind == FileOp::Kind::kRead && checksum(op.memory, op.size_bytes) != op.checksum) {
     op.status = BlockStatus::kCorrupt;
   } else {
     op.status = BlockStatus::kArrived;

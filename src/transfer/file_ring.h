@@ -6,6 +6,7 @@
 #include <span>
 
 #include "base/result.h"
+#include "transfer/checksum.h"
 #include "transfer/transfer.h"
 
 namespace penstock::transfer {
@@ -19,7 +20,7 @@ struct FileOp {
   std::uint64_t offset_bytes = 0;
   std::byte* memory = nullptr;
   std::uint32_t size_bytes = 0;
-  std::uint32_t checksum = 0;  // CRC-32C: of a read what it must be; of a write what it became
+  Checksum checksum = 0;  // of a read what it must be; of a write what it became
   /// kArrived; kTruncated: the file has less; kCorrupt; kPathFailed: `error_number` says why.
   BlockStatus status = BlockStatus::kPending;
   int error_number = 0;

@@ -87,9 +87,9 @@ BlockStatus MappedPath::move(const Chunk& chunk, std::uint32_t block) const noex
   const Stores stores = chunk.streaming() ? Stores::kStreaming : Stores::kCached;
   bool sums_match = true;
   for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
-    const std::uint32_t sum =
-        copy_crc32c(to.part(ends.to, part), data_ + source_.layout.at(ends.from, part),
-                    source_.layout.part_bytes, stores);
+    const Checksum sum =
+        copy_and_sum(to.part(ends.to, part), data_ + source_.layout.at(ends.from, part),
+                     source_.layout.part_bytes, stores);
     sums_match = sums_match && sum == source_.table->checksum(ends.from, part);
     to.table().set_checksum(ends.to, part, sum);
   }
@@ -139,7 +139,7 @@ void CmaPath::run(const Chunk& chunk) noexcept {
         continue;
       }
       const Ends ends = ends_of(chunk, block);
-      const std::uint32_t sum = crc32c(to.part(ends.to, part), part_bytes);
+      const Checksum sum = checksum(to.part(ends.to, part), part_bytes);
       to.table().set_checksum(ends.to, part, sum);
       pull.status[block] = judge(source_, pull.granted[pull.take[block]],
                                  sum == source_.table->checksum(ends.from, part));

@@ -232,7 +232,8 @@ TEST(Hostile, OwnersWhoseAnswersAreWrongGiveMisses) {
   const auto answer_all = [](int socket, const wire::Request& request,
                              const wire::BlockAnswer& answer) {
     std::vector<wire::BlockAnswer> answers(request.blocks, answer);
-    std::vector<std::byte> rest(request.blocks * (2 * 4 + 2 * 500ULL));  // sums, then bytes: zeros
+    std::vector<std::byte> rest(request.blocks *
+                                (2 * sizeof(Checksum) + 2 * 500ULL));  // sums, then bytes: zeros
     wire::Pieces pieces;
     pieces.add(answers.data(), answers.size() * sizeof answers[0]);
     pieces.add(rest.data(), rest.size());

@@ -55,7 +55,7 @@ class Connection final {
   wire::Request request_;
   std::array<std::uint32_t, wire::kBlocksMax> take_{};
   std::array<wire::BlockAnswer, wire::kBlocksMax> answers_{};
-  std::vector<std::uint32_t> checksums_;
+  std::vector<Checksum> checksums_;
   wire::Pieces pieces_;
   std::atomic<bool> over_{false};
   std::jthread thread_;

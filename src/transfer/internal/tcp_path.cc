@@ -91,7 +91,7 @@ class TcpPath::Stream final {
   std::vector<std::uint32_t> blocks_;  // of the answer being received: those it is about
   std::vector<std::uint32_t> take_;
   std::vector<wire::BlockAnswer> answers_;
-  std::vector<std::uint32_t> checksums_;
+  std::vector<Checksum> checksums_;
   wire::Pieces pieces_;
 };
 
@@ -166,7 +166,7 @@ bool TcpPath::Stream::receive_blocks(const Chunk& chunk, std::size_t coming) {
 void TcpPath::Stream::verify(const Chunk& chunk) {
   const Pull& pull = chunk.pull();
   Arena& to = chunk.to();
-  const std::uint32_t* wanted = checksums_.data();
+  const Checksum* wanted = checksums_.data();
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const std::uint32_t block = blocks_[i];
     const wire::BlockAnswer& answer = answers_[i];
@@ -176,7 +176,7 @@ void TcpPath::Stream::verify(const Chunk& chunk) {
     }
     bool sums_match = true;
     for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
-      const std::uint32_t sum = crc32c(to.part(pull.to[block], part), to.layout().part_bytes);
+      const Checksum sum = checksum(to.part(pull.to[block], part), to.layout().part_bytes);
       to.table().set_checksum(pull.to[block], part, sum);
       sums_match = sums_match && sum == *wanted++;
     }
