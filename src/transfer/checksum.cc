@@ -149,7 +149,7 @@ PENSTOCK_AVX2 Checksum long_sum(std::byte* to, const std::byte* from, std::size_
             _mm256_load_si256(reinterpret_cast<const __m256i*>(end.data() + stored)));
       }
     }
-    std::memcpy(out + stored, end.data() + stored, left - stored);
+    copy_once(out + stored, end.data() + stored, left - stored);
   }
   if (left > kBlock) {
     block<false, false>(lanes, nullptr, rest);

@@ -29,7 +29,7 @@ Ends ends_of(const Chunk& chunk, std::uint32_t block) noexcept {
   return {pull.granted[pull.take[block]].slot, pull.to[block]};
 }
 
-/// Whether the source holds what is asked for; makes the destination unreadable.
+/// Makes the destination unreadable; then, whether the source holds what is asked for.
 BlockStatus admit(const HostSource& source, const Chunk& chunk, std::uint32_t block) noexcept {
   const Pull& pull = chunk.pull();
   if (pull.take[block] >= pull.granted.size()) return BlockStatus::kOutOfRange;
@@ -37,13 +37,13 @@ BlockStatus admit(const HostSource& source, const Chunk& chunk, std::uint32_t bl
   if (ref.slot >= source.layout.slots || pull.to[block] >= chunk.to().layout().slots) {
     return BlockStatus::kOutOfRange;
   }
+  if (chunk.first_part == 0) chunk.to().reserve(pull.to[block]);
   const BlockHead head = source.table->block(ref.slot);
   if (!head.readable() || static_cast<std::uint32_t>(head.generation) != ref.generation) {
     return BlockStatus::kStale;
   }
   if (head.key != pull.keys[block]) return BlockStatus::kWrongKey;
   if (head.length_bytes != source.layout.block_bytes()) return BlockStatus::kTruncated;
-  if (chunk.first_part == 0) chunk.to().reserve(pull.to[block]);
   return BlockStatus::kPending;
 }
 

@@ -355,48 +355,5 @@ TEST_F(Local, ForeignMemoryIsTakenAndSaysSo) {
   EXPECT_FALSE(Arena::adopt(Layout::by_block(5, 1, 64), memory).has_value());
 }
 
-TEST_F(Local, ASlotRewrittenWhileItIsReadIsNeverTakenForTheOldBlock) {
-  // One thread rewrites the slots with other blocks all the time; what arrives must be what the
-  // ticket named, by key and by every byte.
-  const std::uint32_t slots = 16;
-  use(Layout::by_block(slots, 1, 16 << 10), Layout::by_block(slots, 1, 16 << 10));
-  std::atomic<bool> stop{false};
-  std::jthread writer([&] {
-    std::vector<std::vector<std::byte>> contents(3, std::vector<std::byte>(16 << 10));
-    for (int i = 0; i < 3; ++i) std::ranges::fill(contents[i], static_cast<std::byte>(i + 1));
-    for (std::uint64_t round = 0; !stop; ++round) {
-      const auto slot = static_cast<std::uint32_t>(mix64(round) % slots);
-      from->reserve(slot);
-      from->fill(slot, 0, contents[round % 3].data());
-      from->commit(slot, key_of(round % 3));
-    }
-  });
-  std::size_t arrived = 0;
-  std::size_t missed = 0;
-  for (int round = 0; round < 3000; ++round) {
-    for (std::uint32_t i = 0; i < slots; ++i) {
-      // What a prefill worker would have put into its ticket at this moment.
-      const BlockHead head = from->table().block(i);
-      order->granted[i] = {i, static_cast<std::uint32_t>(head.generation)};
-      order->take[i] = i;
-      order->keys[i] = key_of(static_cast<std::uint64_t>(round) % 3);
-    }
-    run();
-    for (std::uint32_t i = 0; i < slots; ++i) {
-      if (order->status[i] != BlockStatus::kArrived) {
-        ++missed;
-        continue;
-      }
-      ++arrived;
-      const auto wanted = static_cast<std::byte>(round % 3 + 1);
-      const std::byte* bytes = to->part(order->to[i], 0);
-      ASSERT_TRUE(std::all_of(bytes, bytes + (16 << 10), [&](std::byte b) { return b == wanted; }));
-    }
-  }
-  stop = true;
-  EXPECT_GT(missed, 0U);
-  EXPECT_GT(arrived, 0U);
-}
-
 }  // namespace
 }  // namespace penstock::transfer

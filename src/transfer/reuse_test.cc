@@ -1,0 +1,126 @@
+// Slots that are written again while they are read: what arrives is what the ticket named, by key
+// and by every byte, whatever way it came.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "transfer/host_server.h"
+#include "transfer/tcp_server.h"
+#include "transfer/test_blocks.h"
+
+namespace penstock::transfer {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::key_of;
+
+const SteadyClock kClock;
+constexpr std::uint32_t kSlots = 16;
+constexpr std::uint32_t kBlockBytes = 16 << 10;
+constexpr std::uint64_t kContents = 3;  // as many different blocks take turns in the slots
+const Layout kLayout = Layout::by_block(kSlots, 1, kBlockBytes);
+const std::string kSecret = "a secret of thirty-two characters";
+
+class Reuse : public ::testing::TestWithParam<PathKind> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == PathKind::kCma) {
+      foreign.resize(kLayout.end_bytes());
+      from = Arena::adopt(kLayout, foreign).value();
+    } else {
+      from = testing::make_arena(kLayout, MemoryKind::kShared);
+    }
+    PeerAddress address;
+    if (GetParam() == PathKind::kLocal) {
+      peer = Peer::local(*from, pool, kClock);
+    } else if (GetParam() == PathKind::kTcp) {
+      tcp = TcpServer::open(*from, {.secret = kSecret}).value();
+      address.tcp_host = "127.0.0.1";
+      address.tcp_port = tcp->port();
+      address.secret = kSecret;
+      peer = Peer::connect(address, pool, kClock).value();
+    } else {
+      address.socket_path = ::testing::TempDir() + "penstock-reuse-" + std::to_string(getpid());
+      host = HostServer::open(*from, address.socket_path, "").value();
+      peer = Peer::connect(address, pool, kClock).value();
+    }
+    ASSERT_EQ(peer->paths()[0]->kind(), GetParam());
+    for (std::uint32_t i = 0; i < kSlots; ++i) order.take[i] = i;
+    order.granted.resize(kSlots);
+  }
+  void rewrite(std::uint64_t round) {
+    static const auto contents = [] {
+      std::array<std::vector<std::byte>, kContents> made;
+      for (std::size_t i = 0; i < made.size(); ++i) {
+        made[i].assign(kBlockBytes, static_cast<std::byte>(i + 1));
+      }
+      return made;
+    }();
+    const auto slot = static_cast<std::uint32_t>(mix64(round) % kSlots);
+    from->reserve(slot);
+    from->fill(slot, 0, contents[round % kContents].data());
+    from->commit(slot, key_of(round % kContents));
+  }
+  /// What a prefill worker would have put into its ticket at this moment.
+  void name_blocks() {
+    for (std::uint32_t i = 0; i < kSlots; ++i) {
+      const BlockHead head = from->table().block(i);
+      order.granted[i] = {i, static_cast<std::uint32_t>(head.generation)};
+      order.keys[i] = head.key;
+    }
+  }
+
+  std::vector<std::byte> foreign;
+  std::unique_ptr<Arena> from;
+  std::unique_ptr<Arena> to = testing::make_arena(kLayout);
+  std::unique_ptr<HostServer> host;
+  std::unique_ptr<TcpServer> tcp;
+  CopyPool pool;
+  std::unique_ptr<Peer> peer;
+  testing::Order order{kSlots};
+  Transfer transfer;
+};
+
+TEST_P(Reuse, WhatArrivesIsWhatWasNamed) {
+  std::atomic<bool> stop{false};
+  std::jthread writer([&] {
+    for (std::uint64_t round = 0; !stop; ++round) rewrite(round);
+  });
+  std::size_t arrived = 0;
+  std::size_t missed = 0;
+  // The list is read by the owner's threads over TCP: it stays as it is while a grant is open.
+  for (int round = 0; round < 1000 || arrived == 0 || missed == 0; ++round) {
+    name_blocks();
+    const GrantId grant = from->grants().open(order.granted, kClock.now() + 1h).value();
+    ASSERT_TRUE(peer->pull(transfer, order.pull(grant), *to).has_value());
+    ASSERT_TRUE(transfer.wait(Deadline(kClock.now() + 20s), kClock));
+    ASSERT_TRUE(from->grants().close(grant, Deadline(kClock.now() + 20s), kClock).has_value());
+    for (std::uint32_t i = 0; i < kSlots; ++i) {
+      if (order.status[i] != BlockStatus::kArrived) {
+        ++missed;
+        ASSERT_FALSE(to->ref(order.to[i]).has_value());
+        continue;
+      }
+      ++arrived;
+      ASSERT_LT(order.keys[i].low, kContents);
+      const auto wanted = static_cast<std::byte>(order.keys[i].low + 1);
+      const std::byte* bytes = to->part(order.to[i], 0);
+      ASSERT_TRUE(
+          std::all_of(bytes, bytes + kBlockBytes, [&](std::byte byte) { return byte == wanted; }));
+    }
+  }
+  stop = true;
+}
+
+std::string name(const ::testing::TestParamInfo<PathKind>& info) {
+  return std::string(to_string(info.param));
+}
+INSTANTIATE_TEST_SUITE_P(By, Reuse,
+                         ::testing::Values(PathKind::kLocal, PathKind::kShared, PathKind::kCma,
+                                           PathKind::kTcp),
+                         name);
+
+}  // namespace
+}  // namespace penstock::transfer
