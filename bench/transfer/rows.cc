@@ -375,6 +375,7 @@ void submit_row() {
   CopyPool pool(1);
   const auto peer = Peer::local(*from, pool, kClock);
   std::vector<double> times;
+  times.reserve(static_cast<std::size_t>(kRounds));
   std::uint64_t allocated = 0;
   for (int round = 0; round < kRounds; ++round) {
     Transfer transfer;

@@ -15,7 +15,7 @@ Result<void> ChunkQueue::push(Transfer& transfer) {
   const Pull& pull = transfer.pull();
   const Layout& layout = transfer.destination().layout();
   const std::uint64_t range_bytes = layout.block_bytes() / transfer.ranges();
-  const std::uint64_t blocks = kChunkBytes / std::max<std::uint64_t>(range_bytes, 1);
+  const std::uint64_t blocks = chunk_bytes_ / std::max<std::uint64_t>(range_bytes, 1);
   const std::lock_guard lock(mutex_);
   if (stopped_) return fail(Code::kUnavailable, "the path is closed");
   if (size_ == kTransfersMax) return fail(Code::kOverloaded, "too many transfers wait");

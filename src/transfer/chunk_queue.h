@@ -10,13 +10,17 @@
 
 namespace penstock::transfer {
 
-/// Transfers waiting for threads, handed out in chunks of some 256 KiB: several threads may share
+/// Transfers waiting for threads, handed out in chunks: several threads may share
 /// a transfer, and a small one of higher priority waits for a chunk at most. A layer range is
 /// begun only when the one before it is in place. Holds no memory of its own: transfers are linked
 /// through themselves. Thread: any.
 class ChunkQueue final {
  public:
   static constexpr std::uint32_t kTransfersMax = 4096;
+  static constexpr std::uint64_t kChunkBytes = 256 << 10;  // what a second-level cache holds
+
+  explicit ChunkQueue(std::uint64_t chunk_bytes = kChunkBytes) noexcept
+      : chunk_bytes_(chunk_bytes) {}
 
   /// Queues a transfer whose path is set. kOverloaded when full, kUnavailable when stopped; then
   /// the transfer is as it was.
@@ -32,6 +36,7 @@ class ChunkQueue final {
  private:
   std::optional<Chunk> take();
 
+  const std::uint64_t chunk_bytes_;
   std::mutex mutex_;
   std::condition_variable changed_;
   Transfer* first_ = nullptr;  // by priority, then age

@@ -53,7 +53,7 @@ class Meter final {
   [[nodiscard]] const Histogram& ran() const noexcept { return ran_; }
 
  private:
-  static constexpr std::size_t kClasses = 5;  // up to 16 KiB, 256 KiB, 4 MiB, 64 MiB, more
+  static constexpr std::size_t kClasses = 5;  // below 32 KiB, 512 KiB, 8 MiB, 128 MiB, and more
   static std::size_t class_of(std::uint64_t bytes) noexcept;
 
   std::array<std::atomic<std::uint64_t>, kBlockStatuses> blocks_{};

@@ -9,8 +9,9 @@ namespace penstock::transfer {
 namespace {
 
 constexpr auto kConnectWithin = std::chrono::seconds(2);
-constexpr std::size_t kRequestsMax = 4;  // under way on a connection: it never runs dry
-constexpr int kFailuresMax = 2;          // connections that one chunk may see break
+constexpr std::uint64_t kChunkBytes = 1 << 20;  // of a request
+constexpr std::size_t kRequestsMax = 4;         // under way on a connection: it never runs dry
+constexpr int kFailuresMax = 2;                 // connections that one chunk may see break
 
 bool is_refusal(BlockStatus status) noexcept {
   return status == BlockStatus::kStale || status == BlockStatus::kTruncated ||
@@ -62,6 +63,7 @@ Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
 class TcpPath::Stream final {
  public:
   Stream(TcpPath& path, std::unique_ptr<TcpLink> link) : path_(path), link_(std::move(link)) {
+    for (auto* list : {&blocks_, &coming_, &take_}) list->reserve(wire::kBlocksMax);
     answers_.resize(wire::kBlocksMax);
     under_way_.reserve(kRequestsMax);
     pieces_.reserve(2 * wire::kBlocksMax);
@@ -75,8 +77,9 @@ class TcpPath::Stream final {
   };
   bool ask(const Chunk& chunk);
   bool take_answer(const Chunk& chunk);
-  bool receive_blocks(const Chunk& chunk, std::size_t coming);
-  void verify(const Chunk& chunk);
+  bool receive_blocks(const Chunk& chunk);
+  void verify_part(const Chunk& chunk, std::size_t at);
+  void settle_block(const Chunk& chunk, std::uint32_t i);
   void finish(const Chunk& chunk);
   void settle_front();
   bool settle_ended();
@@ -89,6 +92,8 @@ class TcpPath::Stream final {
   std::unique_ptr<TcpLink> link_;      // null: to be made
   std::vector<UnderWay> under_way_;    // oldest first, at most kRequestsMax
   std::vector<std::uint32_t> blocks_;  // of the answer being received: those it is about
+  std::vector<std::uint32_t> coming_;  // of those, as places in `blocks_`: what the owner sends
+  bool sums_match_ = true;             // of the block whose parts are coming
   std::vector<std::uint32_t> take_;
   std::vector<wire::BlockAnswer> answers_;
   std::vector<Checksum> checksums_;
@@ -132,66 +137,81 @@ bool TcpPath::Stream::take_answer(const Chunk& chunk) {
     if (chunk.pending(block)) blocks_.push_back(block);
   }
   if (blocks_.empty()) return true;
-  const auto stop = [&] { return verdict(chunk) != BlockStatus::kPending; };
   pieces_.clear();
   pieces_.add(answers_.data(), blocks_.size() * sizeof answers_[0]);
-  if (!receive_all(link_->socket(), pieces_, stop)) return false;
-  std::size_t coming = 0;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+  if (!receive_all(link_->socket(), pieces_,
+                   [&] { return verdict(chunk) != BlockStatus::kPending; })) {
+    return false;
+  }
+  coming_.clear();
+  for (std::uint32_t i = 0; i < blocks_.size(); ++i) {
     const BlockStatus status = answers_[i].status;
     if (status != BlockStatus::kPending && !is_refusal(status)) return false;
-    coming += status == BlockStatus::kPending ? 1 : 0;
+    if (status == BlockStatus::kPending) coming_.push_back(i);
   }
-  return receive_blocks(chunk, coming);
-}
-
-bool TcpPath::Stream::receive_blocks(const Chunk& chunk, std::size_t coming) {
-  const auto stop = [&] { return verdict(chunk) != BlockStatus::kPending; };
-  Arena& to = chunk.to();
-  const std::size_t parts = chunk.last_part - chunk.first_part;
-  checksums_.resize(coming * parts);
-  pieces_.clear();
-  pieces_.add(checksums_.data(), checksums_.size() * sizeof checksums_[0]);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    if (answers_[i].status != BlockStatus::kPending) continue;
-    for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
-      pieces_.add(to.part(chunk.pull().to[blocks_[i]], part), to.layout().part_bytes);
+    if (answers_[i].status != BlockStatus::kPending) {
+      chunk.pull().status[blocks_[i]] = answers_[i].status;
     }
   }
-  if (!receive_all(link_->socket(), pieces_, stop)) return false;
-  verify(chunk);
+  return coming_.empty() || receive_blocks(chunk);
+}
+
+/// Each part is verified as soon as it has come, while it is in the cache.
+bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
+  Arena& to = chunk.to();
+  const std::size_t part_bytes = to.layout().part_bytes;
+  const std::size_t parts = coming_.size() * (chunk.last_part - chunk.first_part);
+  checksums_.resize(parts);
+  const std::size_t checksums_bytes = parts * sizeof checksums_[0];
+  pieces_.clear();
+  pieces_.add(checksums_.data(), checksums_bytes);
+  for (const std::uint32_t i : coming_) {
+    for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
+      pieces_.add(to.part(chunk.pull().to[blocks_[i]], part), part_bytes);
+    }
+  }
+  std::size_t received = 0;
+  std::size_t verified = 0;
+  while (!pieces_.left().empty()) {
+    const std::ptrdiff_t moved = receive_some(link_->socket(), pieces_);
+    if (moved < 0 || (moved == 0 && verdict(chunk) != BlockStatus::kPending)) return false;
+    received += static_cast<std::size_t>(moved);
+    while (verified < parts && checksums_bytes + (verified + 1) * part_bytes <= received) {
+      verify_part(chunk, verified++);
+    }
+  }
   return true;
 }
 
-void TcpPath::Stream::verify(const Chunk& chunk) {
-  const Pull& pull = chunk.pull();
+/// `at` counts the parts of the blocks that come, in order.
+void TcpPath::Stream::verify_part(const Chunk& chunk, std::size_t at) {
+  const std::size_t parts = chunk.last_part - chunk.first_part;
+  const std::uint32_t i = coming_[at / parts];
+  const std::uint32_t part = chunk.first_part + static_cast<std::uint32_t>(at % parts);
+  const std::uint32_t slot = chunk.pull().to[blocks_[i]];
   Arena& to = chunk.to();
-  const Checksum* wanted = checksums_.data();
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const std::uint32_t block = blocks_[i];
-    const wire::BlockAnswer& answer = answers_[i];
-    if (answer.status != BlockStatus::kPending) {
-      pull.status[block] = answer.status;
-      continue;
-    }
-    bool sums_match = true;
-    for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
-      const Checksum sum = checksum(to.part(pull.to[block], part), to.layout().part_bytes);
-      to.table().set_checksum(pull.to[block], part, sum);
-      sums_match = sums_match && sum == *wanted++;
-    }
-    if (answer.generation != pull.granted[pull.take[block]].generation) {
-      pull.status[block] = BlockStatus::kStale;
-    } else if (answer.key != pull.keys[block]) {
-      pull.status[block] = BlockStatus::kWrongKey;
-    } else if (answer.length_bytes != to.layout().block_bytes()) {
-      pull.status[block] = BlockStatus::kTruncated;
-    } else if (!sums_match) {
-      pull.status[block] = BlockStatus::kCorrupt;
-    } else if (chunk.last_range) {
-      to.commit(pull.to[block], pull.keys[block]);
-      pull.status[block] = BlockStatus::kArrived;
-    }
+  const Checksum sum = checksum(to.part(slot, part), to.layout().part_bytes);
+  to.table().set_checksum(slot, part, sum);
+  sums_match_ = (part == chunk.first_part || sums_match_) && sum == checksums_[at];
+  if (part + 1 == chunk.last_part) settle_block(chunk, i);
+}
+
+void TcpPath::Stream::settle_block(const Chunk& chunk, std::uint32_t i) {
+  const Pull& pull = chunk.pull();
+  const std::uint32_t block = blocks_[i];
+  const wire::BlockAnswer& answer = answers_[i];
+  if (answer.generation != pull.granted[pull.take[block]].generation) {
+    pull.status[block] = BlockStatus::kStale;
+  } else if (answer.key != pull.keys[block]) {
+    pull.status[block] = BlockStatus::kWrongKey;
+  } else if (answer.length_bytes != chunk.to().layout().block_bytes()) {
+    pull.status[block] = BlockStatus::kTruncated;
+  } else if (!sums_match_) {
+    pull.status[block] = BlockStatus::kCorrupt;
+  } else if (chunk.last_range) {
+    chunk.to().commit(pull.to[block], pull.keys[block]);
+    pull.status[block] = BlockStatus::kArrived;
   }
 }
 
@@ -280,7 +300,8 @@ TcpPath::TcpPath(std::unique_ptr<TcpLink> first, PeerAddress address, std::atomi
       offer_(first->offer()),
       gone_(gone),
       judge_of_death_(judge_of_death),
-      clock_(clock) {
+      clock_(clock),
+      queue_(kChunkBytes) {
   for (unsigned i = 0; i < std::max(address_.tcp_streams, 1U); ++i) {
     threads_.emplace_back([this, link = std::exchange(first, nullptr)]() mutable {
       Stream(*this, std::move(link)).work();
