@@ -5,8 +5,6 @@
 namespace penstock::transfer {
 namespace {
 
-constexpr std::uint64_t kChunkBytes = 256
-                                      << 10;  // what the second-level cache holds while verified
 constexpr std::uint64_t kChunkBlocksMax = 256;
 
 }  // namespace

@@ -11,7 +11,9 @@ namespace {
 constexpr auto kConnectWithin = std::chrono::seconds(2);
 constexpr std::uint64_t kChunkBytes = 1 << 20;  // of a request
 constexpr std::size_t kRequestsMax = 4;         // under way on a connection: it never runs dry
-constexpr int kFailuresMax = 2;                 // connections that one chunk may see break
+constexpr int kHangUpsMax = 10;
+constexpr auto kHangUpPause = std::chrono::milliseconds(5);
+constexpr int kFailuresMax = 2;  // connections that one chunk may see break
 
 bool is_refusal(BlockStatus status) noexcept {
   return status == BlockStatus::kStale || status == BlockStatus::kTruncated ||
@@ -31,8 +33,8 @@ Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
   const auto stop = [&] { return std::chrono::steady_clock::now() - start > kConnectWithin; };
   wire::Challenge challenge;
   if (!receive_object(socket->get(), challenge, stop)) {
-    return fail(Code::kUnavailable,
-                "the owner does not answer, or has as many readers as it takes");
+    return stop() ? fail(Code::kDeadlineExceeded, "the owner does not answer")
+                  : fail(Code::kOverloaded, "the owner has as many readers as it takes, or ends");
   }
   if (challenge.magic != wire::kMagic || challenge.version != wire::kVersion) {
     return std::unexpected(wire::refusal({}));
@@ -44,7 +46,7 @@ Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
   wire::Verdict verdict;
   if (!send_object(socket->get(), response, stop) ||
       !receive_object(socket->get(), verdict, stop)) {
-    return fail(Code::kUnavailable, "the owner hung up");
+    return fail(Code::kOverloaded, "the owner hung up");
   }
   if (verdict.answer != wire::Answer::kWelcome) {
     return std::unexpected(wire::refusal(verdict.answer));
@@ -84,6 +86,7 @@ class TcpPath::Stream final {
   void settle_front();
   bool settle_ended();
   void begin_anew();
+  Result<std::unique_ptr<TcpLink>> connect_again(const Chunk& wanted);
   void fail_all(BlockStatus status);
   [[nodiscard]] BlockStatus verdict(const Chunk& chunk) const;
   [[nodiscard]] bool admit(const Chunk& chunk, std::uint32_t block) const;
@@ -247,6 +250,19 @@ bool TcpPath::Stream::settle_ended() {
   return under_way_.size() < before;
 }
 
+/// An owner that ends hangs up before it stops listening: who was hung up on asks again shortly, to
+/// know whether it is dead.
+Result<std::unique_ptr<TcpLink>> TcpPath::Stream::connect_again(const Chunk& wanted) {
+  auto link = TcpLink::connect(path_.address_);
+  for (int i = 0; i < kHangUpsMax && !link && link.error().code == Code::kOverloaded &&
+                  verdict(wanted) == BlockStatus::kPending;
+       ++i) {
+    std::this_thread::sleep_for(kHangUpPause);
+    link = TcpLink::connect(path_.address_);
+  }
+  return link;
+}
+
 /// The connection is of no more use: what it had under way is asked for again on another.
 void TcpPath::Stream::begin_anew() {
   for (;;) {
@@ -259,9 +275,10 @@ void TcpPath::Stream::begin_anew() {
       settle_front();
       continue;
     }
-    auto link = TcpLink::connect(path_.address_);
+    auto link = connect_again(front.chunk);
     if (!link || (*link)->offer().epoch != path_.offer_.epoch) {
-      if (path_.judge_of_death_) path_.gone_.store(true, std::memory_order_release);
+      const bool dead = link || link.error().code == Code::kUnavailable;
+      if (dead && path_.judge_of_death_) path_.gone_.store(true, std::memory_order_release);
       return fail_all(BlockStatus::kPathFailed);
     }
     link_ = std::move(*link);

@@ -14,6 +14,7 @@ namespace penstock::transfer {
 /// A connection to an owner, both sides sure of each other.
 class TcpLink final {
  public:
+  /// Fails with kUnavailable only if nobody listens there; kOverloaded: it hung up at once.
   static Result<std::unique_ptr<TcpLink>> connect(const PeerAddress& address);
   [[nodiscard]] const wire::Offer& offer() const noexcept { return offer_; }
   [[nodiscard]] int socket() const noexcept { return socket_.get(); }

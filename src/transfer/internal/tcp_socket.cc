@@ -70,7 +70,8 @@ Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
   Fd fd(socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (fd.valid()) set_timeout(fd.get(), SO_SNDTIMEO, timeout);  // connecting heeds it too
   if (!fd.valid() || connect(fd.get(), address->get(), address->size) != 0) {
-    return fail(Code::kUnavailable,
+    const bool late = errno == EINPROGRESS || errno == EAGAIN || errno == ETIMEDOUT;
+    return fail(late ? Code::kDeadlineExceeded : Code::kUnavailable,
                 fmt::format("nobody at {}:{}: {}", host, port, std::strerror(errno)));
   }
   tune_tcp(fd.get());

@@ -15,6 +15,7 @@ namespace penstock::transfer {
 inline constexpr auto kTcpTick = std::chrono::milliseconds(20);
 
 Result<Fd> listen_tcp(const std::string& host, std::uint16_t port);
+/// kUnavailable: nobody listens there; kDeadlineExceeded: no answer.
 Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
                        std::chrono::milliseconds timeout);
 /// Sends small messages at once, and wakes up every kTcpTick.
