@@ -134,7 +134,6 @@ Result<Memory> Memory::map(int fd, std::uint64_t size_bytes, bool writable) {
   memory.data_ = static_cast<std::byte*>(data);
   memory.size_bytes_ = size_bytes;
   memory.kind_ = MemoryKind::kShared;
-  memory.fd_ = Fd(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   return memory;
 }
 

@@ -48,8 +48,8 @@ class Memory final {
   static Result<Memory> create(MemoryKind kind, std::uint64_t size_bytes);
   /// Memory that somebody else owns and keeps alive as long as this.
   static Memory adopt(std::span<std::byte> memory);
-  /// A peer's memfd; fails unless it has `size_bytes` and can no longer shrink, since a shorter
-  /// file would end the process that reads it.
+  /// A peer's memfd, which the caller may close after; fails unless it has `size_bytes` and can no
+  /// longer shrink, since a shorter file would end the process that reads it.
   static Result<Memory> map(int fd, std::uint64_t size_bytes, bool writable);
 
   Memory() = default;
@@ -64,7 +64,7 @@ class Memory final {
   [[nodiscard]] std::uint64_t size_bytes() const noexcept { return size_bytes_; }
   [[nodiscard]] MemoryKind kind() const noexcept { return kind_; }
   [[nodiscard]] Pages pages() const noexcept { return pages_; }
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }  // -1 unless kShared
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }  // -1 unless kShared and ours
 
  private:
   void swap(Memory& other) noexcept;

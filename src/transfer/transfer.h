@@ -66,7 +66,7 @@ class Transfer final {
 
   /// Set before submission, all optional. `eventfd` is written 1 when the transfer is done; it
   /// stays open as long as the transfer exists. The callback runs on a thread of the path, does
-  /// not block, and may destroy the transfer.
+  /// not block, and may destroy the transfer, but not the peer.
   int eventfd = -1;
   using Callback = void (*)(void* context);
   Callback on_done = nullptr;
