@@ -83,10 +83,9 @@ bool Connection::greet() {
     verdict.offer = {arena_.table().epoch(), arena_.layout()};
     verdict.proof = wire::owner_proof(secret_, challenge, response, verdict);
   }
-  const bool sent = send_object(socket_.get(), verdict, stop);
-  if (verdict.answer == wire::Answer::kWelcome) return sent;
-  counts_.refused.fetch_add(1);
-  return false;
+  const bool welcome = verdict.answer == wire::Answer::kWelcome;
+  if (!welcome) counts_.refused.fetch_add(1);  // counted by the time the reader knows
+  return send_object(socket_.get(), verdict, stop) && welcome;
 }
 
 bool Connection::read_request() {
