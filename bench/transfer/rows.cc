@@ -463,9 +463,10 @@ void death_row(bool tcp) {
     std::this_thread::sleep_for(20ms);  // it is in the middle then
     const TimePoint start = kClock.now();
     owner.strike();
-    while (!transfer.done()) std::this_thread::yield();
+    // Asleep in between: the owner needs a core to die on.
+    while (!transfer.done()) std::this_thread::sleep_for(100us);
     settled.push_back(seconds(start) * 1e3);
-    while (peer->alive()) std::this_thread::yield();
+    while (peer->alive()) std::this_thread::sleep_for(100us);
     noticed.push_back(seconds(start) * 1e3);
     for (std::size_t i = 0; i < wanted.status.size(); ++i) {
       const bool arrived = wanted.status[i] == BlockStatus::kArrived;
