@@ -217,7 +217,7 @@ struct ChatChoice {
 class CompletionStreamWriter final {
  public:
   CompletionStreamWriter(const AnswerHead& head, bool include_usage);
-  /// `text_offset`: characters of the choice's text before `text`; for logprobs only.
+  /// `text_offset`: characters of the choice's tokens before these; for logprobs only.
   void text(std::string& out, std::uint32_t choice, std::string_view text,
             const std::vector<TokenLogprob>* logprobs = nullptr, std::uint32_t text_offset = 0,
             const std::vector<Token>* token_ids = nullptr,
@@ -235,8 +235,8 @@ struct CompletionChoice {
   std::string text;
   std::string finish_reason;
   std::optional<std::vector<TokenLogprob>> logprobs;
-  std::vector<Token> token_ids;         // shown if not empty
-  std::vector<Token> prompt_token_ids;  // shown if not empty
+  std::vector<Token> token_ids;                          // shown if not empty
+  const std::vector<Token>* prompt_token_ids = nullptr;  // shown if there; choices may share them
 };
 
 [[nodiscard]] std::string completion_answer(const AnswerHead& head,

@@ -88,7 +88,7 @@ void append_choice(std::string& out, const CompletionChoice& choice) {
   out += R"(,"finish_reason":)";
   append_json_string(out, choice.finish_reason);
   append_token_field(out, "token_ids", &choice.token_ids);
-  append_token_field(out, "prompt_token_ids", &choice.prompt_token_ids);
+  append_token_field(out, "prompt_token_ids", choice.prompt_token_ids);
   out += '}';
 }
 

@@ -241,7 +241,8 @@ TEST(WriteCompletion, Answer) {
   first.logprobs.emplace({logprob("a", "a", -1.0F), logprob("b", "b", -2.0F)});
   CompletionChoice second{.index = 1, .text = "c", .finish_reason = "length"};
   second.token_ids = {9};
-  second.prompt_token_ids = {1};
+  const std::vector<Token> prompt = {1};
+  second.prompt_token_ids = &prompt;
   std::string expected =
       R"({"id":"chatcmpl-1","object":"text_completion","created":1700000000,)"
       R"("model":"demo \"q4\"","choices":[{"index":0,"text":"ab","logprobs":{"tokens":["a","b"],)"

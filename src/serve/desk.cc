@@ -206,6 +206,19 @@ Result<void> check_text_size(std::size_t bytes, const ServedModel& model, std::s
               std::string(param));
 }
 
+/// echo and return_token_ids show a prompt with each of its choices: `bytes` is what that repeats.
+Result<void> check_repetition(std::size_t bytes) {
+  constexpr std::size_t kRepeatedBytesMax = 16 << 20;
+  if (bytes <= kRepeatedBytesMax) return {};
+  return fail(Code::kInvalidArgument,
+              fmt::format("n: echo and return_token_ids would repeat the prompt in {} MiB of this "
+                          "answer, and {} are allowed: ask for fewer choices, or without them",
+                          bytes >> 20, kRepeatedBytesMax >> 20),
+              "n");
+}
+
+constexpr std::size_t kTokenJsonBytes = 8;  // of a token id in an answer, with its comma
+
 /// What the client may ask for at most, given its prompt; an Error when the prompt alone is too
 /// long.
 Result<std::uint32_t> tokens_to_answer(const api::GenerationParams& p, std::size_t prompt_tokens,
@@ -263,6 +276,10 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   const Result<std::uint32_t> max_tokens =
       tokens_to_answer(r, prompt.size(), model, options(), "messages");
   if (!max_tokens) return refuse(max_tokens.error());
+  if (r.stream && r.return_token_ids) {  // a whole answer shows the prompt once
+    const Result<void> fits = check_repetition((r.n - 1) * kTokenJsonBytes * prompt.size());
+    if (!fits) return refuse(fits.error());
+  }
 
   Generation::Plan plan{
       .kind = Generation::Kind::kChat,
@@ -321,6 +338,7 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
   Permit permit = service_.admit();
   if (!permit) return refuse(too_many());
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
+  std::size_t repeated_bytes = 0;
   for (std::size_t i = 0; i < r.prompts.size(); ++i) {
     std::vector<Token> prompt;
     std::string echo;
@@ -345,6 +363,9 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
     const Result<std::uint32_t> max_tokens =
         tokens_to_answer(r, prompt.size(), model, options(), param);
     if (!max_tokens) return refuse(max_tokens.error());
+    const std::size_t ids_bytes = r.return_token_ids ? kTokenJsonBytes * prompt.size() : 0;
+    repeated_bytes += (r.n - 1) * (echo.size() + ids_bytes);
+    if (Result<void> fits = check_repetition(repeated_bytes); !fits) return refuse(fits.error());
     for (std::uint32_t k = 0; k < r.n; ++k) {
       engine::GenerateRequest leg = request_of(r, prompt, *max_tokens);
       leg.grammar.gbnf = r.grammar;

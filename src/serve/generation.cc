@@ -50,7 +50,10 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   choice.leg = RequestId{last_leg.fetch_add(1) + 1};
   choice.stops = text::StopMatcher(plan_.stops);
   choice.text = std::move(echo);
-  if (plan_.return_token_ids) choice.prompt = request.prompt;
+  if (plan_.return_token_ids) {
+    if (first_of_prompt) prompts_.push_back(request.prompt);
+    choice.prompt = &prompts_.back();
+  }
   choice.usage.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
   Result<std::unique_ptr<text::OutputParser>> parser = text::make_output_parser(plan_.format);
   if (!parser) return std::unexpected(parser.error());
@@ -247,8 +250,7 @@ void Generation::end_choice(Choice& choice, std::string_view finish_reason) {
 /// A chat choice begins with its role.
 void Generation::write_open(Choice& choice) {
   if (std::exchange(choice.opened, true) || !chat_writer_) return;
-  chat_writer_->role(out_, static_cast<std::uint32_t>(&choice - choices_.data()),
-                     plan_.return_token_ids ? &choice.prompt : nullptr);
+  chat_writer_->role(out_, static_cast<std::uint32_t>(&choice - choices_.data()), choice.prompt);
 }
 
 void Generation::write_content(Choice& choice) {
@@ -263,8 +265,11 @@ void Generation::write_content(Choice& choice) {
     chat_writer_->content(out_, index, choice.text, logprobs, ids);
   } else {
     completion_writer_->text(out_, index, choice.text, logprobs, choice.characters, ids,
-                             first && plan_.return_token_ids ? &choice.prompt : nullptr);
-    if (plan_.logprobs) choice.characters += count_characters(choice.text);
+                             first ? choice.prompt : nullptr);
+    // Offsets count the tokens' own characters, as in a whole answer: the text may lag behind them.
+    for (const api::TokenLogprob& entry : choice.logprobs) {
+      choice.characters += count_characters(entry.bytes);
+    }
   }
   choice.text.clear();
   choice.logprobs.clear();
@@ -357,8 +362,7 @@ void Generation::complete() {
       if (plan_.logprobs) made.logprobs = std::move(c.logprobs);
       made.token_ids = std::move(c.token_ids);
     }
-    body = api::chat_answer(plan_.head, choices, counts,
-                            plan_.return_token_ids ? &choices_.front().prompt : nullptr);
+    body = api::chat_answer(plan_.head, choices, counts, choices_.front().prompt);
   } else {
     std::vector<api::CompletionChoice> choices;
     for (Choice& c : choices_) {
@@ -368,7 +372,7 @@ void Generation::complete() {
       made.finish_reason = c.finish_reason;
       if (plan_.logprobs) made.logprobs = std::move(c.logprobs);
       made.token_ids = std::move(c.token_ids);
-      made.prompt_token_ids = std::move(c.prompt);
+      made.prompt_token_ids = c.prompt;
     }
     body = api::completion_answer(plan_.head, choices, counts);
   }

@@ -47,7 +47,8 @@ class Generation final : public net::Transaction {
 
   /// Starts one choice at a worker. `echo` is shown before its text. On an error nothing of this
   /// choice runs; the caller answers with it and drops the generation.
-  /// The prompt's tokens count in the usage only for the `first_of_prompt`.
+  /// The prompt's tokens count in the usage only for the `first_of_prompt`, and are kept to be
+  /// shown with it: the choices that follow, up to the next first one, share them.
   Result<void> add_choice(engine::GenerateRequest request, bool first_of_prompt,
                           std::string echo = {});
 
@@ -68,7 +69,7 @@ class Generation final : public net::Transaction {
     bool first_of_prompt = true;
     Worker* worker = nullptr;
     Worker::Charge charge;
-    std::vector<Token> prompt;  // kept only to be shown
+    const std::vector<Token>* prompt = nullptr;  // to be shown; in prompts_
     text::Detokenizer detokenizer;
     text::StopMatcher stops{{}};
     std::unique_ptr<text::OutputParser> parser;  // null: all is content
@@ -78,7 +79,7 @@ class Generation final : public net::Transaction {
     std::vector<api::ToolCall> tool_calls;
     std::vector<api::TokenLogprob> logprobs;
     std::vector<Token> token_ids;
-    std::uint32_t characters = 0;  // of the text shown, for completions' offsets
+    std::uint32_t characters = 0;  // of the tokens whose logprobs were shown, for their offsets
     std::uint32_t completion_tokens = 0;
     engine::Usage usage;
     bool opened = false;  // the first event of this choice was written
@@ -113,6 +114,7 @@ class Generation final : public net::Transaction {
   Permit permit_;
   Plan plan_;
   net::Exchange* exchange_ = nullptr;
+  std::deque<std::vector<Token>> prompts_;  // to be shown, each once
   std::vector<Choice> choices_;
   std::optional<api::ChatStreamWriter> chat_writer_;
   std::optional<api::CompletionStreamWriter> completion_writer_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <simdjson.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <filesystem>
 #include <mutex>
@@ -258,6 +259,46 @@ TEST_F(ServiceTest, CompletionsTakeTextAndTokenIdsAlike) {
           R"({"model":"tiny","prompt":["abc","x"],"echo":true,"temperature":0,"max_tokens":6})");
   EXPECT_EQ(text_at(echo, "/choices/0/text"), "abc" + text_at(ids, "/choices/0/text"));
   EXPECT_EQ(text_at(echo, "/choices/1/text").front(), 'x');
+}
+
+TEST_F(ServiceTest, LogprobsOffsetsAreTheSameInBothForms) {
+  const std::string plain = R"("model":"tiny","prompt":"abc","temperature":0,"max_tokens":12)";
+  const std::string text = text_at(ask("/v1/completions", "{" + plain + "}"), "/choices/0/text");
+  // Stop strings that begin with what stands early in the answer, so that it is held back.
+  std::string stops;
+  for (std::size_t at = 0; at < 6; ++at) {
+    std::size_t end = at + 1;
+    while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) ++end;
+    if ((static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) continue;
+    if (!stops.empty()) stops += ',';
+    api::append_json_string(stops, text.substr(at, end - at) + "\x01\x02");
+  }
+  const std::string body = fmt::format(R"({{{},"logprobs":0,"stop":[{}])", plain, stops);
+  const auto offsets_of = [](const std::string& json) {
+    const std::string_view name = R"("text_offset":[)";
+    std::string all;
+    for (std::size_t at = json.find(name); at != std::string::npos; at = json.find(name, at)) {
+      at += name.size();
+      if (!all.empty()) all += ',';
+      all += json.substr(at, json.find(']', at) - at);
+    }
+    return all;
+  };
+  const std::string whole = offsets_of(ask("/v1/completions", body + "}"));
+  EXPECT_EQ(std::ranges::count(whole, ','), 11) << whole;
+  EXPECT_EQ(offsets_of(ask("/v1/completions", body + R"(,"stream":true})")), whole);
+}
+
+TEST_F(ServiceTest, ChoicesOfOnePromptShowIt) {
+  const std::string two =
+      ask("/v1/completions",
+          R"({"model":"tiny","prompt":["abc","x"],"n":2,"max_tokens":1,"return_token_ids":true})");
+  for (const char* choice : {"/choices/0", "/choices/1"}) {
+    EXPECT_EQ(number_at(two, choice + std::string("/prompt_token_ids/1")), 98);
+  }
+  for (const char* choice : {"/choices/2", "/choices/3"}) {
+    EXPECT_EQ(number_at(two, choice + std::string("/prompt_token_ids/0")), 'x');
+  }
 }
 
 TEST_F(ServiceTest, RefusalsNameTheField) {
