@@ -14,6 +14,7 @@
 
 #include "text/constraint_error.h"
 #include "text/gbnf_rules.h"
+#include "text/grammar_paths.h"
 
 namespace penstock::text {
 namespace {
@@ -307,7 +308,8 @@ Result<void> check_gbnf(std::string_view gbnf, std::string_view param) {
   if (!grammar) return std::unexpected(grammar.error());
   Beginnings beginnings(*grammar, param);
   if (Result<void> fine = beginnings.run(); !fine) return fine;
-  return StackSearch(*grammar, beginnings, param).run();
+  if (Result<void> fine = StackSearch(*grammar, beginnings, param).run(); !fine) return fine;
+  return check_paths(*grammar, param);
 }
 
 }  // namespace penstock::text

@@ -21,13 +21,17 @@ inline constexpr std::size_t kGroupsMax =
 inline constexpr std::size_t kLeftmostPathsMax = 50'000;  // about a millisecond to follow
 
 // Of grammars, while tokens are drawn.
-/// Alternatives open at one place, values of an enum too. Each token of the vocabulary is tried on
-/// each of them at each step: 500 times 150,000 tokens are a few tenths of a second.
+/// Alternatives open at one place. Each token of the vocabulary is tried on each of them at each
+/// step: 500 times 150,000 tokens are a few tenths of a second. (Values of an enum count by what
+/// they begin with: see literal_choice.h.)
 inline constexpr std::size_t kOpenAlternativesMax = 500;
 /// Stacks that one text can lead to. llama.cpp carries each of them on by itself, and never merges
 /// those that came to the same rule in different ways, so they multiply.
 inline constexpr std::size_t kStacksMax = 1000;
-/// Steps of the search for such ways, about 20 ns each. Large schemas take a few 100,000.
+/// Ways to read one token, which llama.cpp follows one by one each time it tries that token.
+inline constexpr std::size_t kTokenPathsMax = 20'000;
+inline constexpr std::size_t kTokenCharactersMax = 64;  // vocabularies hold that many spaces
+/// Steps of the searches for such ways, about 20 ns each. Large schemas take a few 100,000.
 inline constexpr std::size_t kStackSearchMax = 5'000'000;
 
 // Of schemas.

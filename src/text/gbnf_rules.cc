@@ -17,10 +17,24 @@ using Sequence = std::vector<Element>;
 
 bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
 
-void insert(GbnfRules::Set& set, std::uint32_t first, std::uint32_t last) {
-  // More than 128 beyond ASCII have every remainder.
-  const std::uint32_t end = std::min(last, std::max(first, 127U) + 128);
-  for (std::uint32_t c = first; c <= end; ++c) set.set(c < 128 ? c : 128 + (c % 128));
+constexpr std::uint32_t kLastCharacter = 0x10FFFF;
+
+struct Range {
+  std::uint32_t first;
+  std::uint32_t last;
+};
+using Ranges = std::vector<Range>;
+
+Ranges all_but(Ranges ranges) {
+  std::ranges::sort(ranges, {}, &Range::first);
+  Ranges others;
+  std::uint32_t next = 0;
+  for (const Range& r : ranges) {
+    if (r.first > next) others.push_back({next, r.first - 1});
+    next = std::max(next, r.last + 1);
+  }
+  if (next <= kLastCharacter) others.push_back({next, kLastCharacter});
+  return others;
 }
 
 class Reader {
@@ -42,6 +56,7 @@ class Reader {
       }
       if (failure_) return std::unexpected(*failure_);
     }
+    make_sets();
     find_empty_rules();
     return std::move(out_);
   }
@@ -139,25 +154,48 @@ class Reader {
     } else {
       if (c == '<') at_ = std::min(text_.find('>', at_), text_.size() - 1);  // a token
       ++at_;  // . or something unknown
-      item.push_back(add_set(GbnfRules::Set().set()));
+      item.push_back(add_set({{0, kLastCharacter}}));
     }
     // A group's repetitions copy a reference, a literal's its characters.
     take_repetition(item, c == '(' ? 1 : at_ - start);
     sequence.insert(sequence.end(), item.begin(), item.end());
   }
 
-  Element add_set(const GbnfRules::Set& set) {
-    out_.sets.push_back(set);
-    return {Kind::kSet, static_cast<std::uint32_t>(out_.sets.size() - 1)};
+  Element add_set(Ranges ranges) {
+    sets_.push_back(std::move(ranges));
+    return {Kind::kSet, static_cast<std::uint32_t>(sets_.size() - 1)};
   }
   Element add_character(std::uint32_t c) {
     const auto [entry, is_new] = characters_.try_emplace(c);
-    if (is_new) {
-      GbnfRules::Set set;
-      insert(set, c, c);
-      entry->second = add_set(set);
-    }
+    if (is_new) entry->second = add_set({{c, c}});
     return entry->second;
+  }
+
+  /// Once all are known, and with them the stretches of characters that none of them tells apart.
+  void make_sets() {
+    constexpr std::uint32_t kFirst = 128;
+    std::vector<std::uint32_t> borders{kFirst};  // where stretches begin
+    for (const Ranges& ranges : sets_) {
+      for (const Range& r : ranges) {
+        if (r.first > kFirst) borders.push_back(r.first);
+        if (r.last >= kFirst) borders.push_back(r.last + 1);
+      }
+    }
+    std::ranges::sort(borders);
+    borders.erase(std::ranges::unique(borders).begin(), borders.end());
+    const auto stretch = [&](std::uint32_t c) {
+      return static_cast<std::size_t>(std::ranges::upper_bound(borders, c) - borders.begin()) - 1;
+    };
+    for (const Ranges& ranges : sets_) {
+      GbnfRules::Set& set = out_.sets.emplace_back();
+      for (const Range& r : ranges) {
+        for (std::uint32_t c = r.first; c <= std::min(r.last, kFirst - 1); ++c) set.set(c);
+        if (r.last < kFirst) continue;
+        const std::size_t begin = stretch(std::max(r.first, kFirst));
+        const std::size_t end = std::min(stretch(r.last), begin + kFirst - 1);
+        for (std::size_t s = begin; s <= end; ++s) set.set(kFirst + (s % kFirst));
+      }
+    }
   }
 
   void take_literal(Sequence& item) {
@@ -170,7 +208,7 @@ class Reader {
     ++at_;
     const bool excludes = !done() && text_[at_] == '^';
     if (excludes) ++at_;
-    GbnfRules::Set set;
+    Ranges ranges;
     while (!done() && text_[at_] != ']') {
       const std::uint32_t first = take_character();
       std::uint32_t last = first;
@@ -178,14 +216,10 @@ class Reader {
         ++at_;
         last = take_character();
       }
-      insert(set, first, last);
+      if (first <= last) ranges.push_back({first, last});
     }
     at_ = std::min(at_ + 1, text_.size());
-    if (excludes) {
-      set.flip();
-      for (std::size_t bit = 128; bit < set.size(); ++bit) set.set(bit);
-    }
-    return add_set(set);
+    return add_set(excludes ? all_but(std::move(ranges)) : std::move(ranges));
   }
 
   /// One character, spelled as such or by an escape. Not at the end of the text.
@@ -271,13 +305,11 @@ class Reader {
       out_.rules[whole] = {add_alternative(item)};
       item = {{Kind::kRule, whole}};
     }
-    Sequence out;
-    for (std::size_t i = 0; i < std::min(times.least, GbnfRules::kCopies); ++i) {
-      out.push_back(item[0]);
-    }
-    if (times.most <= times.least) return out;
-    const bool loops = times.most - times.least > GbnfRules::kCopies;
-    const std::size_t rules = loops ? 1 : times.most - times.least;
+    const std::size_t copies = std::min(times.least, GbnfRules::kCopies);
+    Sequence out(copies, item[0]);
+    if (times.most <= copies) return out;
+    const bool loops = times.most - copies > GbnfRules::kCopies;
+    const std::size_t rules = loops ? 1 : times.most - copies;
     Sequence rest;
     for (std::size_t i = 0; i < rules; ++i) {
       const std::uint32_t rule = new_rule();
@@ -328,6 +360,7 @@ class Reader {
   std::size_t repeated_ = 0;
   std::map<std::string_view, std::uint32_t> numbers_;
   std::map<std::uint32_t, Element> characters_;
+  std::vector<Ranges> sets_;
   GbnfRules out_;
   std::optional<Error> failure_;
 };

@@ -21,8 +21,8 @@ struct GbnfRules {
     enum class Kind : std::uint8_t { kEnd, kSet, kRule } kind = Kind::kEnd;
     std::uint32_t value = 0;  // index in sets; rule
   };
-  /// Characters: those below 128 exactly, the others by their remainder. Sets that share a
-  /// character share a bit.
+  /// Characters: those below 128 exactly, the others by the stretches that the grammar's classes
+  /// cut them into (exactly, up to 128 stretches). Sets that share a character share a bit.
   using Set = std::bitset<256>;
   using Alternatives = std::vector<std::uint32_t>;  // where each begins in `elements`
   static constexpr std::size_t kCopies = 8;

@@ -6,6 +6,8 @@
 #include <exception>
 #include <list>
 
+#include "text/literal_choice.h"
+
 namespace penstock::text {
 namespace {
 
@@ -47,7 +49,7 @@ Result<AnswerGrammar> tool_grammar(const std::vector<ToolText>& tools, Conversat
   const ToolText* current = nullptr;
   std::list<common_chat_schema_document> documents;  // the builder keeps references
   try {
-    grammar.gbnf = build_grammar([&](const common_grammar_builder& builder) {
+    const std::string gbnf = build_grammar([&](const common_grammar_builder& builder) {
       std::string calls;
       for (std::size_t i = 0; i < tools.size(); ++i) {
         current = &tools[i];
@@ -69,6 +71,7 @@ Result<AnswerGrammar> tool_grammar(const std::vector<ToolText>& tools, Conversat
                            " ) " + gbnf_format_literal(fmt::format("\n{}", kToolCallClose)));
       builder.add_rule("root", parallel ? fmt::format("{} ( \"\\n\" {} )*", call, call) : call);
     });
+    grammar.gbnf = factor_choices(gbnf);
   } catch (const std::exception& problem) {
     return fail(Code::kInvalidArgument,
                 fmt::format("the parameters of function \"{}\" cannot be enforced: {}",

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string_view>
+
+#include "base/result.h"
+#include "text/gbnf_rules.h"
+
+namespace penstock::text {
+
+/// Bounds the ways in which one token can be read. While llama.cpp tries a token it follows each of
+/// them by itself, and never merges those that come to the same place: ([ ]+)* has 2^n ways to read
+/// n spaces. From each place where rules begin, what follows is read for kTokenCharactersMax
+/// characters, each time the one that most ways lead to; also from out of 24 levels of each
+/// recursion, which may read alike what they still have to.
+/// Fails with kInvalidArgument; `param` is the field to name. Requires that what each rule begins
+/// with is bounded (no left recursion). Any thread.
+[[nodiscard]] Result<void> check_paths(const GbnfRules& grammar, std::string_view param);
+
+}  // namespace penstock::text
