@@ -18,9 +18,9 @@ struct AnswerGrammar {
   bool lazy = false;
   std::vector<Trigger> triggers;
   std::vector<std::string> preserved_tokens;  // token texts that must stay whole
-  bool checked =
-      false;            // made of parts that check_gbnf() has passed, so that nobody else need look
-  std::string prefill;  // what the prompt already says of the answer; the grammar starts there
+  bool checked = false;  // of parts that check_gbnf() has passed: nobody else need look
+  bool parses = false;   // llama.cpp wrote it: nobody need try
+  std::string prefill;   // what the prompt already says of the answer; the grammar starts there
 };
 
 }  // namespace penstock::text

@@ -2,7 +2,6 @@
 
 #include <chat.h>
 #include <fmt/format.h>
-#include <json-schema-to-grammar.h>
 #include <llama.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 
 #include "base/log.h"
 #include "text/constraint_limits.h"
+#include "text/literal_choice.h"
 #include "text/template_code.h"
 #include "text/tool_tags.h"
 
@@ -43,7 +43,7 @@ common_chat_tool_choice llama_tool_choice(Conversation::ToolMode mode) {
 
 AnswerGrammar grammar_from(const common_chat_params& params) {
   AnswerGrammar grammar;
-  grammar.gbnf = params.grammar;
+  grammar.gbnf = factor_choices(params.grammar);
   grammar.lazy = params.grammar_lazy;
   grammar.preserved_tokens = params.preserved_tokens;
   using Kind = AnswerGrammar::Trigger::Kind;
@@ -97,6 +97,15 @@ Result<std::unique_ptr<const ChatTemplate>> ChatTemplate::open(const ModelFile& 
   }
   made->study_source();
   return made;
+}
+
+Result<void> ChatTemplate::check_source(const std::string& source) {
+  try {
+    common_chat_templates_init(nullptr, source.empty() ? " " : source);
+  } catch (const std::exception& problem) {
+    return fail(Code::kInvalidArgument, problem.what());
+  }
+  return {};
 }
 
 void ChatTemplate::study_source() {
@@ -189,7 +198,8 @@ std::vector<std::string> ChatTemplate::literals(std::span<const std::string_view
   for (std::size_t i = 0; i < roles.size(); ++i) {
     probe.messages.push_back({.role = roles[i], .content = contents[i]});
   }
-  const Result<RenderedPrompt> rendered = render_fully(probe);
+  ConstraintCache unused;
+  const Result<RenderedPrompt> rendered = render_fully(probe, unused);
   if (!rendered) return {};
   std::string text;
   for (const Piece& p : rendered->pieces) text += p.text;
@@ -273,7 +283,7 @@ Result<RenderedPrompt> ChatTemplate::render(const Conversation& conversation,
     RenderedPrompt out;
     if (lay_out(conversation, cache, out)) return out;
   }
-  return render_fully(conversation);
+  return render_fully(conversation, cache.constraints_);
 }
 
 namespace {
@@ -372,36 +382,30 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
   return made;
 }
 
-/// The grammar of a schema that can be enforced at a bounded cost, also once it has become one;
-/// empty for none.
-Result<std::string> enforceable(std::string_view schema, std::string_view param) {
-  if (schema.empty()) return std::string();
-  if (Result<void> fine = check_schema(schema, param); !fine) return std::unexpected(fine.error());
-  Result<std::string> gbnf = schema_to_gbnf(schema);
-  if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
-  if (Result<void> fine = check_gbnf(*gbnf, param); !fine) return std::unexpected(fine.error());
-  return gbnf;
-}
-
 /// Before anything of llama.cpp's sees what the client wants to be enforced: the grammar of its
 /// schema, or its own, or an empty one. Grammars that llama.cpp makes for tool calls are not looked
 /// at as a whole: those of some templates are too intricate for check_gbnf() to follow, and all
 /// that a client puts into them are the tools' schemas.
-Result<std::string> check_constraints(const Conversation& c) {
+Result<std::string> check_constraints(const Conversation& c, ConstraintCache& cache) {
   for (const ToolText& tool : c.tools) {
-    if (Result<std::string> fine = enforceable(tool.parameters, "tools"); !fine) return fine;
+    const Result<std::string_view> fine = cache.grammar_of(tool.parameters, "tools");
+    if (!fine) return std::unexpected(fine.error());
   }
   if (!c.grammar.empty()) {
     if (Result<void> fine = check_gbnf(c.grammar); !fine) return std::unexpected(fine.error());
+    return std::string(c.grammar);
   }
-  Result<std::string> schema = enforceable(c.json_schema, "response_format.json_schema.schema");
-  return schema && schema->empty() ? std::string(c.grammar) : schema;
+  const Result<std::string_view> schema =
+      cache.grammar_of(c.json_schema, "response_format.json_schema.schema");
+  if (!schema) return std::unexpected(schema.error());
+  return std::string(*schema);
 }
 
 }  // namespace
 
-Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
-  Result<std::string> enforced = check_constraints(c);
+Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
+                                                  ConstraintCache& cache) const {
+  Result<std::string> enforced = check_constraints(c, cache);
   if (!enforced) return std::unexpected(enforced.error());
   LlamaInputs made = llama_inputs(c, *tokenizer_, llama_->knows_tools);
   const bool calls_tools = !c.tools.empty() && c.tool_mode != Conversation::ToolMode::kNone;
@@ -443,6 +447,7 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
     out.grammar.gbnf = std::move(*enforced);
   }
   out.grammar.checked = true;  // by check_constraints()
+  out.grammar.parses = c.grammar.empty();
 
   out.storage.push_back(std::move(params.prompt));
   const std::string_view text = out.storage.back();
@@ -454,18 +459,6 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c) const {
     start = mark + split_mark().size();
   }
   return out;
-}
-
-Result<std::string> schema_to_gbnf(std::string_view schema) {
-  try {
-    const common_json parsed =
-        common_json::parse(schema.empty() ? R"({"type":"object"})" : std::string(schema));
-    return json_schema_to_grammar(parsed);
-  } catch (const std::exception& problem) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("the schema cannot be enforced: {}", problem.what()),
-                "response_format.json_schema.schema");
-  }
 }
 
 }  // namespace penstock::text

@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "text/answer_grammar.h"
+#include "text/constraint_cache.h"
 #include "text/tokenizer.h"
 
 namespace penstock::text {
@@ -79,7 +80,7 @@ struct RenderedPrompt {
   std::vector<std::string> stops;  // texts at which this template's answers end
 };
 
-/// Remembers how conversations of one shape (roles in a row) are laid out. One thread.
+/// Remembers how conversations of one shape (roles in a row) are laid out, and schemas. One thread.
 class TemplateCache final {
  public:
   /// Of all shapes together: some 100 bytes each.
@@ -100,6 +101,8 @@ class TemplateCache final {
   static constexpr std::size_t kSeamsMax = 4096;
   std::unordered_map<std::string, std::optional<std::string>> seams_;
   std::string key_;
+
+  ConstraintCache constraints_;
 };
 
 /// A model's chat template, rendered by llama.cpp's Jinja. Plain conversations (no tools, no
@@ -118,6 +121,9 @@ class ChatTemplate final {
                                                           const Tokenizer& tokenizer,
                                                           const std::string& override_source = {});
   ~ChatTemplate();
+
+  /// Fails with kInvalidArgument when `source` is no template that parses; needs no model.
+  static Result<void> check_source(const std::string& source);
 
   /// Fails with kInvalidArgument when the template refuses the conversation (its own message) or
   /// a schema or grammar cannot be compiled. The result's pieces live as long as `conversation`
@@ -142,7 +148,8 @@ class ChatTemplate final {
   [[nodiscard]] bool seams_hold() const;
   [[nodiscard]] bool plain(const Conversation& conversation) const;
   [[nodiscard]] bool opaque(std::string_view content) const;
-  Result<RenderedPrompt> render_fully(const Conversation& conversation) const;
+  Result<RenderedPrompt> render_fully(const Conversation& conversation,
+                                      ConstraintCache& cache) const;
 
   const Tokenizer* tokenizer_;
   std::unique_ptr<Llama> llama_;
@@ -152,8 +159,5 @@ class ChatTemplate final {
   bool local_ = false;                // nor where a message stands, but for first and last
   std::vector<std::string> strings_;  // every string in its code, sorted
 };
-
-/// A JSON schema as GBNF (llama.cpp's converter). Empty schema text: any JSON object.
-Result<std::string> schema_to_gbnf(std::string_view schema);
 
 }  // namespace penstock::text

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "text/demo_model.h"
+#include "text/output_parser.h"
 
 namespace penstock::text {
 namespace {
@@ -159,6 +160,51 @@ TEST_F(ChatTemplateTest, SchemasBeyondTheConverterAreRefusedByName) {
   EXPECT_EQ(prompt.error().code, Code::kInvalidArgument);
   c.json_schema = R"({"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]})";
   EXPECT_FALSE(chat->render(c, cache)->grammar.gbnf.empty());
+}
+
+TEST_F(ChatTemplateTest, ReasoningBetweenThinkTagsIsToldApartHoweverItComes) {
+  // As DeepSeek's and Qwen's do: what the model thought before is left out, and it may think anew.
+  const auto chat = open(
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% set content = m.content %}"
+      "{% if m.role == 'assistant' and '</think>' in content %}"
+      "{% set content = content.split('</think>')[-1] %}{% endif %}{{ content }}<|im_end|>\n"
+      "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+      "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+      "{% endif %}{% endif %}");
+  Conversation c;
+  c.messages = {{.role = "user", .content = "Why?"}};
+  TemplateCache cache;
+  Result<RenderedPrompt> prompt = chat->render(c, cache);
+  ASSERT_TRUE(prompt.has_value()) << prompt.error().message;
+  ASSERT_EQ(prompt->format.kind, AnswerFormat::Kind::kTemplate);
+  struct Case {
+    std::string text, reasoning, content;
+  };
+  std::mt19937 random(5);
+  for (const Case& one :
+       {Case{"<think>\nLet me see < 3 </th\n</think>\n\nBecause <b>é</b>.", "Let me see < 3 </th",
+             "Because <b>é</b>."},
+        Case{"Because.", "", "Because."}, Case{"<think>\nNever done", "Never done", ""}}) {
+    for (int split = 0; split < 50; ++split) {
+      auto parser = make_output_parser(prompt->format);
+      ASSERT_TRUE(parser.has_value());
+      std::vector<AnswerDelta> deltas;
+      for (std::size_t at = 0; at < one.text.size();) {
+        std::size_t end = std::min(one.text.size(), at + 1 + random() % 5);
+        while (end < one.text.size() && (static_cast<unsigned char>(one.text[end]) & 0xC0) == 0x80)
+          ++end;  // only whole characters come
+        (*parser)->feed(std::string_view(one.text).substr(at, end - at), deltas);
+        at = end;
+      }
+      (*parser)->finish(deltas);
+      std::string reasoning, content;
+      for (const AnswerDelta& d : deltas) {
+        (d.kind == AnswerDelta::Kind::kReasoning ? reasoning : content) += d.text;
+      }
+      EXPECT_EQ(reasoning, one.reasoning) << one.text;
+      EXPECT_EQ(content, one.content) << one.text;
+    }
+  }
 }
 
 }  // namespace

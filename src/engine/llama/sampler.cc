@@ -55,7 +55,7 @@ void set_grammar(const text::AnswerGrammar& grammar, const llama_vocab* vocab,
 
 /// common_sampler_init() leaks what it has made so far when the grammar does not parse.
 bool parses(const text::AnswerGrammar& grammar, const llama_vocab* vocab) {
-  if (grammar.gbnf.empty()) return true;
+  if (grammar.gbnf.empty() || grammar.parses) return true;
   const llama_sampler_ptr trial(llama_sampler_init_grammar(vocab, grammar.gbnf.c_str(), "root"));
   return trial != nullptr;
 }
