@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "cli/bench_flags.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
+#include "cli/descriptors.h"
 #include "cli/load/find_model.h"
 #include "cli/load/progress.h"
 #include "cli/load/report.h"
@@ -46,18 +46,16 @@ constexpr const char* kFooter =
 
 constexpr Nanos kFindModelTimeout = std::chrono::seconds(10);
 
-/// Each request in flight holds a connection. Asks for what it needs, as the default is 1024.
+/// Each request in flight holds a connection.
 Result<void> allow_connections(const load::LoadOptions& options) {
-  constexpr rlim_t kOthers = 64;  // files, loops, standard streams
   const bool closed = options.pacing == load::Pacing::kClosed;
-  const rlim_t needed = (closed ? options.concurrency : options.in_flight_max) + kOthers;
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed) return {};
-  limit.rlim_cur = std::min(needed, limit.rlim_max);
-  if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur >= needed) return {};
+  const std::uint64_t needed =
+      (closed ? options.concurrency : options.in_flight_max) + kOtherDescriptors;
+  const std::uint64_t allowed = allow_descriptors(needed);
+  if (allowed >= needed) return {};
   return fail(Code::kInvalidArgument,
               fmt::format("{} needs {} open files, but the limit is {} (see ulimit -n)",
-                          closed ? "--concurrency" : "--max-in-flight", needed, limit.rlim_max));
+                          closed ? "--concurrency" : "--max-in-flight", needed, allowed));
 }
 
 /// Drives the run to its end, or to the user's.

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,12 +20,14 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
+#include "cli/descriptors.h"
 #include "cli/flag_table.h"
 #include "cli/model_path.h"
 #include "cli/signals.h"
 #include "net/http_server.h"
 #include "serve/served_model.h"
 #include "serve/service.h"
+#include "text/chat_template.h"
 
 namespace penstock::cli {
 namespace {
@@ -157,7 +158,7 @@ void declare(CLI::App& sub, ServeFlags& f) {
       ->check(CLI::Range(0.1, 1e6))
       ->group("Server");
   add("--drain-timeout-s", f.drain_timeout_s,
-      "How long running answers may take after SIGTERM, seconds")
+      "How long running answers may take after SIGTERM, seconds; a second signal ends them")
       ->check(CLI::Range(0.0, 1e6))
       ->group("Server");
   add("--header-timeout-s", f.header_timeout_s,
@@ -246,6 +247,11 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   if (!f.chat_template_file.empty()) {
     Result<std::string> text = read_file(f.chat_template_file);
     if (!text) return std::unexpected(text.error());
+    if (const Result<void> parses = text::ChatTemplate::check_source(*text); !parses) {
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("--chat-template {}: {}", f.chat_template_file, parses.error().message));
+    }
     model.chat_template = std::move(*text);
   }
   return model;
@@ -318,18 +324,14 @@ class Loader {
   std::thread thread_;  // last: it uses the others
 };
 
-/// Takes as many descriptors as the system lets this process have, and holds connections to what
-/// they are enough for: beyond that, accept() would fail and clients would wait for nothing.
+/// Holds connections to what this process may open: beyond that, accept() would fail and clients
+/// would wait for nothing.
 void fit_connections(net::HttpServerOptions& http) {
-  constexpr rlim_t kOthers = 64;  // model, logs, loops
-  rlimit files{};
-  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
-  files.rlim_cur = files.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &files) != 0) getrlimit(RLIMIT_NOFILE, &files);
-  const rlim_t room = files.rlim_cur > 2 * kOthers ? files.rlim_cur - kOthers : files.rlim_cur / 2;
-  if (room >= http.connections_max) return;
+  const std::uint64_t files = allow_descriptors(http.connections_max + kOtherDescriptors);
+  const std::uint64_t room = files > 2 * kOtherDescriptors ? files - kOtherDescriptors : files / 2;
+  if (files == 0 || room >= http.connections_max) return;
   log::warn("--max-connections {}: this process may open {} files (ulimit -n), so it is {}",
-            http.connections_max, files.rlim_cur, room);
+            http.connections_max, files, room);
   http.connections_max = std::max<std::size_t>(room, 1);
 }
 
@@ -337,11 +339,11 @@ void fit_connections(net::HttpServerOptions& http) {
 /// While this lives the process has `wait`, and until the next signal.
 class LastResort {
  public:
-  LastResort(const Signals& signals, Nanos wait)
-      : thread_([this, &signals, end = std::chrono::steady_clock::now() + wait] {
+  LastResort(const Signals& signals, const Clock& clock, Nanos wait)
+      : thread_([this, &signals, &clock, deadline = Deadline(clock.now() + wait)] {
           while (!over_) {
             const bool told = signals.next(std::chrono::milliseconds(50)) != 0;
-            if (over_ || (!told && std::chrono::steady_clock::now() < end)) continue;
+            if (over_ || (!told && !deadline.passed(clock.now()))) continue;
             log::error("a thread does not end; leaving without it");
             std::_Exit(1);
           }
@@ -362,8 +364,10 @@ constexpr Nanos kEndWithin = std::chrono::seconds(10);
 
 int check_flags(ServeFlags& flags) {
   const Result<serve::ModelOptions> settled = settle(flags);
-  if (!settled) fmt::print(stderr, "penstock serve: {}\n", settled.error().message);
-  return settled ? 0 : 2;
+  const Result<void> fine =
+      settled ? net::check_address(flags.http) : std::unexpected(settled.error());
+  if (!fine) fmt::print(stderr, "penstock serve: {}\n", fine.error().message);
+  return fine ? 0 : 2;
 }
 
 int run_serve(ServeFlags& flags) {
@@ -385,6 +389,7 @@ int run_serve(ServeFlags& flags) {
   service.open(server);
   fmt::print("listening on http://{}:{}\n", flags.http.address, server.port());
   std::fflush(stdout);
+  std::clearerr(stdout);  // whoever started this may not care to read it
 
   int status = 0;
   std::optional<LastResort> last_resort;
@@ -407,7 +412,7 @@ int run_serve(ServeFlags& flags) {
     while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
-    last_resort.emplace(signals, kEndWithin);
+    last_resort.emplace(signals, clock, kEndWithin);
     server.stop();
     // Nothing was ever accepted when the model is not there yet, so nothing is lost by not waiting.
     if (!loader.stop_within(std::chrono::seconds(1))) std::_Exit(status);

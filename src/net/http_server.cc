@@ -165,6 +165,19 @@ std::string_view HttpRequest::header(std::string_view lower_case_name) const noe
   return {};
 }
 
+Result<void> check_address(const HttpServerOptions& options) {
+  HttpServerOptions any_port = options;
+  any_port.port = 0;
+  const auto endpoint = parse_endpoint(any_port);
+  if (!endpoint) return std::unexpected(endpoint.error());
+  asio::io_context context;
+  TcpAcceptor probe(context);
+  if (const ErrorCode failure = open_and_bind(probe, *endpoint, false)) {
+    return std::unexpected(explain(any_port, failure));
+  }
+  return {};
+}
+
 Result<std::unique_ptr<HttpServer>> start_http_server(const HttpServerOptions& options,
                                                       HttpHandler& handler) {
   const auto endpoint = parse_endpoint(options);

@@ -155,6 +155,10 @@ class HttpServer {
   virtual void stop() = 0;
 };
 
+/// Whether this machine has `options.address`: binds it for a moment, with any free port. Fails as
+/// start_http_server() does.
+Result<void> check_address(const HttpServerOptions& options);
+
 /// Binds, starts the loops and accepts. Fails with a message that names the address and the
 /// remedy (port taken, not permitted, not this machine's address).
 Result<std::unique_ptr<HttpServer>> start_http_server(const HttpServerOptions& options,

@@ -254,6 +254,14 @@ def fields():
     yield field('prompt', '[2147483647]', path=COMPLETIONS, says='not in the vocabulary')
     yield field('prompt', json.dumps(['x'] * 257), path=COMPLETIONS, param='prompt[256]')
     yield field('n', '128', path=COMPLETIONS, prompt=json.dumps(['x'] * 9), says='1024')
+    # What 127 more choices would repeat of the prompt.
+    for repeating, path in (('return_token_ids', COMPLETIONS), ('return_token_ids', CHAT)):
+        long = {COMPLETIONS: {'prompt': json.dumps([7] * 20_000)},
+                CHAT: {'messages': json.dumps([{'role': 'user', 'content': 'a b ' * 10_000}])}}
+        yield field('n', '128', path=path, **long[path], **{repeating: 'true'}, stream='true',
+                    says='repeat the prompt')
+    yield field('n', '128', path=COMPLETIONS, prompt=json.dumps('a b ' * 40_000), echo='true',
+                says='repeat the prompt')
     yield field('prompt', json.dumps([1] * CONTEXT_TOKENS), path=COMPLETIONS,
                 says=f'the prompt has {CONTEXT_TOKENS} tokens')
     yield field('messages', json.dumps([{'role': 'user', 'content': 'word ' * CONTEXT_TOKENS}]),

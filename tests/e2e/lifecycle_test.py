@@ -3,6 +3,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -122,6 +123,27 @@ class ConfigTest(unittest.TestCase):
                 self.assertEqual((status, out), (2, ''))
                 self.assertIn(says, error)
         self.assertEqual(run('serve', '--model', 'simulated', '--config', '/nowhere.toml')[0], 2)
+
+    def test_check_config_looks_at_the_template_and_the_address(self):
+        self.write('model = "simulated"\n')
+        template = os.path.join(self.folder.name, 'chat.jinja')
+        for text, says in (('{% for m in messages %}{{ m.content }}{% endfor %}', ''),
+                           ('{% for m in messages %}{{ m.content }}', template),
+                           ('{{ messages[0].content | }}', template)):
+            with self.subTest(text), open(template, 'w', encoding='utf-8') as file:
+                file.write(text)
+                file.flush()
+                status, out, error = self.check('--chat-template', template)
+                self.assertEqual((status, out), (2 if says else 0, ''), error)
+                self.assertIn(says, error)
+        for host, says in (('127.0.0.1', ''), ('0.0.0.0', ''), ('192.0.2.1', '192.0.2.1'),
+                           ('nowhere', 'nowhere')):
+            with self.subTest(host):
+                status, out, error = self.check('--host', host)
+                self.assertEqual((status, out), (2 if says else 0, ''), error)
+                self.assertIn(says, error)
+        with Server() as server:  # a port that is taken is no fault of the configuration
+            self.assertEqual(self.check('--port', str(server.port)), (0, '', ''))
 
     def test_environment_alone(self):
         env = {'PENSTOCK_MODEL': 'simulated'}
@@ -363,8 +385,8 @@ class DrainTest(unittest.TestCase):
         except (Closed, ConnectionError):
             return None
 
-    def signal_and_wait_for_draining(self):
-        self.server.signal()
+    def signal_and_wait_for_draining(self, number=signal.SIGTERM):
+        self.server.signal(number)
         wait_until(lambda: self.ready_status() == 503, 'it drains')
 
     def test_H15_sigterm_lets_running_answers_finish_and_refuses_new_ones(self):
@@ -445,8 +467,9 @@ class DrainTest(unittest.TestCase):
         self.assertNotIn(b'[DONE]', head.body)
 
     def test_second_signal_ends_at_once(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with self.subTest(number):
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        for first, second in itertools.product(kinds, kinds):
+            with self.subTest(first=first, second=second):
                 self.start('--drain-timeout-s', '1000', speedup=1)
                 stream = self.open(max_tokens=ENDLESS)
                 whole = self.server.connect()
@@ -454,8 +477,8 @@ class DrainTest(unittest.TestCase):
                 whole.request('POST', CHAT, chat_body(max_tokens=ENDLESS))
                 wait_until(lambda: self.server.metric('penstock_requests_in_flight') == 2,
                            'two run')
-                self.signal_and_wait_for_draining()
-                self.server.signal(number)
+                self.signal_and_wait_for_draining(first)
+                self.server.signal(second)
                 self.check_cut(*stream)
                 self.assertTrue(whole.at_end())
                 self.assertEqual(self.server.wait(), 0)
