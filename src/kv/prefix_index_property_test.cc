@@ -4,7 +4,7 @@
 #include <atomic>
 #include <thread>
 
-#include "kv/index_events.h"
+#include "kv/index_events_for_test.h"
 #include "kv/prefix_index.h"
 #include "kv/reference_index.h"
 

@@ -69,6 +69,9 @@ void expect_row(const Row& row, double tolerance, double reuse_tolerance) {
   expect("TPOT mean", report->tpot_ms.mean, row.tpot_mean);
   expect("E2E mean", report->e2e_ms.mean, row.e2e_mean);
   EXPECT_NEAR(report->prefix_hit_ratio, row.reuse, 0.6e-6 + row.reuse * reuse_tolerance);
+  if (std::string_view(row.name) == "conv_agg4_rr_x4") {
+    EXPECT_EQ(report->preemptions, 152U);
+  }
 }
 
 class RoundRobinReplay : public ::testing::TestWithParam<Row> {};

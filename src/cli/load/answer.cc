@@ -42,17 +42,34 @@ std::size_t AnswerReader::on_body(std::string_view bytes) {
 }
 
 bool AnswerReader::take(std::string_view json, bool stream) {
+  bytes_ += json.size();
   Result<Chunk> chunk = parser_.parse(json, endpoint_, stream);
   if (!chunk) {
     malformed_ = fmt::format("{} in: {}", chunk.error().message, json.substr(0, kMessageBytesMax));
     return false;
   }
   if (chunk->error && !error_) error_ = std::move(chunk->error);
-  if (chunk->usage) usage_ = chunk->usage;
+  if (chunk->usage) take_usage(*chunk->usage);
   finished_ = finished_ || chunk->finished;
   has_content_ = has_content_ || chunk->has_content;
   if (keep_text_) text_ += chunk->text;
   return chunk->has_content;
+}
+
+/// A token takes a byte at least, on its way here or in a prompt; templates, and reasoning that is
+/// not shown, add some.
+void AnswerReader::take_usage(const Usage& usage) {
+  constexpr std::uint64_t kPromptTokensMore = 100'000;
+  if (usage.output_tokens > std::max(2 * asked_.output_tokens + 16, bytes_)) {
+    malformed_ = fmt::format("its usage says {} completion_tokens, and {} were asked for",
+                             usage.output_tokens, asked_.output_tokens);
+  } else if (usage.prompt_tokens > asked_.prompt_tokens + kPromptTokensMore ||
+             usage.cached_tokens > usage.prompt_tokens) {
+    malformed_ = fmt::format("its usage says {} prompt_tokens, {} of them cached, for {} bytes",
+                             usage.prompt_tokens, usage.cached_tokens, asked_.prompt_tokens);
+  } else {
+    usage_ = usage;
+  }
 }
 
 AnswerReader::Verdict AnswerReader::judge_status() {

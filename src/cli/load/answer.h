@@ -21,7 +21,7 @@ enum class Outcome : std::uint8_t {
   kStreamError,  // an error object in an answer of status 200
   kIncomplete,   // it ended in an orderly way without finish_reason, or a stream without [DONE]
   kEmpty,        // complete, but without text, reasoning or tool call
-  kMalformed,    // no JSON, or larger than kAnswerBytesMax
+  kMalformed,    // no JSON, larger than kAnswerBytesMax, or a usage that cannot be
   kUnfinished,   // cut off because the user ended the run: no failure
 };
 inline constexpr std::size_t kOutcomes = 9;
@@ -40,9 +40,15 @@ inline constexpr std::size_t kMessageBytesMax = 300;       // of what an error s
 /// same result, and it knows no clock. `parser` must outlive it. Not thread safe.
 class AnswerReader final {
  public:
-  /// `keep_text`: collect the visible text, for the next turn of a conversation.
-  AnswerReader(ChunkParser& parser, Endpoint endpoint, bool stream, bool keep_text)
-      : parser_(parser), endpoint_(endpoint), stream_(stream), keep_text_(keep_text) {}
+  /// `keep_text`: collect the visible text, for the next turn of a conversation. `asked`: the
+  /// bytes of the prompt and the tokens asked for; a usage far beyond them is not believed.
+  AnswerReader(ChunkParser& parser, Endpoint endpoint, bool stream, bool keep_text,
+               const Usage& asked)
+      : parser_(parser),
+        endpoint_(endpoint),
+        stream_(stream),
+        keep_text_(keep_text),
+        asked_(asked) {}
 
   void on_status(int status) noexcept { status_ = status; }
 
@@ -70,15 +76,18 @@ class AnswerReader final {
  private:
   [[nodiscard]] bool is_error_status() const noexcept { return status_ / 100 != 2; }
   bool take(std::string_view json, bool stream);
+  void take_usage(const Usage& usage);
   Verdict judge_status();
 
   ChunkParser& parser_;
   const Endpoint endpoint_;
   const bool stream_;
   const bool keep_text_;
+  const Usage asked_;
   int status_ = 0;
   net::SseParser events_{kAnswerBytesMax};
-  std::string body_;  // of a whole answer, or the beginning of an error's
+  std::uint64_t bytes_ = 0;  // of all events, or of the whole answer
+  std::string body_;         // of a whole answer, or the beginning of an error's
   std::string text_;
   std::optional<Usage> usage_;
   std::optional<std::string> error_;

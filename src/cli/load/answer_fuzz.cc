@@ -19,7 +19,7 @@ using penstock::cli::load::kMessageBytesMax;
 auto read(std::uint8_t how, std::string_view bytes, std::size_t piece_bytes) {
   ChunkParser parser;
   AnswerReader reader(parser, (how & 1) != 0 ? Endpoint::kChat : Endpoint::kCompletions,
-                      (how & 2) != 0, true);
+                      (how & 2) != 0, true, {.prompt_tokens = 100, .output_tokens = 20});
   reader.on_status((how & 4) != 0 ? 200 : 500);
   std::size_t content_events = 0;
   for (std::size_t at = 0; at < bytes.size(); at += piece_bytes) {

@@ -40,7 +40,8 @@ struct Settings {
 
 Read read(const std::string& bytes, const Settings& settings = {}, std::size_t piece_bytes = 9999) {
   ChunkParser parser;
-  AnswerReader reader(parser, settings.endpoint, settings.stream, true);
+  AnswerReader reader(parser, settings.endpoint, settings.stream, true,
+                      {.prompt_tokens = 100, .output_tokens = 20});
   if (settings.status != 0) reader.on_status(settings.status);
   Read result;
   for (std::size_t at = 0; at < bytes.size(); at += piece_bytes) {
@@ -66,6 +67,26 @@ TEST(AnswerReaderTest, CountsContentAndTakesUsage) {
   EXPECT_EQ(result.usage->prompt_tokens, 40U);
   EXPECT_EQ(result.usage->cached_tokens, 32U);
   EXPECT_EQ(result.usage->output_tokens, 7U);
+}
+
+TEST(AnswerReaderTest, AUsageThatCannotBeIsNotBelieved) {
+  const auto with_usage = [](const std::string& usage) {
+    return read(delta(R"("content":"x")") + kFinish +
+                event(R"({"choices":[],"usage":{)" + usage + "}}") + kDone);
+  };
+  for (const char* usage :
+       {R"("prompt_tokens":40,"completion_tokens":1000000000000)",
+        R"("prompt_tokens":40,"completion_tokens":18446744073709551615)",
+        R"("prompt_tokens":1000000000000,"completion_tokens":7)",
+        R"("prompt_tokens":4,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":5})"}) {
+    const Read result = with_usage(usage);
+    EXPECT_EQ(result.verdict.outcome, Outcome::kMalformed) << usage;
+    EXPECT_THAT(result.verdict.message, HasSubstr("its usage says")) << usage;
+    EXPECT_FALSE(result.usage) << usage;
+  }
+  // Servers that heed max_tokens loosely, and templates longer than the prompt.
+  EXPECT_EQ(with_usage(R"("prompt_tokens":3000,"completion_tokens":41)").verdict.outcome,
+            Outcome::kOk);
 }
 
 TEST(AnswerReaderTest, CompletionsHaveText) {

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "cli/load/random.h"
+#include "base/rng.h"
 
 namespace penstock::cli::load {
 namespace {
@@ -21,13 +21,13 @@ class PoissonArrivals final : public Arrivals {
 
   std::optional<Nanos> next() override {
     const Nanos at = from_seconds(at_s_);
-    at_s_ += -std::log1p(-random_.next_fraction()) / rate_per_s_;
+    at_s_ += random_.exponential(1 / rate_per_s_);
     return at;
   }
 
  private:
   const double rate_per_s_;
-  Random random_;
+  Rng random_;
   double at_s_ = 0;
 };
 

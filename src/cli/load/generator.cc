@@ -33,6 +33,7 @@ class Generator::Conversation final : public net::HttpCallListener {
   std::size_t place;  // in the owner's conversations_
 
  private:
+  [[nodiscard]] std::uint32_t max_tokens() const;
   [[nodiscard]] net::HttpCall make_call(TimePoint deadline) const;
   void on_content(std::size_t events, TimePoint now);
   void finish(const Result<void>& transport);  // `this` may be gone when it returns
@@ -48,14 +49,17 @@ class Generator::Conversation final : public net::HttpCallListener {
   std::unique_ptr<net::HttpCallHandle> handle_;
 };
 
+std::uint32_t Generator::Conversation::max_tokens() const {
+  const std::uint32_t of_source = context_.prompts.output_tokens(start_.session);
+  return of_source != 0 ? of_source : context_.options.request.max_tokens;
+}
+
 net::HttpCall Generator::Conversation::make_call(TimePoint deadline) const {
   const LoadOptions& options = context_.options;
-  const std::uint32_t of_source = context_.prompts.output_tokens(start_.session);
   net::HttpCall call;
   call.path = options.server.path;
   call.path += path_of(options.request.endpoint);
-  call.body = request_body(options.request, history_,
-                           of_source != 0 ? of_source : options.request.max_tokens);
+  call.body = request_body(options.request, history_, max_tokens());
   call.headers.emplace_back("Content-Type", "application/json");
   if (!options.request.api_key.empty()) {
     call.headers.emplace_back("Authorization", "Bearer " + options.request.api_key);
@@ -72,7 +76,8 @@ bool Generator::Conversation::send(TimePoint intended) {
   append_turn(history_, options.request.endpoint, context_.prompts.turn(start_.session, turn_));
   ++turn_;
   reader_.emplace(owner_.parser_, options.request.endpoint, options.request.stream,
-                  turn_ < options.turns);
+                  turn_ < options.turns,
+                  Usage{.prompt_tokens = history_.size(), .output_tokens = max_tokens()});
   context_.live.begun.fetch_add(1, kRelaxed);
   if (measured) context_.live.measured.fetch_add(1, kRelaxed);
   net::HttpCall call = make_call(intended + options.timeout);

@@ -7,17 +7,17 @@
 #include <numeric>
 #include <vector>
 
-#include "cli/load/random.h"
+#include "base/rng.h"
 
 namespace penstock::cli::load {
 namespace {
 
 /// Of all magnitudes alike, from nothing to hours.
 std::vector<Nanos> many_values(std::size_t count, std::uint64_t seed) {
-  Random random(seed);
+  Rng random(seed);
   std::vector<Nanos> values;
   for (std::size_t i = 0; i < count; ++i) {
-    values.emplace_back(static_cast<Nanos::rep>(std::exp2(random.next_fraction() * 45) - 1));
+    values.emplace_back(static_cast<Nanos::rep>(std::exp2(random.fraction() * 45) - 1));
   }
   return values;
 }

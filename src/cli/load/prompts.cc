@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "api/openai.h"
+#include "base/rng.h"
 #include "cli/load/internal/json_lines.h"
-#include "cli/load/random.h"
 #include "cli/load/words.h"
 
 namespace penstock::cli::load {
@@ -39,7 +39,7 @@ class Generated final : public PromptSource {
 
  private:
   void append_prefix(std::string& out, std::uint64_t session) const {
-    const std::uint64_t draw = mix(stream_of(spec_.seed, Stream::kPrefixDraw, session));
+    const std::uint64_t draw = mix64(stream_of(spec_.seed, Stream::kPrefixDraw, session));
     std::string text;
     append_words(text, stream_of(spec_.seed, Stream::kPrefix, draw % spec_.prefix_groups),
                  spec_.shared_prefix_tokens);
@@ -80,7 +80,7 @@ class FromTrace final : public PromptSource {
     for (const std::uint64_t id : request.blocks) {
       const std::uint32_t count = std::min(left, spec_.block_tokens);
       // An id may have all 64 bits.
-      append_words(text, stream_of(spec_.seed, Stream::kTraceBlock, 0) ^ mix(id), count);
+      append_words(text, stream_of(spec_.seed, Stream::kTraceBlock, 0) ^ mix64(id), count);
       left -= count;
     }
     append_words(text, stream_of(spec_.seed, Stream::kTraceTail, session), left);

@@ -3,7 +3,7 @@
 #include <array>
 #include <string_view>
 
-#include "cli/load/random.h"
+#include "base/rng.h"
 
 namespace penstock::cli::load {
 namespace {
@@ -59,7 +59,7 @@ constexpr std::size_t kWordsANumber = 8;
 }  // namespace
 
 void append_words(std::string& out, std::uint64_t stream, std::size_t count) {
-  Random random(stream);
+  Rng random(stream);
   std::uint64_t number = 0;
   for (std::size_t i = 0; i < count; ++i) {
     number = i % kWordsANumber == 0 ? random.next() : number >> 8;
@@ -78,8 +78,8 @@ std::string words_of_size(std::uint64_t stream, std::size_t size_bytes) {
 
 std::uint64_t stream_of(std::uint64_t seed, Stream kind, std::uint64_t session,
                         std::uint32_t turn) noexcept {
-  return mix(seed) ^ (static_cast<std::uint64_t>(kind) << 56 |
-                      static_cast<std::uint64_t>(turn) << 40 | session);
+  return mix64(seed) ^ (static_cast<std::uint64_t>(kind) << 56 |
+                        static_cast<std::uint64_t>(turn) << 40 | session);
 }
 
 }  // namespace penstock::cli::load

@@ -5,21 +5,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/rng.h"
+
 namespace penstock::engine::simulated {
 namespace {
 
-/// SplitMix64's finaliser: every bit of the result depends on every bit of `x`.
-std::uint64_t mix(std::uint64_t x) noexcept {
-  x ^= x >> 30;
-  x *= 0xBF58476D1CE4E5B9ULL;
-  x ^= x >> 27;
-  x *= 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
-}
-
 /// The `index`-th number of the stream that `digest` and `purpose` name.
 std::uint64_t number(std::uint64_t digest, std::uint64_t purpose, std::uint64_t index) noexcept {
-  return mix(digest + purpose + (index + 1) * 0x9E3779B97F4A7C15ULL);
+  return mix64(digest + purpose + (index + 1) * 0x9E3779B97F4A7C15ULL);
 }
 
 constexpr std::uint64_t kDraw = 0;
