@@ -1,5 +1,7 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <malloc.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <exception>
@@ -45,9 +47,28 @@ void give_large_blocks_back() {
   mallopt(M_TRIM_THRESHOLD, 4 << 20);
 }
 
+/// Of a process that is started with a standard stream closed, the next file or socket would get
+/// its number, and with it what is printed and logged.
+void open_standard_streams() {
+  int last = -1;
+  while (last < STDERR_FILENO) {
+    last = open("/dev/null", O_RDWR);
+    if (last < 0) return;
+  }
+  close(last);
+}
+
+/// A report that did not reach its file must not look like one that did.
+int printed(int exit_status) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_status;
+  fmt::print(stderr, "penstock: cannot write to standard output\n");
+  return exit_status == 0 ? 1 : exit_status;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   give_large_blocks_back();
   CLI::App app(kDescription, "penstock");
   app.require_subcommand(1);
@@ -87,5 +108,5 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "penstock: {}\n", problem.what());
     return 1;
   }
-  return exit_status;
+  return printed(exit_status);
 }
