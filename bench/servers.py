@@ -1,94 +1,53 @@
 """What the end-to-end benchmarks share: servers to measure, `penstock bench` to load them with, and
 what a process has cost so far. Standard library only; every address is on loopback."""
 
-import http.client
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, 'tools'))
+
+from server_process import ServerProcess, answers, free_port, listens  # free_port: for who imports
+
 PENSTOCK = os.environ.get('PENSTOCK_BIN') or os.path.join(ROOT, 'build', 'penstock')
 MIB = 1024 * 1024
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+START_S = 120
+STOP_S = 20
 
 
 def say(text):
     print(f'    {text}', file=sys.stderr, flush=True)
 
 
-class Server:
+class Server(ServerProcess):
     """A process that listens on a port; ends with the block it is used in."""
 
     def __init__(self, name, command, port, ready='/health'):
         self.name, self.port = name, port
-        self.log = os.path.join(tempfile.gettempdir(), f'penstock-bench-{os.getuid()}-{name}.log')
+        log = os.path.join(tempfile.gettempdir(), f'penstock-bench-{os.getuid()}-{name}.log')
         if not shutil.which(command[0]):
             raise SystemExit(f'{command[0]}: no such program; make build (or name another in '
                              'PENSTOCK_BIN)')
-        self.started = time.monotonic()
-        with open(self.log, 'ab') as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out,
-                                            stdin=subprocess.DEVNULL)
+        started = time.monotonic()
+        super().__init__(command, out=open(log, 'ab+'))
         try:
-            self.listen_s = self._wait(self._listens)
-            self.ready_s = self._wait(lambda: self._answers(ready)) if ready else self.listen_s
+            self.wait_until(lambda: listens(port), f'it listens (see {log})', START_S)
+            self.listen_s = time.monotonic() - started
+            if ready:
+                self.wait_until(lambda: answers(f'http://127.0.0.1:{port}{ready}'),
+                                f'it is ready (see {log})', START_S)
         except BaseException:
-            self.stop()
+            self.end(STOP_S)
             raise
 
-    def _wait(self, condition, limit_s=120):
-        while not condition():
-            if self.process.poll() is not None:
-                raise SystemExit(f'{self.name} ended with {self.process.returncode}; its output '
-                                 f'is in {self.log}')
-            if time.monotonic() - self.started > limit_s:
-                raise SystemExit(f'{self.name} is not ready after {limit_s} s; its output is in '
-                                 f'{self.log}')
-            time.sleep(0.001)
-        return time.monotonic() - self.started
-
-    def _listens(self):
-        try:
-            socket.create_connection(('127.0.0.1', self.port), 1).close()
-            return True
-        except OSError:
-            return False
-
-    def _answers(self, path):
-        try:
-            connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=5)
-            connection.request('GET', path)
-            status = connection.getresponse().status
-            connection.close()
-            return status == 200
-        except OSError:
-            return False
-
-    def __enter__(self):
-        return self
-
     def __exit__(self, *exception):
-        self.stop()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.end(STOP_S)
+        self.kill()
 
     def _pids(self):
         """The process and its children (nginx has workers)."""

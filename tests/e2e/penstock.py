@@ -11,10 +11,15 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', '..', 'tools'))
+
+from server_process import ServerProcess
+
 BINARY = os.environ.get('PENSTOCK_BIN') or os.path.join(HERE, '..', '..', 'build', 'penstock')
 
 START_S = 120  # the demo model's tokenizer may have to be fetched first
@@ -276,33 +281,15 @@ def completion_body(prompt='Once upon a time', **fields):
     return {name: value for name, value in body.items() if value is not None}
 
 
-class Process:
+class Process(ServerProcess):
     """`penstock ARGUMENTS`, from its start to its end, which is never later than the test's."""
 
     def __init__(self, *arguments, env=None):
-        self.out = tempfile.TemporaryFile()
-        self.err = tempfile.TemporaryFile()
         # Settings of whoever runs the tests must not reach the server.
         inherited = {name: value for name, value in os.environ.items()
                      if not name.startswith('PENSTOCK_') or name == 'PENSTOCK_CACHE'}
-        self.process = subprocess.Popen([BINARY, *arguments], stdin=subprocess.DEVNULL,
-                                        stdout=self.out, stderr=self.err,
-                                        env={**inherited, **(env or {})})
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.kill()
-
-    def stdout(self):
-        return os.pread(self.out.fileno(), 1 << 20, 0).decode(errors='replace')
-
-    def stderr(self):
-        return os.pread(self.err.fileno(), 1 << 24, 0).decode(errors='replace')
-
-    def signal(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
+        super().__init__([BINARY, *arguments], {**inherited, **(env or {})},
+                         err=tempfile.TemporaryFile())
 
     def wait(self, seconds=WAIT_S):
         """The exit status."""
@@ -310,13 +297,6 @@ class Process:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f'still running after {seconds} s: {self.stderr()}') from None
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.out.close()
-        self.err.close()
 
 
 def run(*arguments, env=None, seconds=WAIT_S):
@@ -335,20 +315,15 @@ class Server(Process):
                          *flags, env=env)
         self.key = key
         try:
-            self.port = wait_until(self.listening_port, 'the server listens', START_S)
+            self.port = self.wait_until(self.listening_port, 'it listens', START_S)
             if ready:
-                wait_until(lambda: self.get('/ready').status == 200, 'the server is ready', START_S)
-        except BaseException as error:
-            said = self.stderr()
+                self.wait_until(lambda: self.get('/ready').status == 200, 'it is ready', START_S)
+        except BaseException:
             self.kill()
-            if isinstance(error, AssertionError):
-                raise AssertionError(f'{error}\n{said}') from None
             raise
 
     def listening_port(self):
         match = re.search(r'^listening on http://127\.0\.0\.1:(\d+)$', self.stdout(), re.MULTILINE)
-        if match is None and self.process.poll() is not None:
-            raise AssertionError(f'the server ended with {self.process.returncode}')
         return match and int(match.group(1))
 
     # ---- talking ----

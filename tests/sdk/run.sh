@@ -65,11 +65,12 @@ gate() {
   model="$("$tools/model.sh")"
   case "$1" in
     python)
-      python3 "$here/with_servers.py" "$binary" "$model" \
+      PENSTOCK_BIN="$binary" python3 "$here/with_servers.py" "$model" \
         "$python_sdk/bin/python" -m unittest discover -v -s "$here/python"
       ;;
     node)
-      PENSTOCK_SDK_NODE="$node_sdk" python3 "$here/with_servers.py" "$binary" "$model" \
+      PENSTOCK_BIN="$binary" PENSTOCK_SDK_NODE="$node_sdk" \
+        python3 "$here/with_servers.py" "$model" \
         node --test --test-reporter=spec "$here/node/openai.test.mjs"
       ;;
   esac
