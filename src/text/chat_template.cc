@@ -313,6 +313,9 @@ std::string arguments_with_split_marks(const Tokenizer& tokenizer, std::string_v
   }
 }
 
+/// Of a function that is described without any: llama.cpp would refuse an empty text.
+const std::string kNoParameters = R"({"type":"object","properties":{}})";
+
 struct LlamaInputs {
   common_chat_templates_inputs inputs;
   bool own_tools = false;  // tools are taught by tool_tags, not by the template
@@ -367,7 +370,7 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
     for (const ToolText& t : c.tools) {
       // Name and parameters also make the grammar, so they stay as they are.
       in.tools.push_back({std::string(t.name), with_split_marks(tokenizer, t.description),
-                          std::string(t.parameters)});
+                          t.parameters.empty() ? kNoParameters : std::string(t.parameters)});
     }
     in.tool_choice = llama_tool_choice(c.tool_mode);
     in.parallel_tool_calls = c.parallel_tool_calls;

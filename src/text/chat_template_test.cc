@@ -182,9 +182,9 @@ TEST_F(ChatTemplateTest, ReasoningBetweenThinkTagsIsToldApartHoweverItComes) {
   };
   std::mt19937 random(5);
   for (const Case& one :
-       {Case{"<think>\nLet me see < 3 </th\n</think>\n\nBecause <b>é</b>.", "Let me see < 3 </th",
-             "Because <b>é</b>."},
-        Case{"Because.", "", "Because."}, Case{"<think>\nNever done", "Never done", ""}}) {
+       {Case{"<think>\nLet me see < 3 </th\n</think>\n\nBecause <b>é</b>.",
+             "\nLet me see < 3 </th\n", "\n\nBecause <b>é</b>."},
+        Case{"Because.", "", "Because."}, Case{"<think>\nNever done", "\nNever done", ""}}) {
     for (int split = 0; split < 50; ++split) {
       auto parser = make_output_parser(prompt->format);
       ASSERT_TRUE(parser.has_value());

@@ -30,7 +30,8 @@ inline constexpr std::size_t kOpenAlternativesMax = 500;
 inline constexpr std::size_t kStacksMax = 1000;
 /// Ways to read one token, which llama.cpp follows one by one each time it tries that token.
 inline constexpr std::size_t kTokenPathsMax = 20'000;
-inline constexpr std::size_t kTokenCharactersMax = 64;  // vocabularies hold that many spaces
+inline constexpr std::size_t kRunCharactersMax = 40;   // of a token of one character, as of spaces
+inline constexpr std::size_t kWordCharactersMax = 20;  // of any other
 /// Steps of the searches for such ways, about 20 ns each. Large schemas take a few 100,000.
 inline constexpr std::size_t kStackSearchMax = 5'000'000;
 

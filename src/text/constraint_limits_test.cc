@@ -101,7 +101,7 @@ TEST(GbnfLimitsTest, WaysToReadOneTokenAreBounded) {
     };
     for (const char* part :
          {R"(([ ]+)*)", R"(([ ]|[ ])*)", R"(([ ]* [ ]*)*)", R"(("a"? "a"?)+ "c")",
-          R"(([a-z]+ [ ]?)*)", R"(("ab" | "a" "b")* "c")", R"(([-] | [-]){40})",
+          R"(([a-z]+ [ ]?)*)", R"(("ab" | "a" "b" | [a] "b" | "a" [b])* "c")", R"(([-] | [-]){40})",
           R"([ ]* [ ]* [ ]* [ ]* [ ]*)", R"(([ぁ-ん]+ | [ゔ-ゖ]+)+)"}) {
       EXPECT_THAT(in_place(part), HasSubstr("ways to read one token")) << part;
     }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -28,9 +30,9 @@ class PathSearch {
     for (std::uint32_t rule = 0; rule < grammar_->rules.size(); ++rule) {
       for (const std::uint32_t start : grammar_->rules[rule]) {
         for (std::uint32_t p = start; at(p).kind != Kind::kEnd; ++p) {
-          const bool names_rule = at(p).kind == Kind::kRule;
-          if (names_rule || p == start) follow(push(p, kBottom));
-          if (names_rule) follow(out_of_recursion(rule, p));
+          if (at(p).kind != Kind::kRule) continue;
+          if (is_new(p)) read_from(push(p, kBottom));
+          read_from(out_of_recursion(rule, p));
           if (paths_max_ > static_cast<double>(kTokenPathsMax)) {
             return too_much(
                 "ways to read one token (repetitions that begin alike within each other)",
@@ -100,18 +102,41 @@ class PathSearch {
     return opened(push(place + 1, below));
   }
 
-  /// Reads on from `from`, each time a letter that leads to the most ways.
-  void follow(Stack from) {
-    std::vector<std::pair<Stack, double>> alive;  // with the number of ways to it
-    for (const Stack one : std::vector(opened(from))) alive.emplace_back(one, 1);
+  /// Whether what stands from `place` on in its sequence was not read anywhere before.
+  bool is_new(std::uint32_t place) {
+    std::uint64_t name = 0;
+    for (std::uint32_t p = place; at(p).kind != Kind::kEnd; ++p) {
+      name = mix64(name + (std::uint64_t{at(p).value} << 2 | static_cast<unsigned>(at(p).kind)));
+    }
+    return sequences_.insert(name).second;
+  }
+
+  using Ways = std::vector<std::pair<Stack, double>>;  // to each of these stacks
+
+  /// What vocabularies hold in long tokens: one character over and over, and words.
+  void read_from(Stack from) {
+    if (from == kBottom) return;
+    Ways begin;
+    for (const Stack one : std::vector(opened(from))) begin.emplace_back(one, 1);
+    follow(begin, {});
+    for (const std::size_t letter : letters_) {
+      const auto reads_letter = [&](const auto& one) { return reads(one.first, letter); };
+      if (std::ranges::any_of(begin, reads_letter)) follow(begin, letter);
+    }
+  }
+
+  /// Reads on, each time `letter`, or the one that leads to the most ways.
+  void follow(const Ways& begin, std::optional<std::size_t> letter) {
+    Ways alive = begin;
     std::unordered_map<Stack, std::size_t> next_place;
-    for (std::size_t i = 0; i < kTokenCharactersMax && !alive.empty(); ++i) {
-      const std::size_t letter = best_letter(alive);
-      std::vector<std::pair<Stack, double>> next;
+    const std::size_t length = letter ? kRunCharactersMax : kWordCharactersMax;
+    for (std::size_t i = 0; i < length && !alive.empty(); ++i) {
+      const std::size_t read = letter ? *letter : best_letter(alive);
+      Ways next;
       next_place.clear();
       double paths = 0;
       for (const auto& [stack, ways] : alive) {
-        if (!reads(stack, letter)) continue;
+        if (!reads(stack, read)) continue;
         for (const Stack one : after(stack)) {
           const auto [entry, is_new] = next_place.try_emplace(one, next.size());
           if (is_new) next.emplace_back(one, 0);
@@ -130,20 +155,30 @@ class PathSearch {
     return grammar_->sets[at(nodes_[stack].place).value][letter];
   }
 
-  std::size_t best_letter(const std::vector<std::pair<Stack, double>>& alive) {
-    if (alive.size() == 1) {
-      return grammar_->sets[at(nodes_[alive[0].first].place).value]._Find_first() % kSetBits;
-    }
-    std::vector<double> ways_by_letter(letters_.size());
-    steps_ += alive.size() * letters_.size() / 8;
+  std::size_t best_letter(const Ways& alive) {
+    std::vector<std::pair<std::uint32_t, double>> ways_by_set;  // few differ
     for (const auto& [stack, ways] : alive) {
+      const std::uint32_t set = at(nodes_[stack].place).value;
       const double more = ways * static_cast<double>(after(stack).size());
-      for (std::size_t i = 0; i < letters_.size(); ++i) {
-        if (reads(stack, letters_[i])) ways_by_letter[i] += more;
+      const auto known =
+          std::ranges::find(ways_by_set, set, [](const auto& one) { return one.first; });
+      if (known == ways_by_set.end()) {
+        ways_by_set.emplace_back(set, more);
+      } else {
+        known->second += more;
       }
     }
-    const auto best = std::ranges::max_element(ways_by_letter);
-    return letters_[static_cast<std::size_t>(best - ways_by_letter.begin())];
+    std::size_t best = 0;
+    double most = -1;
+    for (const std::size_t letter : letters_) {
+      double ways = 0;
+      for (const auto& [set, more] : ways_by_set) {
+        if (grammar_->sets[set][letter]) ways += more;
+      }
+      if (ways > most) best = letter;
+      most = std::max(most, ways);
+    }
+    return best;
   }
 
   /// One of all letters that stand in the same sets.
@@ -241,6 +276,7 @@ class PathSearch {
   const GbnfRules* grammar_;
   std::string_view param_;
   std::vector<std::size_t> letters_;
+  std::unordered_set<std::uint64_t> sequences_;
   std::vector<bool> recursive_;  // whether the rule leads to a recursion
   std::vector<Node> nodes_;      // by stack
   std::vector<std::vector<Stack>> opened_;

@@ -9,11 +9,12 @@ namespace penstock::text {
 
 /// Bounds the ways in which one token can be read. While llama.cpp tries a token it follows each of
 /// them by itself, and never merges those that come to the same place: ([ ]+)* has 2^n ways to read
-/// n spaces. From each place where rules begin, what follows is read for kTokenCharactersMax
-/// characters, each time the one that most ways lead to; also from out of 24 levels of each
-/// recursion, which may read alike what they still have to.
-/// Fails with kInvalidArgument; `param` is the field to name. Requires that what each rule begins
-/// with is bounded (no left recursion). Any thread.
+/// n spaces. From each place where a rule is named, what tokens hold is read: each character over
+/// and over (kRunCharactersMax), and those that most ways lead to (kWordCharactersMax); also from
+/// out of 24 levels of each recursion, which may read alike what they still have to. Words that
+/// lead to many ways only after fewer than others did are missed. Fails with kInvalidArgument;
+/// `param` is the field to name. Requires that what each rule begins with is bounded (no left
+/// recursion). Any thread.
 [[nodiscard]] Result<void> check_paths(const GbnfRules& grammar, std::string_view param);
 
 }  // namespace penstock::text
