@@ -71,6 +71,7 @@ struct FleetView {
   std::span<const Trust> trust;
   std::span<const Role> role;
   std::span<const PassCost> cost;
+  std::span<const std::uint64_t> revision;  // differs after any change of what is below, or of cost
 
   // What this router has given out and not got back. Exact by construction.
   std::span<const std::uint32_t> requests;        // in flight

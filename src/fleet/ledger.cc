@@ -34,7 +34,9 @@ void Lease::first_token() noexcept {
 void Lease::generated(std::uint32_t tokens) noexcept {
   if (ledger_ == nullptr) return;
   output_tokens_ += tokens;
-  if (ledger_->life_[slot_] == life_) ledger_->output_tokens_[slot_] += tokens;
+  if (ledger_->life_[slot_] != life_) return;
+  ledger_->output_tokens_[slot_] += tokens;
+  ledger_->touch(slot_);
 }
 
 void Lease::release() noexcept {
@@ -48,6 +50,7 @@ void Lease::release() noexcept {
   ledger.prompt_tokens_[slot_] -= prompt_tokens_;
   ledger.output_tokens_[slot_] -= output_tokens_;
   ledger.prompt_blocks_[slot_] -= prompt_blocks_;
+  ledger.touch(slot_);
 }
 
 Ledger::Ledger(const Options& options) : options_(options) {}
@@ -64,6 +67,7 @@ std::optional<Slot> Ledger::add(WorkerState state, Role role) {
     trust_.resize(slots);
     role_.resize(slots);
     cost_.resize(slots);
+    revision_.resize(slots);
     life_.resize(slots);
     requests_.resize(slots);
     prefills_.resize(slots);
@@ -107,6 +111,7 @@ void Ledger::clear_load(Slot slot) {
   unseen_[slot] = {};
   unseen_counts_[slot] = 0;
   queues_[slot].clear();
+  touch(slot);
 }
 
 Lease Ledger::charge(Slot slot, const Charge& charge) {
@@ -152,6 +157,7 @@ FleetView Ledger::view() const noexcept {
           .trust = trust_,
           .role = role_,
           .cost = cost_,
+          .revision = revision_,
           .requests = requests_,
           .prefills = prefills_,
           .prefill_tokens = prefill_tokens_,
@@ -173,6 +179,7 @@ std::uint64_t Ledger::in_flight() const noexcept {
 
 /// With no report the ledger's own sum is all there is to go by.
 void Ledger::update_queued(Slot slot) noexcept {
+  touch(slot);
   unseen_counts_[slot] = static_cast<std::uint32_t>(unseen_[slot].end - unseen_[slot].begin);
   queued_tokens_[slot] = reports_[slot].generation == 0
                              ? prefill_tokens_[slot]

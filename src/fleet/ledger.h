@@ -78,7 +78,10 @@ class Ledger final {
   std::optional<Slot> add(WorkerState state, Role role);
   void set_state(Slot slot, WorkerState state);
   void set_trust(Slot slot, Trust trust) { trust_.at(slot) = trust; }
-  void set_cost(Slot slot, const PassCost& cost) { cost_.at(slot) = cost; }
+  void set_cost(Slot slot, const PassCost& cost) {
+    cost_.at(slot) = cost;
+    touch(slot);
+  }
   /// The same worker began anew: it has lost all requests, and counts its reports from 1.
   void restarted(Slot slot);
 
@@ -116,6 +119,7 @@ class Ledger final {
   };
 
   void clear_load(Slot slot);
+  void touch(Slot slot) noexcept { revision_[slot] = ++revisions_; }
   void update_queued(Slot slot) noexcept;
   void leave_queue(Slot slot, std::uint64_t serial) noexcept;
 
@@ -123,10 +127,12 @@ class Ledger final {
   std::uint64_t membership_ = 0;
   std::uint64_t reports_stale_ = 0;
   std::uint64_t serial_ = 0;
+  std::uint64_t revisions_ = 0;
   std::vector<WorkerState> state_;
   std::vector<Trust> trust_;
   std::vector<Role> role_;
   std::vector<PassCost> cost_;
+  std::vector<std::uint64_t> revision_;
   std::vector<std::uint32_t> life_;
   std::vector<std::uint32_t> requests_;
   std::vector<std::uint32_t> prefills_;

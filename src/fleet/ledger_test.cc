@@ -42,6 +42,31 @@ TEST(Ledger, ChargesAtTheChoiceAndReleasesOnce) {
   EXPECT_EQ(ledger.view().requests[b], 0U);
 }
 
+TEST(Ledger, RevisionsTellOfEveryChangeOfLoad) {
+  Ledger ledger;
+  const Slot a = *ledger.add(WorkerState::kReady, Role::kBoth);
+  const Slot b = *ledger.add(WorkerState::kReady, Role::kBoth);
+  std::set<std::uint64_t> seen = {ledger.view().revision[a], ledger.view().revision[b]};
+  EXPECT_EQ(seen.size(), 2U);
+  const auto changed = [&] { return seen.insert(ledger.view().revision[a]).second; };
+  Lease lease = ledger.charge(a, {.prompt_tokens = 100, .uncached_tokens = 40});
+  EXPECT_TRUE(changed());
+  ledger.report(a, {.generation = 1});
+  EXPECT_TRUE(changed());
+  ledger.report(a, {.generation = 1});  // stale
+  EXPECT_FALSE(changed());
+  ledger.set_cost(a, {.prefill_base_ms = 1});
+  EXPECT_TRUE(changed());
+  lease.first_token();
+  EXPECT_TRUE(changed());
+  lease.generated(1);
+  EXPECT_TRUE(changed());
+  lease.release();
+  EXPECT_TRUE(changed());
+  ledger.restarted(a);
+  EXPECT_TRUE(changed());
+}
+
 TEST(Ledger, R12_DropsReportsThatAreOlderAndKeepsPicksTheyHaveNotSeen) {
   Ledger ledger;
   const Slot a = *ledger.add(WorkerState::kReady, Role::kBoth);

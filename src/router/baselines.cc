@@ -36,13 +36,7 @@ class LeastLoaded final : public Policy {
   }
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();
-    LeastCost least(rng);
-    for (const Slot slot : q.candidates) {
-      const double cost = q.fleet.requests[slot];
-      least.offer(slot, cost);
-      if (why != nullptr) why->add(slot, cost, {cost});
-    }
-    return least.choice("fewest requests");
+    return fewest_requests(q, q.candidates, rng, why, "fewest requests");
   }
 };
 
@@ -59,18 +53,25 @@ class PowerOfTwo final : public Policy {
     // Two different ones, each pair with the same chance.
     const std::uint32_t first = rng.below(count);
     const std::uint32_t second = (first + 1 + rng.below(count - 1)) % count;
-    LeastCost least(rng);
-    for (const std::uint32_t i : {first, second}) {
-      const Slot slot = q.candidates[i];
-      const double cost = q.fleet.requests[slot];
-      least.offer(slot, cost);
-      if (why != nullptr) why->add(slot, cost, {cost});
-    }
-    return least.choice("better of two");
+    const Slot two[] = {q.candidates[first], q.candidates[second]};
+    return fewest_requests(q, two, rng, why, "better of two");
   }
 };
 
 }  // namespace
+
+Choice fewest_requests(const Question& q, std::span<const Slot> slots, Rng& rng, Explanation* why,
+                       std::string_view rule) {
+  LeastCost least(rng);
+  for (const Slot slot : slots) {
+    const double requests = q.fleet.requests[slot];
+    least.offer(slot, requests);
+    if (why != nullptr) {
+      why->add(slot, requests, {requests, static_cast<double>(q.cached_blocks(slot))});
+    }
+  }
+  return least.choice(rule);
+}
 
 std::unique_ptr<Policy> make_round_robin() { return std::make_unique<RoundRobin>(); }
 std::unique_ptr<Policy> make_random() { return std::make_unique<Random>(); }

@@ -10,8 +10,8 @@ namespace penstock::router {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::string_view kMatchTerms[] = {"cached blocks", "requests in flight"};
-constexpr std::string_view kRingTerms[] = {"place on the ring", "requests in flight"};
+constexpr std::string_view kMatchTerms[] = {"requests in flight", "cached blocks"};
+constexpr std::string_view kRingTerms[] = {"requests in flight", "place on the ring"};
 
 struct Range {
   double fewest = kInfinity;
@@ -32,19 +32,6 @@ Range range_of_requests(const Question& q) noexcept {
   return range;
 }
 
-/// The fewest requests among all.
-Choice least_requests(const Question& q, Rng& rng, Explanation* why, std::string_view rule) {
-  LeastCost least(rng);
-  for (const Slot slot : q.candidates) {
-    const double requests = q.fleet.requests[slot];
-    least.offer(slot, requests);
-    if (why != nullptr) {
-      why->add(slot, requests, {static_cast<double>(q.cached_blocks(slot)), requests});
-    }
-  }
-  return least.choice(rule);
-}
-
 /// The deepest match among those with at most `requests_max` in flight, then the fewest requests.
 /// Both fit into one number, since requests in flight are far below 2^20.
 Choice deepest_match(const Question& q, Rng& rng, Explanation* why, double requests_max) {
@@ -56,7 +43,7 @@ Choice deepest_match(const Question& q, Rng& rng, Explanation* why, double reque
     const bool considered = requests <= requests_max;
     const double cost = considered ? requests - blocks * kBlock : kInfinity;
     if (considered) least.offer(slot, cost);
-    if (why != nullptr) why->add(slot, cost, {blocks, requests});
+    if (why != nullptr) why->add(slot, cost, {requests, blocks});
   }
   return least.choice("best match");
 }
@@ -75,12 +62,12 @@ class SmgCacheAware final : public Policy {
     if (why != nullptr) why->clear();
     const Range load = range_of_requests(q);
     if (load.most - load.fewest > kBalanceAbs && load.most > kBalanceRel * load.fewest) {
-      return least_requests(q, rng, why, "shortest queue");
+      return fewest_requests(q, q.candidates, rng, why, "shortest queue");
     }
     double best = 0;
     for (const Slot slot : q.candidates) best = std::max(best, q.cached_fraction(slot));
     if (q.stage == Stage::kDecode || best <= kMatchMin) {
-      return least_requests(q, rng, why, "least loaded");
+      return fewest_requests(q, q.candidates, rng, why, "least loaded");
     }
     return deepest_match(q, rng, why, kInfinity);
   }
@@ -103,7 +90,8 @@ class AibrixPrefix final : public Policy {
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();
     const Range load = range_of_requests(q);
-    if (load.most - load.fewest > kImbalance) return least_requests(q, rng, why, "least running");
+    if (load.most - load.fewest > kImbalance)
+      return fewest_requests(q, q.candidates, rng, why, "least running");
     const auto count = static_cast<double>(q.candidates.size());
     const double mean = load.sum / count;
     const double deviation = std::sqrt(std::max(0.0, load.squares / count - mean * mean));
@@ -113,7 +101,7 @@ class AibrixPrefix final : public Policy {
       matched |= q.cached_blocks(slot) > 0 && q.fleet.requests[slot] <= requests_max;
     }
     if (q.stage == Stage::kDecode || !matched) {
-      return least_requests(q, rng, why, "least running");
+      return fewest_requests(q, q.candidates, rng, why, "least running");
     }
     return deepest_match(q, rng, why, requests_max);
   }
@@ -142,12 +130,12 @@ class BoundedHash final : public Policy {
       const Point& point = ring_[(first + i) % ring_.size()];
       if (!std::ranges::binary_search(q.candidates, point.slot)) continue;
       const double requests = q.fleet.requests[point.slot];
-      if (why != nullptr) why->add(point.slot, requests, {static_cast<double>(i), requests});
+      if (why != nullptr) why->add(point.slot, requests, {requests, static_cast<double>(i)});
       if (requests <= limit) {
         return {.slot = point.slot, .rule = i == 0 ? "owner" : "next", .cost = requests};
       }
     }
-    return least_requests(q, rng, why, "least loaded");
+    return fewest_requests(q, q.candidates, rng, nullptr, "least loaded");
   }
 
  private:

@@ -10,7 +10,7 @@ namespace penstock::router {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::string_view kStickyTerms[] = {"hit fraction", "queued ms", "token load"};
+constexpr std::string_view kStickyTerms[] = {"token load", "hit fraction", "queued ms"};
 constexpr std::string_view kWeightedTerms[] = {"prefix score", "queue score", "KV score"};
 
 /// Sticky until saturated: the holders of kAffinity of the prefix, unless the soonest of them would
@@ -25,15 +25,10 @@ class PrefixSticky final : public Policy {
 
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();
-    LeastCost least(rng);
     if (q.stage == Stage::kDecode) {
-      for (const Slot slot : q.candidates) {
-        const double cost = q.fleet.requests[slot];
-        least.offer(slot, cost);
-        if (why != nullptr) why->add(slot, cost, {0, 0, cost});
-      }
-      return least.choice("fewest requests");
+      return fewest_requests(q, q.candidates, rng, why, "fewest requests");
     }
+    LeastCost least(rng);
     const bool sticky = sticks(q);
     for (const Slot slot : q.candidates) {
       const double load =
@@ -42,7 +37,7 @@ class PrefixSticky final : public Policy {
       if (considered) least.offer(slot, load);
       if (why != nullptr) {
         why->add(slot, considered ? load : kInfinity,
-                 {q.cached_fraction(slot), queued_ms(q, slot), load});
+                 {load, q.cached_fraction(slot), queued_ms(q, slot)});
       }
     }
     return least.choice(sticky ? "sticky" : "spread");

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <string_view>
 
 #include "router/policy.h"
 
@@ -8,6 +10,11 @@
 /// defaults, to compare with and for those who want them. The rules are described where each is
 /// defined; none shares code with the original.
 namespace penstock::router {
+
+/// The fewest requests in flight among `slots`, ties at random. Explained by that number and the
+/// blocks cached.
+Choice fewest_requests(const Question& q, std::span<const Slot> slots, Rng& rng, Explanation* why,
+                       std::string_view rule);
 
 std::unique_ptr<Policy> make_round_robin();
 std::unique_ptr<Policy> make_random();

@@ -7,13 +7,14 @@
 
 namespace penstock::router {
 
-Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const kv::PrefixIndex& index,
-               std::uint64_t seed)
+Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
+               std::uint64_t seed, Nanos predict_for)
     : policy_(std::move(policy)),
       needs_(policy_->needs()),
       ledger_(ledger),
       index_(index),
-      rng_(seed) {}
+      rng_(seed),
+      predict_for_(predict_for) {}
 
 Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   CHECK_GE(request.prompt_tokens, 1U);
@@ -74,7 +75,9 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
 
 /// Slots that the index has never heard of hold nothing.
 void Router::match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const {
-  const std::size_t written = index_.match(locals, depths);
+  const kv::TierSet tiers =
+      predict_for_ > Nanos::zero() ? kv::kDeviceOnly | kv::kPredicted : kv::kDeviceOnly;
+  const std::size_t written = index_.match(locals, depths, tiers);
   std::ranges::fill(depths.subspan(written), 0);
 }
 
@@ -109,7 +112,18 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                     .new_blocks = question.prompt_blocks + 1 - placement.cached_blocks,
                     .locals = request.stage == Stage::kWhole ? request.locals
                                                              : std::span<const std::uint64_t>{}});
+  if (!decode && needs_.cached) predict(request, placement);
   return placement;
+}
+
+void Router::predict(const RouteRequest& request, const Placement& placement) {
+  if (predict_for_ <= Nanos::zero()) return;
+  if (request.now >= expire_at_) {
+    index_.expire(request.now);
+    expire_at_ = request.now + predict_for_;
+  }
+  if (placement.cached_blocks == request.locals.size()) return;
+  index_.predict(placement.worker, request.locals, request.now + predict_for_);
 }
 
 void Router::report(Slot slot, const fleet::WorkerReport& report) {

@@ -40,8 +40,10 @@ struct Placement {
 /// fleet.
 class Router final {
  public:
-  Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, const kv::PrefixIndex& index,
-         std::uint64_t seed);
+  /// `predict_for` > 0: a worker that was given a prompt counts as holding it for so long, until
+  /// its events say so themselves.
+  Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
+         std::uint64_t seed, Nanos predict_for = Nanos::zero());
 
   /// Fails with kUnavailable when no worker of the needed role takes requests. `why`, if not null,
   /// gets every candidate with every term.
@@ -78,12 +80,15 @@ class Router final {
                                   std::span<const Slot> slots);
   [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
                                  const Choice& choice);
+  void predict(const RouteRequest& request, const Placement& placement);
 
   const std::unique_ptr<Policy> policy_;
   const Policy::Needs needs_;
   fleet::Ledger& ledger_;
-  const kv::PrefixIndex& index_;
+  kv::PrefixIndex& index_;
   Rng rng_;
+  const Nanos predict_for_;
+  TimePoint expire_at_ = TimePoint::min();
   std::array<std::uint64_t, kStages> ordinals_{};
   std::array<Candidates, kStages> candidates_;
   std::vector<std::uint32_t> cached_;

@@ -192,6 +192,27 @@ Result<Trace> prefix_repetition(Settings& s, Rng& rng, std::size_t requests_max)
   return std::move(builder).finish();
 }
 
+/// Families of requests that share a prefix nobody has seen before, and come almost at once.
+Result<Trace> siblings(Settings& s, Rng& rng, std::size_t requests_max) {
+  const std::uint32_t block = common_block(s.count("prefix"), s.count("suffix"));
+  TraceBuilder builder(block);
+  Prompt prompt(block);
+  const std::uint64_t requests = std::min<std::uint64_t>(s.count("requests"), requests_max);
+  double at = 0;
+  for (std::uint64_t family = 0; builder.size() < requests; ++family) {
+    for (std::uint64_t i = 0; i < s.count("size") && builder.size() < requests; ++i) {
+      prompt.clear();
+      prompt.add(family << 32, s.count("prefix"));
+      prompt.add(family << 32 | (i + 1), s.count("suffix"));
+      const double when = at + s["within"] * rng.fraction();
+      const Result<void> put = prompt.put(builder, from_seconds(when), s.count("output"));
+      if (!put) return std::unexpected(put.error());
+    }
+    at += rng.exponential(1 / s["rate"]);
+  }
+  return std::move(builder).finish();
+}
+
 /// Sessions whose prompts grow by a turn's answer and tool output; each turn waits for the one
 /// before as its own gap says (open loop: it does not wait for the answer).
 Result<Trace> agentic(Settings& s, Rng& rng, std::size_t requests_max) {
@@ -294,6 +315,14 @@ constexpr Generator kGenerators[] = {
                                    {"rate", 32, 1e-3, 1e6},         {"requests", 1800, 1, 2e7}};
      },
      prefix_repetition},
+    {{"siblings", "families that share a new prefix and come almost at once"},
+     [] {
+       return std::vector<Setting>{{"rate", 4, 1e-3, 1e6},         {"size", 4, 1, 1e5},
+                                   {"within", 0.05, 0, 1e5},       {"prefix", 8192, 1, kTokensMax},
+                                   {"suffix", 256, 1, kTokensMax}, {"output", 200, 1, kTokensMax},
+                                   {"requests", 2000, 1, 2e7}};
+     },
+     siblings},
     {{"agentic", "sessions that grow turn by turn behind a common beginning"},
      [] {
        return std::vector<Setting>{

@@ -35,11 +35,16 @@ Result<void> check(const Setup& setup) {
 }  // namespace
 
 Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer) {
-  const Result<void> checked = check(setup);
-  if (!checked) return std::unexpected(checked.error());
   const router::PolicyEntry* policy = router::find_policy(setup.policy);
   if (policy == nullptr) return bad(fmt::format("there is no policy {}", setup.policy));
-  return Player(trace, setup, *policy, observer).run();
+  return simulate(trace, setup, policy->make, observer);
+}
+
+Result<Report> simulate(const Trace& trace, const Setup& setup, const MakePolicy& make_policy,
+                        Observer* observer) {
+  const Result<void> checked = check(setup);
+  if (!checked) return std::unexpected(checked.error());
+  return Player(trace, setup, make_policy, observer).run();
 }
 
 }  // namespace penstock::sim

@@ -36,6 +36,7 @@ struct Setup {
       1;                 // replicas; arrivals go to them in turn, each sees its own picks at once
   Nanos event_delay{0};  // from a worker's KV events to each router
   Nanos load_delay{0};   // and from its load reports
+  Nanos predict_for{0};  // what a router gave to a worker counts as cached there for so long
 };
 
 inline constexpr std::uint32_t kWorkersMax = 16384;
@@ -66,5 +67,11 @@ class Observer {
 /// equal reports, to the last bit. Fails with kInvalidArgument if the setup makes no sense,
 /// kCancelled if the observer gave up.
 Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer = nullptr);
+
+/// The same with a policy that is not in the table; `setup.policy` only names it in the report.
+/// `make_policy` is called once for each router, and now and then more.
+using MakePolicy = std::function<std::unique_ptr<router::Policy>()>;
+Result<Report> simulate(const Trace& trace, const Setup& setup, const MakePolicy& make_policy,
+                        Observer* observer = nullptr);
 
 }  // namespace penstock::sim

@@ -43,10 +43,10 @@ struct Worker {
 
 /// One router replica with its own picture of the fleet. Slots are the workers' indices.
 struct Front {
-  Front(std::unique_ptr<router::Policy> policy, std::uint64_t seed)
+  Front(std::unique_ptr<router::Policy> policy, std::uint64_t seed, Nanos predict_for)
       : ledger({.count_distinct_blocks = policy->needs().active}),
         index({.context = "simulated", .shards = 1}),
-        router(std::move(policy), ledger, index, seed) {}
+        router(std::move(policy), ledger, index, seed, predict_for) {}
 
   fleet::Ledger ledger;
   kv::PrefixIndex index;

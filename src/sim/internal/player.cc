@@ -12,12 +12,12 @@ using engine::simulated::Emission;
 using engine::simulated::Pass;
 using engine::simulated::Submission;
 
-Player::Player(const Trace& trace, const Setup& setup, const router::PolicyEntry& policy,
+Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_policy,
                Observer* observer)
     : trace_(trace),
       setup_(setup),
       observer_(observer),
-      needs_(policy.make()->needs()),
+      needs_(make_policy()->needs()),
       split_(setup.workers == 0),
       outcomes_(trace.requests.size()),
       live_index_(trace.requests.size(), kNone) {
@@ -39,7 +39,8 @@ Player::Player(const Trace& trace, const Setup& setup, const router::PolicyEntry
   add_workers(setup.decode_workers, fleet::Role::kDecode, ModelRole::kDecodeOnly);
   batches_.resize(setup.routers);
   for (std::uint32_t i = 0; i < setup.routers; ++i) {
-    fronts_.push_back(std::make_unique<Front>(policy.make(), mix64(setup.seed) + i));
+    fronts_.push_back(
+        std::make_unique<Front>(make_policy(), mix64(setup.seed) + i, setup.predict_for));
     for (const auto& worker : workers_) {
       const auto slot = fronts_.back()->ledger.add(fleet::WorkerState::kReady, worker->role);
       CHECK(slot.has_value());

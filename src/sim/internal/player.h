@@ -18,8 +18,7 @@ namespace penstock::sim {
 /// prefill and decode workers, then passes begin on idle workers, lowest first.
 class Player final {
  public:
-  Player(const Trace& trace, const Setup& setup, const router::PolicyEntry& policy,
-         Observer* observer);
+  Player(const Trace& trace, const Setup& setup, const MakePolicy& make_policy, Observer* observer);
 
   Result<Report> run();
 

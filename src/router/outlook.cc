@@ -1,0 +1,138 @@
+#include "router/outlook.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace penstock::router {
+namespace {
+
+constexpr double kPassTokensDefault = 8192;
+
+}  // namespace
+
+void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms) {
+  const fleet::WorkerReport& report = fleet.reports[slot];
+  revision_ = fleet.revision[slot];
+  cost_ = fleet.cost[slot];
+  pass_tokens_ = cost_.pass_tokens_max > 0 ? cost_.pass_tokens_max : kPassTokensDefault;
+  capacity_ =
+      report.kv_blocks_max > 0 ? report.kv_blocks_max : std::numeric_limits<double>::infinity();
+  block_ms_ = report.kv_blocks_used > 0 ? stream_ms / report.kv_blocks_used : 0;
+  decode_ms_ = cost_.decode_ms(std::min(1.0, report.kv_blocks_used / capacity_));
+  free_at_ = TimePoint::min();
+  if (report.pass_started != TimePoint::min()) {
+    const double took_ms = cost_.prefill_ms(report.pass.prefill_tokens) +
+                           (report.pass.decodes ? cost_.decode_ms(report.pass.kv_use) : 0);
+    free_at_ = report.pass_started + Nanos(std::llround(std::max(0.0, took_ms) * 1e6));
+  }
+  start(fleet, slot);
+}
+
+void Outlook::start(const fleet::FleetView& fleet, Slot slot) {
+  const fleet::WorkerReport& report = fleet.reports[slot];
+  const std::vector<fleet::QueuedPrefill>& queue = fleet.queues[slot];
+  tail_ = {.blocks = static_cast<double>(report.kv_blocks_used)};
+  std::size_t whole = queue.size();  // of the queue's end, not begun
+  if (report.generation > 0) {
+    const bool partial = report.running_prefill_tokens_left > 0;
+    tail_.decoding = std::max(0.0, report.running - (partial ? 1.0 : 0.0));
+    whole = std::min<std::size_t>(queue.size(), report.waiting + fleet.unseen[slot]);
+    if (partial) feed(tail_, static_cast<double>(report.running_prefill_tokens_left), 0);
+  } else {
+    tail_.decoding = fleet.requests[slot] - fleet.prefills[slot];
+  }
+  queued_tokens_ = 0;
+  for (const fleet::QueuedPrefill& prompt : std::span(queue).last(whole)) {
+    feed(tail_, prompt.uncached_tokens, prompt.new_blocks);
+    queued_tokens_ += prompt.uncached_tokens;
+  }
+  // What ends in passes that are full by now cannot change any more.
+  tail_.waited_ms = tail_.stalled_ms = 0;
+}
+
+void Outlook::feed(Tail& tail, double tokens, double blocks) const noexcept {
+  tail.blocks += blocks;
+  if (tail.blocks > capacity_) {
+    // Waits at the head of the queue until answers have let go of as many blocks.
+    const double ready_ms = (tail.blocks - capacity_) * block_ms_;
+    if (tail.start_ms < ready_ms) {
+      if (tail.tokens > 0) close(tail);
+      tail.start_ms = std::max(tail.start_ms, ready_ms);
+    }
+  }
+  while (tokens > room(tail)) {
+    const double part = std::max(0.0, room(tail));
+    tail.tokens += part;
+    tokens -= part;
+    close(tail);
+  }
+  tail.tokens += tokens;
+  ++tail.ending;
+}
+
+void Outlook::close(Tail& tail) const noexcept {
+  const double prefill_ms = cost_.prefill_ms(tail.tokens);
+  const bool decodes = tail.decoding + tail.ending > 0;
+  tail.start_ms += prefill_ms + (decodes ? decode_ms_ : 0);
+  tail.waited_ms += tail.ending * tail.start_ms;
+  tail.stalled_ms += prefill_ms * tail.decoding;
+  tail.decoding += tail.ending;
+  tail.ending = tail.tokens = 0;
+}
+
+double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& prices,
+                     const Item* with, std::uint32_t without) const noexcept {
+  Tail tail = tail_;
+  tail.start_ms += rest_ms;
+  for (const Item& item : plan) {
+    if (item.question == without) continue;
+    if (with != nullptr && with->tokens < item.tokens) {
+      feed(tail, with->tokens, with->blocks);
+      with = nullptr;
+    }
+    feed(tail, item.tokens, item.blocks);
+  }
+  if (with != nullptr) feed(tail, with->tokens, with->blocks);
+  if (tail.tokens > 0 || tail.ending > 0) close(tail);
+  return tail.waited_ms +
+         prices.stream * (tail.stalled_ms + prices.steps * step_ms(tail.decoding, tail.blocks));
+}
+
+/// What feed() and close() would give, with the full passes in between counted at once.
+Added Outlook::added(const Item& item, double rest_ms, const Prices& prices) const noexcept {
+  const double streams = tail_.decoding + tail_.ending;  // once the pass being filled is over
+  const double step_ms_each = streams > 0 ? decode_ms_ : 0;
+  const double before_ms = cost_.prefill_ms(tail_.tokens);
+  const double blocks = tail_.blocks + item.blocks;
+  const double ready_ms = (blocks - capacity_) * block_ms_;
+  const double space = std::max(0.0, room(tail_));
+  double start_ms = rest_ms + tail_.start_ms;
+  Added added{.slowed_ms =
+                  prices.steps * (step_ms(streams + 1, blocks) - step_ms(streams, tail_.blocks))};
+  double left = item.tokens;
+  if (blocks > capacity_ && start_ms < ready_ms) {
+    if (tail_.tokens > 0) start_ms += before_ms + step_ms_each;
+    start_ms = std::max(start_ms, ready_ms);
+  } else {
+    const double taken = std::min(left, space);
+    const double with_ms = cost_.prefill_ms(tail_.tokens + taken);
+    added.waiting_ms = tail_.ending * (with_ms - before_ms);
+    added.stalled_ms = tail_.decoding * (with_ms - before_ms);
+    if (left <= space) {
+      added.first_token_ms = start_ms + with_ms + decode_ms_;
+      return added;
+    }
+    left -= taken;
+    start_ms += with_ms + step_ms_each;
+  }
+  const double pass_tokens = std::max(1.0, pass_tokens_ - streams);
+  const double full_passes = std::ceil(left / pass_tokens) - 1;
+  const double full_ms = cost_.prefill_ms(pass_tokens);
+  const double last_ms = cost_.prefill_ms(left - full_passes * pass_tokens);
+  added.stalled_ms += streams * (full_passes * full_ms + last_ms);
+  added.first_token_ms = start_ms + full_passes * (full_ms + step_ms_each) + last_ms + decode_ms_;
+  return added;
+}
+
+}  // namespace penstock::router

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "router/policy.h"
+
+namespace penstock::router {
+
+/// A prompt to be placed, as one worker would see it.
+struct Item {
+  std::uint32_t question = 0;
+  double tokens = 0;  // to be computed there
+  double blocks = 0;  // of KV it will take there
+};
+
+/// What delays are worth against each other: all in ms of waiting for a first token.
+struct Prices {
+  double stream = 0;  // of a ms by which a running answer is late
+  double steps = 0;   // decode steps that streams are expected to go on for
+};
+
+/// What a prompt adds to a worker, predicted.
+struct Added {
+  double first_token_ms = 0;  // until its own first token
+  double waiting_ms = 0;      // to the first tokens of others, in sum
+  double stalled_ms = 0;      // to running answers, in sum: they stand still while it is computed
+  double slowed_ms = 0;       // to running answers and its own: more KV makes each step longer
+
+  [[nodiscard]] double cost(const Prices& prices) const noexcept {
+    return first_token_ms + waiting_ms + prices.stream * (stalled_ms + slowed_ms);
+  }
+};
+
+/// What a worker is about to do, as far as the router knows: the rest of the running pass, then the
+/// prompts given to it that have no first token, in order, as many tokens a pass as it takes. Valid
+/// until something changes there (FleetView::revision), whatever the time. A value.
+class Outlook final {
+ public:
+  /// `stream_ms`: how long an answer takes from its first token to its last, on average.
+  void refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms);
+  [[nodiscard]] std::uint64_t revision() const noexcept { return revision_; }
+
+  /// Of the running pass.
+  [[nodiscard]] double rest_ms(TimePoint now) const noexcept {
+    return free_at_ > now ? to_ms(free_at_ - now) : 0;
+  }
+  [[nodiscard]] double queued_tokens() const noexcept { return queued_tokens_; }
+
+  /// What one more prompt at the end of the queue adds. O(1).
+  [[nodiscard]] Added added(const Item& item, double rest_ms, const Prices& prices) const noexcept;
+
+  /// What all of `plan`, in order, costs once it is at the end of the queue: with `with` (if not
+  /// null) before the first that has more tokens, without question `without`. Only differences
+  /// between plans of one worker mean anything. O(plan).
+  [[nodiscard]] double cost(std::span<const Item> plan, double rest_ms, const Prices& prices,
+                            const Item* with = nullptr, std::uint32_t without = ~0U) const noexcept;
+
+ private:
+  /// Up to the pass that is being filled.
+  struct Tail {
+    double start_ms = 0;    // of that pass, from the end of the running one
+    double tokens = 0;      // prompt tokens in it
+    double ending = 0;      // prompts that end in it
+    double decoding = 0;    // streams that decode when it starts
+    double blocks = 0;      // KV in use, with that of the prompts queued
+    double waited_ms = 0;   // first-token times of prompts that ended in passes closed since
+    double stalled_ms = 0;  // prefill time x streams that stood still for it, in those
+  };
+
+  void start(const fleet::FleetView& fleet, Slot slot);
+  void feed(Tail& tail, double tokens, double blocks) const noexcept;
+  void close(Tail& tail) const noexcept;
+  [[nodiscard]] double room(const Tail& tail) const noexcept {
+    return std::max(1.0, pass_tokens_ - tail.decoding - tail.ending) - tail.tokens;
+  }
+  /// The time that all streams together take for one step.
+  [[nodiscard]] double step_ms(double streams, double blocks) const noexcept {
+    return streams * cost_.decode_ms(std::min(1.0, blocks / capacity_));
+  }
+
+  std::uint64_t revision_ = 0;
+  TimePoint free_at_ = TimePoint::min();  // the running pass ends
+  Tail tail_;
+  fleet::PassCost cost_;
+  double decode_ms_ = 0;  // a step with what is in use now
+  double pass_tokens_ = 0;
+  double capacity_ = std::numeric_limits<double>::infinity();  // KV blocks
+  double block_ms_ = 0;  // until a block in use is let go, the mean over all
+  double queued_tokens_ = 0;
+};
+
+}  // namespace penstock::router

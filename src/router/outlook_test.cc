@@ -1,0 +1,96 @@
+#include "router/outlook.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "fleet/ledger.h"
+
+namespace penstock::router {
+namespace {
+
+/// A worker in the middle of anything: reports and prompts given to it at random.
+class OutlookTest : public ::testing::Test {
+ protected:
+  void worker(Rng& rng) {
+    slot_ = *ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+    ledger_.set_cost(slot_, {.prefill_base_ms = 20 * rng.fraction(),
+                             .prefill_token_ms = 0.02,
+                             .prefill_token2_ms = 1e-6 * rng.fraction(),
+                             .decode_base_ms = 6,
+                             .decode_use_ms = 50,
+                             .decode_use2_ms = -20,
+                             .pass_tokens_max = 1 + rng.below(4) * 700});
+    for (std::uint32_t i = rng.below(4); i > 0; --i) charge(rng);
+    if (rng.below(4) == 0) return;  // never reported
+    fleet::WorkerReport report{.generation = 1,
+                               .accepted = leases_.size(),
+                               .running = rng.below(5),
+                               .waiting = rng.below(3),
+                               .kv_blocks_used = rng.below(200),
+                               .kv_blocks_max = 100 + rng.below(200)};
+    if (report.running > 0 && rng.below(2) == 0)
+      report.running_prefill_tokens_left = rng.below(3000);
+    if (rng.below(2) == 0) {
+      report.pass_started = now_ - std::chrono::milliseconds(rng.below(20));
+      report.pass = {.prefill_tokens = rng.below(1000), .decodes = true, .kv_use = 0.5};
+    }
+    ledger_.report(slot_, report);
+    for (std::uint32_t i = rng.below(3); i > 0; --i) charge(rng);
+  }
+  void charge(Rng& rng) {
+    const std::uint32_t tokens = 1 + rng.below(3000);
+    leases_.push_back(ledger_.charge(
+        slot_,
+        {.prompt_tokens = tokens, .uncached_tokens = tokens, .new_blocks = tokens / 64 + 1}));
+  }
+
+  fleet::Ledger ledger_;
+  Slot slot_ = 0;
+  TimePoint now_ = TimePoint(std::chrono::seconds(100));
+  std::vector<fleet::Lease> leases_;
+};
+
+TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+    Rng rng(seed);
+    worker(rng);
+    Outlook outlook;
+    outlook.refresh(ledger_.view(), slot_, 3000);
+    const Prices prices{.stream = rng.fraction(), .steps = 100 * rng.fraction()};
+    const double rest_ms = outlook.rest_ms(now_);
+    const Item item{.tokens = 1.0 + rng.below(8000), .blocks = 1.0 + rng.below(150)};
+    const double without = outlook.cost({}, rest_ms, prices);
+    const double with = outlook.cost({}, rest_ms, prices, &item);
+    ASSERT_NEAR(outlook.added(item, rest_ms, prices).cost(prices), with - without,
+                1e-6 * (1 + with))
+        << seed;
+  }
+}
+
+TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
+  slot_ = *ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  ledger_.set_cost(slot_, {.prefill_base_ms = 10,
+                           .prefill_token_ms = 0.1,
+                           .decode_base_ms = 5,
+                           .pass_tokens_max = 1000});
+  ledger_.report(slot_, {.generation = 1,
+                         .running = 3,
+                         .kv_blocks_max = 1000,
+                         .pass_started = now_ - std::chrono::milliseconds(2),
+                         .pass = {.decodes = true}});
+  leases_.push_back(ledger_.charge(slot_, {.prompt_tokens = 600, .uncached_tokens = 600}));
+  Outlook outlook;
+  outlook.refresh(ledger_.view(), slot_, 3000);
+  EXPECT_DOUBLE_EQ(outlook.rest_ms(now_), 3);
+  EXPECT_EQ(outlook.rest_ms(now_ + std::chrono::seconds(1)), 0);
+  // The next pass has room for 997 prompt tokens: 600 of the one before, 396 of the newcomer's
+  // 500 (two answers begin in it), and 104 in the pass after, in which four answers run.
+  const Added added = outlook.added({.tokens = 500, .blocks = 8}, 3, {});
+  EXPECT_DOUBLE_EQ(added.waiting_ms, 0.1 * 396);
+  EXPECT_DOUBLE_EQ(added.stalled_ms, 0.1 * 396 * 3 + (10 + 0.1 * 104) * 4);
+  EXPECT_DOUBLE_EQ(added.first_token_ms, 3 + (10 + 0.1 * 996 + 5) + (10 + 0.1 * 104 + 5));
+}
+
+}  // namespace
+}  // namespace penstock::router
