@@ -98,17 +98,21 @@ void PrefixIndex::advance(Slot slot, Position at) {
   states_[slot].sequence.store(at.sequence, kRelaxed);
 }
 
-void PrefixIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
+bool PrefixIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
                          std::span<const StoredBlock> blocks, Position at) {
-  if (!accept(slot)) return;
+  if (!accept(slot)) return true;
   const auto in_tier = static_cast<std::uint32_t>(tier);
   if (!parent) {
-    if (blocks.empty()) return advance(slot, at);
+    if (blocks.empty()) {
+      advance(slot, at);
+      return true;
+    }
     const std::size_t number = root_shard(blocks[0].local);
     const Writing writing(*shards_[number]);
     shards_[number]->store(slot, in_tier, index::kRoot, blocks);
     hint(blocks.back().alias).store(static_cast<std::uint8_t>(number), kRelaxed);
-    return advance(slot, at);
+    advance(slot, at);
+    return true;
   }
   const std::size_t first = hint(*parent).load(kRelaxed);
   for (std::size_t step = 0; step < shards_.size(); ++step) {
@@ -122,10 +126,12 @@ void PrefixIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> pare
     if (!blocks.empty()) {
       hint(blocks.back().alias).store(static_cast<std::uint8_t>(number), kRelaxed);
     }
-    return advance(slot, at);
+    advance(slot, at);
+    return true;
   }
   parent_unknown_.fetch_add(1, kRelaxed);
   advance(slot, at);
+  return false;
 }
 
 void PrefixIndex::removed(Slot slot, Tier tier, std::span<const std::uint64_t> aliases,

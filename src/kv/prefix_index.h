@@ -81,8 +81,8 @@ class PrefixIndex {
 
   /// `slot` holds `blocks`, each following the one before, the first following the block that the
   /// slot calls `parent` (none: beginning a chain). A parent that the slot does not hold in any
-  /// tier: nothing is stored, parent_unknown counts it.
-  void stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
+  /// tier: false, nothing is stored, parent_unknown counts it.
+  bool stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
               std::span<const StoredBlock> blocks, Position at = {});
   /// `slot` no longer holds these in `tier`. What it does not hold there is ignored and counted.
   void removed(Slot slot, Tier tier, std::span<const std::uint64_t> aliases, Position at = {});

@@ -8,7 +8,7 @@ ReferenceIndex::Node ReferenceIndex::child(Node parent, std::uint64_t local) {
   return children_.try_emplace({parent, local}, children_.size() + 1).first->second;
 }
 
-void ReferenceIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
+bool ReferenceIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
                             std::span<const StoredBlock> blocks) {
   SlotState& state = slots_[slot];
   Node node = 0;
@@ -16,7 +16,7 @@ void ReferenceIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> p
     const auto found = state.by_alias.find(*parent);
     if (found == state.by_alias.end()) {
       ++parent_unknown_;
-      return;
+      return false;
     }
     node = found->second;
   }
@@ -28,6 +28,7 @@ void ReferenceIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> p
     held.tiers |= tier_set(tier);
     state.by_alias[block.alias] = node;
   }
+  return true;
 }
 
 void ReferenceIndex::removed(Slot slot, Tier tier, std::span<const std::uint64_t> aliases) {

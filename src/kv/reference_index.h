@@ -15,7 +15,7 @@ namespace penstock::kv {
 /// checkers. No budget, no limits, slow. Not thread safe.
 class ReferenceIndex {
  public:
-  void stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
+  bool stored(Slot slot, Tier tier, std::optional<std::uint64_t> parent,
               std::span<const StoredBlock> blocks);
   void removed(Slot slot, Tier tier, std::span<const std::uint64_t> aliases);
   void cleared(Slot slot);
