@@ -61,9 +61,7 @@ void WorkerHealth::heartbeat(TimePoint now) {
   }
 }
 
-void WorkerHealth::token(TimePoint now) {
-  sign_at_ = token_at_ = now;
-}
+void WorkerHealth::token(TimePoint now) { sign_at_ = token_at_ = now; }
 
 void WorkerHealth::request_ended(std::optional<FaultClass> fault, TimePoint now) {
   if (!fault) {

@@ -27,21 +27,22 @@ inline constexpr std::size_t kSuspicions = 4;
 ///                   └─► draining ─────► gone
 ///
 /// Only failures of the worker or the network count, never a client's, nor a full queue. A worker
-/// that stopped giving tokens while its process answers is found by a canary: a real request for one
-/// token, asked for when nothing was seen of its work for a while. A suspect worker is looked at again
-/// after a pause that doubles each time until it has been well for `stable`; the proof must be of the
-/// kind that was missing: where requests failed or hung, only a canary that comes back.
+/// that stopped giving tokens while its process answers is found by a canary: a real request for
+/// one token, asked for when nothing was seen of its work for a while. A suspect worker is looked
+/// at again after a pause that doubles each time until it has been well for `stable`; the proof
+/// must be of the kind that was missing: where requests failed or hung, only a canary that comes
+/// back.
 ///
 /// Pure: time is an argument. One thread at a time.
 class WorkerHealth final {
  public:
   struct Options {
-    unsigned probes_failed_max = 3;    // in a row
-    unsigned requests_failed_max = 3;  // in a row
-    Nanos probe_every = std::chrono::seconds(5);     // without other signs of life
-    Nanos silence_max = std::chrono::seconds(20);    // then suspect
-    Nanos canary_after = std::chrono::seconds(30);   // without a token
-    Nanos canary_timeout = std::chrono::seconds(30); // without a token, since it was sent
+    unsigned probes_failed_max = 3;                   // in a row
+    unsigned requests_failed_max = 3;                 // in a row
+    Nanos probe_every = std::chrono::seconds(5);      // without other signs of life
+    Nanos silence_max = std::chrono::seconds(20);     // then suspect
+    Nanos canary_after = std::chrono::seconds(30);    // without a token
+    Nanos canary_timeout = std::chrono::seconds(30);  // without a token, since it was sent
     Nanos pause_first = std::chrono::seconds(1);
     Nanos pause_max = std::chrono::seconds(60);
     Nanos stable = std::chrono::seconds(60);
@@ -90,9 +91,9 @@ class WorkerHealth final {
   std::array<std::uint64_t, kSuspicions> suspected_{};
   unsigned probes_failed_ = 0;
   unsigned requests_failed_ = 0;
-  TimePoint sign_at_;    // of life
-  TimePoint token_at_;   // of work
-  TimePoint check_at_;   // the next one, not before
+  TimePoint sign_at_;   // of life
+  TimePoint token_at_;  // of work
+  TimePoint check_at_;  // the next one, not before
   TimePoint ready_at_;
   std::optional<TimePoint> canary_at_;  // sent, and not come back
   Nanos pause_;

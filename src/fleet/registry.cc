@@ -88,7 +88,8 @@ bool Registry::matches(Slot slot, const WorkerFilter& filter) const noexcept {
   if (filter.rank && (*filter.rank >= info.ranks || worker->slots[*filter.rank] != slot)) {
     return false;
   }
-  return std::ranges::all_of(filter.labels, [&](const auto& label) { return has(info.labels, label); });
+  return std::ranges::all_of(filter.labels,
+                             [&](const auto& label) { return has(info.labels, label); });
 }
 
 bool Registry::idle(Slot slot) const noexcept {

@@ -16,8 +16,8 @@
 
 namespace penstock::fleet {
 
-/// Who a worker is. `instance` names one life of one process: what comes back under another instance
-/// is another worker, whatever its address.
+/// Who a worker is. `instance` names one life of one process: what comes back under another
+/// instance is another worker, whatever its address.
 struct WorkerInfo {
   std::string instance;
   std::string address;
@@ -55,8 +55,8 @@ class Registry final {
   Registry(Ledger& ledger, kv::PrefixIndex& index) : Registry(ledger, index, Options{}) {}
   Registry(Ledger& ledger, kv::PrefixIndex& index, const Options& options);
 
-  /// The worker's first slot; its ranks follow one another in slots(). An instance that is known keeps
-  /// what it has. A known address under a new instance: the old worker is gone. Fails with
+  /// The worker's first slot; its ranks follow one another in slots(). An instance that is known
+  /// keeps what it has. A known address under a new instance: the old worker is gone. Fails with
   /// kOverloaded when there are no slots left, kInvalidArgument without an instance or ranks.
   Result<Slot> join(const WorkerInfo& info, TimePoint now);
   /// Gone now, with all its leases and blocks. Unknown instances are ignored.
@@ -73,7 +73,8 @@ class Registry final {
   /// No request is left on any slot of the worker: a draining one can go.
   [[nodiscard]] bool idle(Slot slot) const noexcept;
 
-  /// Lets the time pass and brings states and trust into the ledger. Appends the checks that are due.
+  /// Lets the time pass and brings states and trust into the ledger. Appends the checks that are
+  /// due.
   void tick(TimePoint now, std::vector<Due>& due);
 
  private:
