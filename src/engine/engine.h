@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "engine/load_report.h"
 #include "kv/events.h"
 #include "text/answer_grammar.h"
 
@@ -83,6 +84,7 @@ struct GenerateRequest {
   std::uint32_t min_tokens = 0;               // no end-of-generation before that many
   std::optional<std::uint32_t> top_logprobs;  // absent: no logprobs; 0: the drawn token's only
   std::int32_t priority = 0;                  // higher first among those waiting
+  std::uint64_t tenant = 0;  // of equal priority those first whose tenant has had least (llama/)
   Deadline deadline;
 };
 
@@ -97,29 +99,13 @@ struct EngineInfo {
   std::string model;                 // names the weights; part of every block's identity
   std::string kv_compatibility_key;  // blocks move only between engines with equal keys
   std::uint32_t block_tokens = 64;
-  std::uint32_t context_tokens_max = 0;  // prompt + completion of one request
-  std::uint32_t sequences_max = 0;       // running at once
-  std::uint32_t queue_max = 0;           // waiting at most
-  std::uint64_t kv_blocks_max = 0;       // reusable blocks kept
+  std::uint32_t computed_tokens_min = 1;  // of a prompt, whatever of it is cached
+  std::uint32_t context_tokens_max = 0;   // prompt + completion of one request
+  std::uint32_t sequences_max = 0;        // running at once
+  std::uint32_t queue_max = 0;            // waiting at most
+  std::uint64_t kv_blocks_max = 0;        // reusable blocks kept
   std::uint32_t vocabulary_size = 0;
   std::uint32_t embedding_size = 0;  // 0: the model cannot embed
-};
-
-/// What a worker says of itself. Reports are ordered by `generation`; an older one is dropped.
-struct LoadReport {
-  std::uint64_t generation = 0;
-  std::uint32_t running = 0;
-  std::uint32_t waiting = 0;
-  std::uint64_t waiting_prefill_tokens = 0;  // prompt tokens not yet computed, running or waiting
-  std::uint64_t kv_blocks_used = 0;          // reusable blocks held now
-  std::uint64_t kv_blocks_max = 0;
-  std::uint64_t steps = 0;
-  std::uint64_t prompt_tokens = 0;  // totals since start
-  std::uint64_t cached_tokens = 0;
-  std::uint64_t completion_tokens = 0;
-  std::uint64_t preemptions = 0;
-  std::uint64_t blocks_evicted = 0;
-  std::uint64_t sequence_errors = 0;
 };
 
 /// One worker, whatever runs behind it: token ids in, tokens out. Thread: any, for every call.

@@ -8,21 +8,19 @@
 namespace penstock::engine {
 
 void KvEventLog::append(kv::Event event) {
-  event.sequence = next_sequence_++;
+  const std::uint64_t sequence = last_sequence() + 1;
+  event.sequence = sequence;
   events_.push_back(std::move(event));
   if (events_.size() > events_max_) events_.pop_front();
+  last_sequence_.store(sequence, std::memory_order_release);
 }
 
-void KvEventLog::stored(const kv::BlockHash& hash, const kv::BlockHash& parent,
-                        std::span<const Token> tokens) {
+void KvEventLog::stored(kv::Event block) {
   const std::lock_guard lock(mutex_);
-  kv::Event event{.kind = kv::Event::Kind::kStored,
-                  .hash = hash,
-                  .parent = parent,
-                  .tokens = {tokens.begin(), tokens.end()}};
-  held_.push_back(event);
-  held_by_hash_[hash] = std::prev(held_.end());
-  append(std::move(event));
+  block.kind = kv::Event::Kind::kStored;
+  held_.push_back(block);
+  held_by_hash_[block.hash] = std::prev(held_.end());
+  append(std::move(block));
 }
 
 void KvEventLog::removed(const kv::BlockHash& hash) {
@@ -44,7 +42,7 @@ void KvEventLog::cleared() {
 Result<void> KvEventLog::read(std::uint64_t from, std::size_t count_max,
                               std::vector<kv::Event>& out) const {
   const std::lock_guard lock(mutex_);
-  const std::uint64_t oldest = next_sequence_ - events_.size();
+  const std::uint64_t oldest = last_sequence() + 1 - events_.size();
   if (from < oldest) {
     return fail(Code::kNotFound, fmt::format("events from {} on are no longer kept (the oldest is "
                                              "{}); read a snapshot",
@@ -58,7 +56,7 @@ Result<void> KvEventLog::read(std::uint64_t from, std::size_t count_max,
 
 std::vector<kv::Event> KvEventLog::snapshot(std::uint64_t& sequence) const {
   const std::lock_guard lock(mutex_);
-  sequence = next_sequence_ - 1;
+  sequence = last_sequence();
   std::vector<kv::Event> events(held_.begin(), held_.end());
   for (kv::Event& event : events) event.sequence = sequence;
   return events;

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <list>
 #include <mutex>
-#include <span>
 #include <unordered_map>
 
 #include "kv/events.h"
@@ -18,11 +18,14 @@ class KvEventLog final : public kv::EventSource {
   explicit KvEventLog(std::size_t events_max = 8192) : events_max_(events_max) {}
 
   /// The parent of a stored block is held (or is a chain root); a removed block has no children.
-  void stored(const kv::BlockHash& hash, const kv::BlockHash& parent,
-              std::span<const Token> tokens);
+  /// `block`: everything but the sequence.
+  void stored(kv::Event block);
   void removed(const kv::BlockHash& hash);
   void cleared();
 
+  [[nodiscard]] std::uint64_t last_sequence() const noexcept override {
+    return last_sequence_.load(std::memory_order_acquire);
+  }
   Result<void> read(std::uint64_t from, std::size_t count_max,
                     std::vector<kv::Event>& out) const override;
   std::vector<kv::Event> snapshot(std::uint64_t& sequence) const override;
@@ -32,7 +35,7 @@ class KvEventLog final : public kv::EventSource {
 
   const std::size_t events_max_;
   mutable std::mutex mutex_;
-  std::uint64_t next_sequence_ = 1;
+  std::atomic<std::uint64_t> last_sequence_ = 0;  // written under mutex_
   std::deque<kv::Event> events_;
   std::list<kv::Event> held_;  // in the order stored, so parents come first
   std::unordered_map<kv::BlockHash, std::list<kv::Event>::iterator> held_by_hash_;

@@ -32,7 +32,8 @@ TEST(KvEventLog, NumbersEventsFromOneWithoutAGap) {
   KvEventLog log;
   EXPECT_TRUE(read_all(log, 1).empty());
   const std::vector<Token> tokens = {4, 5};
-  log.stored(hash(1), hash(0), tokens);
+  EXPECT_EQ(log.last_sequence(), 0U);
+  log.stored({.hash = hash(1), .parent = hash(0), .local = 77, .tokens = tokens});
   log.removed(hash(1));
   log.cleared();
   const auto events = read_all(log, 1);
@@ -41,6 +42,8 @@ TEST(KvEventLog, NumbersEventsFromOneWithoutAGap) {
   EXPECT_EQ(events[0].hash, hash(1));
   EXPECT_EQ(events[0].parent, hash(0));
   EXPECT_EQ(events[0].tokens, tokens);
+  EXPECT_EQ(events[0].local, 77U);
+  EXPECT_EQ(log.last_sequence(), events.back().sequence);
   EXPECT_EQ(events[1].kind, Kind::kRemoved);
   EXPECT_EQ(events[1].hash, hash(1));
   EXPECT_EQ(events[2].kind, Kind::kCleared);
@@ -51,7 +54,7 @@ TEST(KvEventLog, NumbersEventsFromOneWithoutAGap) {
 
 TEST(KvEventLog, ReadsNoMoreThanAskedForAndAppends) {
   KvEventLog log;
-  for (std::uint64_t n = 1; n <= 5; ++n) log.stored(hash(n), hash(n - 1), {});
+  for (std::uint64_t n = 1; n <= 5; ++n) log.stored({.hash = hash(n), .parent = hash(n - 1)});
   std::vector<kv::Event> events;
   ASSERT_TRUE(log.read(2, 2, events));
   ASSERT_TRUE(log.read(4, 2, events));
@@ -61,7 +64,7 @@ TEST(KvEventLog, ReadsNoMoreThanAskedForAndAppends) {
 
 TEST(KvEventLog, AReaderTooFarBehindIsToldToTakeASnapshot) {
   KvEventLog log(3);
-  for (std::uint64_t n = 1; n <= 5; ++n) log.stored(hash(n), hash(n - 1), {});
+  for (std::uint64_t n = 1; n <= 5; ++n) log.stored({.hash = hash(n), .parent = hash(n - 1)});
   std::vector<kv::Event> events;
   const auto lost = log.read(2, 10, events);
   ASSERT_FALSE(lost);
@@ -89,7 +92,7 @@ TEST(KvEventLog, ASnapshotIsWhatTheEventsAddUpToWithParentsFirst) {
     const std::uint64_t n = 1 + random() % 60;
     const std::uint64_t above = n / 2;
     if (!parent.contains(n) && (above == 0 || parent.contains(above))) {
-      log.stored(hash(n), hash(above), std::vector<Token>{static_cast<Token>(n)});
+      log.stored({.hash = hash(n), .parent = hash(above), .tokens = {static_cast<Token>(n)}});
       parent[n] = above;
       children[above].insert(n);
     } else if (parent.contains(n) && children[n].empty()) {
@@ -122,10 +125,10 @@ TEST(KvEventLog, AReaderBesideTheWriterEndsWithWhatIsHeld) {
   constexpr std::uint64_t kBlocks = 2000;
   std::jthread writer([&log] {
     for (std::uint64_t n = 1; n <= kBlocks; ++n) {
-      log.stored(hash(n), hash(0), {});
+      log.stored({.hash = hash(n), .parent = hash(0)});
       if (n % 3 == 0) log.removed(hash(n));
     }
-    log.stored(hash(kBlocks + 1), hash(0), {});
+    log.stored({.hash = hash(kBlocks + 1), .parent = hash(0)});
   });
   std::map<kv::BlockHash, kv::Event> held;
   std::uint64_t next = 1;

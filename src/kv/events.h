@@ -18,6 +18,10 @@ struct Event {
   Kind kind = Kind::kCleared;
   BlockHash hash;    // kStored, kRemoved
   BlockHash parent;  // kStored: the block before, or the chain root
+  bool begins_chain = false;  // kStored: `parent` is the root, and no block
+  /// kStored: hash of the block's own tokens with the adapter and salt of the request that it was
+  /// computed for (kv/local_hash.h). The tokens alone do not say whose they are.
+  std::uint64_t local = 0;
   std::vector<Token>
       tokens;  // kStored: exactly the block's tokens (size = the worker's block size)
 };
@@ -26,6 +30,10 @@ struct Event {
 class EventSource {
  public:
   virtual ~EventSource() = default;
+
+  /// The newest event's sequence; 0 before the first. Costs one load, so that a reader who is up to
+  /// date need not ask.
+  [[nodiscard]] virtual std::uint64_t last_sequence() const noexcept = 0;
 
   /// Appends up to `count_max` events with sequence >= `from` to `out`, in order; none if there are
   /// no newer ones. Fails with kNotFound when `from` is older than what is kept: read snapshot().

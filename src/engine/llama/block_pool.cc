@@ -130,7 +130,7 @@ std::span<const std::byte> BlockPool::bytes(const Pin& pin) const noexcept {
 }
 
 BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
-                                   std::span<const Token> tokens) {
+                                   std::span<const Token> tokens, std::uint64_t local) {
   CHECK_EQ(tokens.size(), options_.block_tokens);
   const kv::BlockHash parent_hash = parent ? parent.block_->hash : root;
   const kv::BlockHash hash = kv::chain_next(parent_hash, tokens);
@@ -156,7 +156,11 @@ BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
   Block& block = *made;
   siblings(block).push_back(&block);  // a parent is pinned, so it is on no list of leaves
   blocks_.emplace(hash, std::move(made));
-  events_.stored(hash, parent_hash, tokens);
+  events_.stored({.hash = hash,
+                  .parent = parent_hash,
+                  .begins_chain = !parent,
+                  .local = local,
+                  .tokens = block.tokens});
   return {Pin(this, &block), {memory_ + block.slot * options_.block_bytes, options_.block_bytes}};
 }
 

@@ -68,15 +68,15 @@ class BlockPool final {
   [[nodiscard]] std::span<const std::byte> bytes(const Pin& pin) const noexcept;
 
   /// Makes room for the block `tokens` after `parent` (an empty pin: the first of a chain under
-  /// `root`). On success the block is held and `bytes` (block_bytes) is to be filled before the
-  /// next call; if it was held already, `bytes` is empty. An empty pin: no room, every slot is
-  /// pinned.
+  /// `root`); `local` is what events call it. On success the block is held and `bytes`
+  /// (block_bytes) is to be filled before the next call; if it was held already, `bytes` is empty.
+  /// An empty pin: no room, every slot is pinned.
   struct Place {
     Pin pin;
     std::span<std::byte> bytes;
   };
   [[nodiscard]] Place insert(const kv::BlockHash& root, const Pin& parent,
-                             std::span<const Token> tokens);
+                             std::span<const Token> tokens, std::uint64_t local);
 
   /// Drops every block that is not pinned, leaf first.
   void clear();

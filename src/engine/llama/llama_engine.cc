@@ -17,38 +17,15 @@
 #include "engine/llama/batch_shape.h"
 #include "engine/llama/block_pool.h"
 #include "engine/llama/context.h"
+#include "engine/llama/outbox.h"
 #include "engine/llama/sampler.h"
 #include "engine/llama/sequence.h"
 #include "engine/request_inbox.h"
+#include "engine/tenant_shares.h"
 
 namespace penstock::engine {
 namespace llama {
 namespace {
-
-/// A step's outputs, gathered by sink so that each is called once.
-class Outbox {
- public:
-  void add(OutputSink* sink, Output output) {
-    for (auto& [known, outputs] : by_sink_) {
-      if (known == sink) {
-        outputs.push_back(std::move(output));
-        return;
-      }
-    }
-    by_sink_.emplace_back(sink, std::vector<Output>{}).second.push_back(std::move(output));
-  }
-  void deliver() {
-    for (auto& [sink, outputs] : by_sink_) {
-      if (outputs.empty()) continue;
-      sink->deliver(outputs);
-      outputs.clear();
-    }
-  }
-  void forget_sinks() { by_sink_.clear(); }  // a sink may die once its last request has ended
-
- private:
-  std::vector<std::pair<OutputSink*, std::vector<Output>>> by_sink_;
-};
 
 class LlamaEngine final : public Engine {
  public:
@@ -74,12 +51,16 @@ class LlamaEngine final : public Engine {
   void cancel(RequestId id);
   void end_expired();
   void admit();
-  void compute_prompts();
-  void decode();
+  void begin_pass();
+  std::uint32_t compute_prompts();  // tokens
+  bool decode();                    // false: nothing was to be decoded
+  void end_pass(std::uint32_t prefill_tokens, bool decoded);
   void run_embeddings();
+  void publish(std::span<const RequestId> ended);
   void settle();
 
-  bool start(Sequence& sequence);
+  [[nodiscard]] std::list<SequencePtr>::iterator next_to_start();
+  void start(Sequence& sequence);
   void restore_prefix(Sequence& sequence);
   [[nodiscard]] Sequence* twin_of(const Sequence& waiting);
   void compute_part(Sequence& sequence, std::uint32_t budget);
@@ -87,7 +68,10 @@ class LlamaEngine final : public Engine {
   void draw(Sequence& sequence, std::int32_t row);
   void publish(Sequence& sequence);
   void finish(Sequence& sequence, FinishReason reason, std::string error = {});
+  [[nodiscard]] bool any_decoding() const;
   [[nodiscard]] std::uint32_t prompt_budget(bool others_decode) const;
+  [[nodiscard]] std::uint32_t active_blocks() const;
+  [[nodiscard]] std::uint32_t active_blocks_max() const;
 
   const std::shared_ptr<const text::ModelFile> model_;
   const LlamaOptions options_;
@@ -98,11 +82,12 @@ class LlamaEngine final : public Engine {
 
   RequestInbox<SequencePtr> inbox_;
   mutable std::mutex load_mutex_;
-  LoadReport load_;  // as of the last settle()
+  LoadReport load_;  // as of the last publish()
 
   // The compute thread's own.
   BlockPool pool_;
-  std::list<SequencePtr> waiting_;
+  std::list<SequencePtr> waiting_;    // in order of arrival
+  TenantShares shares_;               // of all that wait or run
   std::vector<SequencePtr> running_;  // in the order they started
   std::vector<std::uint32_t> free_streams_;
   std::deque<EmbedJob> embeddings_;
@@ -110,6 +95,7 @@ class LlamaEngine final : public Engine {
   std::vector<RequestId> ended_;  // since the last settle()
   Outbox outbox_;
   LoadReport counts_;
+  PassTimer passes_;
   double row_ms_ = 5;          // measured cost of a prompt row, smoothed
   double decode_step_ms_ = 0;  // measured cost of the last decode round
 
@@ -134,6 +120,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
   info_ = {.model = model_->fingerprint(),
            .kv_compatibility_key = context_->compatibility_key(),
            .block_tokens = options.block_tokens,
+           .computed_tokens_min = options.exact ? kTiledRows : 1,
            .context_tokens_max = context_->context_tokens(),
            .sequences_max = options.sequences_max,
            .queue_max = options.queue_max,
@@ -200,7 +187,8 @@ Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
 LoadReport LlamaEngine::load() const {
   const std::lock_guard lock(load_mutex_);
   LoadReport report = load_;
-  report.waiting += inbox_.unreported();
+  report.in_inbox = inbox_.unreported();
+  report.waiting += report.in_inbox;
   return report;
 }
 
@@ -208,9 +196,10 @@ void LlamaEngine::run() {
   while (take_inbox()) {
     end_expired();
     admit();
-    compute_prompts();
+    begin_pass();
+    const std::uint32_t prefill_tokens = compute_prompts();
     settle();  // a first token does not wait for the others' next one
-    decode();
+    end_pass(prefill_tokens, decode());
     run_embeddings();
     settle();
     if (running_.empty()) outbox_.forget_sinks();
@@ -225,12 +214,12 @@ bool LlamaEngine::take_inbox() {
   const bool idle = running_.empty() && waiting_.empty() && embeddings_.empty();
   const bool open = idle ? inbox_.wait(batch_) : inbox_.take(batch_);
   for (SequencePtr& s : batch_.requests) {
-    const auto place = std::ranges::find_if(
-        waiting_, [&](const SequencePtr& w) { return w->request.priority < s->request.priority; });
-    waiting_.insert(place, std::move(s));
+    shares_.came(s->request.tenant);
+    waiting_.push_back(std::move(s));
   }
   for (const Abort& abort : batch_.aborts) cancel(abort.id);
   std::ranges::move(batch_.embeds, std::back_inserter(embeddings_));
+  counts_.accepted += batch_.requests.size();
   batch_.clear();
   return open;
 }
@@ -257,14 +246,33 @@ void LlamaEngine::end_expired() {
   std::erase_if(waiting_, [](const SequencePtr& s) { return s->request.sink == nullptr; });
 }
 
-void LlamaEngine::admit() {
-  for (auto it = waiting_.begin(); it != waiting_.end() && !free_streams_.empty();) {
-    if (!start(**it)) {
-      ++it;
-      continue;
+/// Whoever of the waiting goes before all others: the highest priority, then the tenant with the
+/// least service so far, then the first to come. end(): nobody can start now.
+std::list<LlamaEngine::SequencePtr>::iterator LlamaEngine::next_to_start() {
+  auto best = waiting_.end();
+  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+    const GenerateRequest& r = (*it)->request;
+    if (r.sink == nullptr) continue;
+    if (best != waiting_.end()) {
+      const GenerateRequest& b = (*best)->request;
+      if (r.priority < b.priority) continue;
+      if (r.priority == b.priority && shares_.served(r.tenant) >= shares_.served(b.tenant)) {
+        continue;
+      }
     }
-    running_.push_back(std::move(*it));
-    it = waiting_.erase(it);
+    // Cheaper to wait for what another computes than to compute it twice.
+    if (twin_of(**it) == nullptr) best = it;
+  }
+  return best;
+}
+
+void LlamaEngine::admit() {
+  while (!free_streams_.empty()) {
+    const auto next = next_to_start();
+    if (next == waiting_.end()) return;
+    start(**next);
+    running_.push_back(std::move(*next));
+    waiting_.erase(next);
   }
 }
 
@@ -287,14 +295,13 @@ Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
   return nullptr;
 }
 
-bool LlamaEngine::start(Sequence& sequence) {
-  if (twin_of(sequence) != nullptr) return false;  // cheaper to wait than to compute twice
+void LlamaEngine::start(Sequence& sequence) {
   sequence.stream = free_streams_.back();
   free_streams_.pop_back();
   restore_prefix(sequence);
   counts_.prompt_tokens += sequence.prompt_tokens();
   counts_.cached_tokens += sequence.cached;
-  return true;
+  shares_.serve(sequence.request.tenant, sequence.prompt_tokens() - sequence.cached);
 }
 
 void LlamaEngine::restore_prefix(Sequence& sequence) {
@@ -335,19 +342,62 @@ std::uint32_t LlamaEngine::prompt_budget(bool others_decode) const {
       std::clamp<double>(rows, kTiledRows, static_cast<double>(options_.step_tokens)));
 }
 
-void LlamaEngine::compute_prompts() {
-  const bool others_decode =
-      std::ranges::any_of(running_, [](const SequencePtr& s) { return s->decoding(); });
-  std::uint32_t budget = prompt_budget(others_decode);
+bool LlamaEngine::any_decoding() const {
+  return std::ranges::any_of(running_, [](const SequencePtr& s) { return s->decoding(); });
+}
+
+/// In blocks, though a stream's cells are no blocks: that is what the other workers count in.
+std::uint32_t LlamaEngine::active_blocks() const {
+  std::uint32_t blocks = 0;
+  for (const SequencePtr& s : running_) {
+    if (s->stream) blocks += (s->computed + options_.block_tokens - 1) / options_.block_tokens;
+  }
+  return blocks;
+}
+
+std::uint32_t LlamaEngine::active_blocks_max() const {
+  const std::uint32_t each = (info_.context_tokens_max + options_.block_tokens - 1);
+  return options_.sequences_max * (each / options_.block_tokens);
+}
+
+/// Tells what the step is going to compute, so that others can reckon with its end.
+void LlamaEngine::begin_pass() {
+  if (running_.empty()) return;
+  PassWork work;
+  std::uint32_t budget = prompt_budget(any_decoding());
+  for (const SequencePtr& s : running_) {
+    const std::uint32_t left = s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
+    const std::uint32_t part = std::min(left, budget);
+    work.prefill_tokens += part;
+    budget -= part;
+    work.decodes = work.decodes || part == left;  // it draws a token when its prompt is done
+  }
+  work.kv_use = static_cast<double>(active_blocks()) / active_blocks_max();
+  passes_.begin(clock_.now(), work);
+  publish({});
+}
+
+void LlamaEngine::end_pass(std::uint32_t prefill_tokens, bool decoded) {
+  if (!passes_.running()) return;
+  passes_.end(
+      clock_.now(),
+      {.prefill_tokens = prefill_tokens, .decodes = decoded, .kv_use = passes_.planned().kv_use});
+}
+
+std::uint32_t LlamaEngine::compute_prompts() {
+  std::uint32_t budget = prompt_budget(any_decoding());
+  std::uint32_t tokens = 0;
   for (const SequencePtr& s : running_) {
     while (s->request.sink != nullptr && !s->decoding() && budget > 0) {
       const std::uint32_t before = s->computed;
       compute_part(*s, budget);
+      tokens += s->computed - before;
       budget -= std::min(budget, s->computed - before);
       if (s->computed == before) break;  // it failed and was ended
     }
     if (budget == 0) break;
   }
+  return tokens;
 }
 
 void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
@@ -374,7 +424,7 @@ void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
   row_ms_ = 0.7 * row_ms_ + 0.3 * row_ms;
 }
 
-void LlamaEngine::decode() {
+bool LlamaEngine::decode() {
   std::vector<Sequence*> together;
   std::vector<Sequence*> alone;
   for (const SequencePtr& s : running_) {
@@ -382,13 +432,14 @@ void LlamaEngine::decode() {
     const bool shares = !options_.exact || may_share_step(s->computed, context_->threads());
     (shares ? together : alone).push_back(s.get());
   }
-  if (together.empty() && alone.empty()) return;
+  if (together.empty() && alone.empty()) return false;
   const TimePoint start = clock_.now();
   // Streams in a row are computed as one batch by llama.cpp; it wants them in order.
   std::ranges::sort(together, {}, [](const Sequence* s) { return *s->stream; });
   if (!together.empty()) decode_together(together);
   for (Sequence*& s : alone) decode_together({&s, 1});
   decode_step_ms_ = to_ms(clock_.now() - start);
+  return true;
 }
 
 void LlamaEngine::decode_together(std::span<Sequence*> group) {
@@ -420,6 +471,7 @@ void LlamaEngine::draw(Sequence& s, std::int32_t row) {
   s.tokens.push_back(drawn->token);
   ++s.drawn;
   ++counts_.completion_tokens;
+  shares_.serve(s.request.tenant, 1);
   outbox_.add(s.request.sink, {.request = s.request.id,
                                .token = drawn->token,
                                .logprob = drawn->logprob,
@@ -445,7 +497,8 @@ void LlamaEngine::publish(Sequence& s) {
   while (s.chain.size() < reach / size) {
     const auto first = static_cast<std::uint32_t>(s.chain.size()) * size;
     const BlockPool::Pin& parent = s.chain.empty() ? kNoParent : s.chain.back();
-    BlockPool::Place place = pool_.insert(s.root, parent, std::span(s.tokens).subspan(first, size));
+    const std::span<const Token> tokens = std::span(s.tokens).subspan(first, size);
+    BlockPool::Place place = pool_.insert(s.root, parent, tokens, s.locals.block(tokens));
     if (!place.pin) break;  // every slot is pinned by running sequences
     if (!place.bytes.empty()) {
       context_->codec()->cut(state, s.computed, first, size, place.bytes);
@@ -470,6 +523,7 @@ void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
       s.request.sink,
       {.request = s.request.id, .finish = reason, .usage = s.usage(), .error = std::move(error)});
   s.request.sink = nullptr;  // ended; swept by end_expired()
+  shares_.left(s.request.tenant);
   ended_.push_back(s.request.id);
 }
 
@@ -480,17 +534,17 @@ void LlamaEngine::run_embeddings() {
   next.done(context_->embed(next.request.tokens));
 }
 
-/// What others may see of the step, before they hear of it.
-void LlamaEngine::settle() {
+void LlamaEngine::publish(std::span<const RequestId> ended) {
   counts_.running = 0;
   counts_.waiting = 0;
-  counts_.waiting_prefill_tokens = 0;
+  counts_.running_prefill_tokens = 0;
   for (const SequencePtr& s : running_) {
     if (s->request.sink == nullptr) continue;
     ++counts_.running;
-    counts_.waiting_prefill_tokens +=
+    counts_.running_prefill_tokens +=
         s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
   }
+  counts_.waiting_prefill_tokens = counts_.running_prefill_tokens;
   for (const SequencePtr& s : waiting_) {
     if (s->request.sink == nullptr) continue;
     ++counts_.waiting;
@@ -499,13 +553,20 @@ void LlamaEngine::settle() {
   counts_.kv_blocks_used = pool_.blocks_held();
   counts_.kv_blocks_max = pool_.blocks_max();
   counts_.blocks_evicted = pool_.evictions();
+  counts_.kv_blocks_active = active_blocks();
+  counts_.kv_blocks_active_max = active_blocks_max();
+  counts_.pass_tokens_max = prompt_budget(any_decoding());
+  passes_.write_to(counts_);
   ++counts_.generation;
-  {
-    // Under one lock, so that no request is counted twice or not at all.
-    const std::lock_guard lock(load_mutex_);
-    load_ = counts_;
-    inbox_.report(counts_.running, counts_.waiting, ended_, embeddings_.size());
-  }
+  // Under one lock, so that no request is counted twice or not at all.
+  const std::lock_guard lock(load_mutex_);
+  load_ = counts_;
+  inbox_.report(counts_.running, counts_.waiting, ended, embeddings_.size());
+}
+
+/// What others may see of the step, before they hear of it.
+void LlamaEngine::settle() {
+  publish(ended_);
   ended_.clear();
   outbox_.deliver();
 }

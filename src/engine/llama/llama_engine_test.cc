@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
+#include <future>
 #include <map>
 #include <mutex>
 #include <random>
 
+#include "kv/local_hash.h"
 #include "text/tiny_model.h"
 
 namespace penstock::engine {
@@ -199,9 +202,12 @@ TEST_F(LlamaEngineTest, PrefixIsReusedAndToldInEvents) {
   for (std::size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(events[i].sequence, i + 1);
     EXPECT_EQ(events[i].parent, parent);
+    EXPECT_EQ(events[i].begins_chain, i == 0);
     const auto block = std::span(prompt).subspan(i * 64, 64);
     EXPECT_EQ(events[i].hash, kv::chain_next(parent, block));
     EXPECT_TRUE(std::ranges::equal(events[i].tokens, block));
+    EXPECT_EQ(events[i].local, kv::LocalHasher().block(block));
+    EXPECT_EQ(events[i + 4].local, kv::LocalHasher("", "another tenant").block(block));
     parent = events[i].hash;
   }
 }
@@ -306,6 +312,62 @@ TEST_F(LlamaEngineTest, FreePlacesAreNotPartOfTheQueue) {
     EXPECT_TRUE(e->generate(std::move(r)).has_value()) << i;
   }
   for (const RequestId id : ids) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kLength);
+}
+
+/// Holds the engine up at the first output until it is let go, and writes down who begins when.
+class GatedSink final : public OutputSink {
+ public:
+  void deliver(std::span<Output> outputs) override {
+    if (begun.empty()) {
+      held_.set_value();
+      gate_.get_future().wait();
+    }
+    for (const Output& output : outputs) {
+      if (output.token && std::ranges::find(begun, output.request.value) == begun.end()) {
+        begun.push_back(output.request.value);
+      }
+      if (output.finish && --left_ == 0) done_.set_value();
+    }
+  }
+  void wait_until_held() { held_.get_future().wait(); }
+  void let_go() { gate_.set_value(); }
+  void wait() { done_.get_future().wait(); }
+  void expect(int requests) { left_ = requests; }
+
+  std::vector<std::uint64_t> begun;  // ids, in order; to be read after wait()
+
+ private:
+  std::promise<void> held_;
+  std::promise<void> gate_;
+  std::promise<void> done_;
+  int left_ = 0;
+};
+
+TEST_F(LlamaEngineTest, R7_ATenantsQueueDoesNotHoldUpAnothers) {
+  const auto e = engine({.sequences_max = 1});
+  GatedSink sink;
+  sink.expect(7);
+  std::vector<std::uint64_t> ids;
+  const auto ask = [&](std::uint64_t tenant, std::int32_t priority) {
+    GenerateRequest r = request(tokens(100, static_cast<std::uint32_t>(ids.size())), 5);
+    r.sink = &sink;
+    r.tenant = tenant;
+    r.priority = priority;
+    ids.push_back(r.id.value);
+    ASSERT_TRUE(e->generate(std::move(r)).has_value());
+  };
+  ask(1, 0);
+  sink.wait_until_held();
+  for (int i = 0; i < 3; ++i) ask(1, 0);
+  ask(2, 0);
+  ask(2, 0);
+  ask(1, 1);
+  sink.let_go();
+  sink.wait();
+  // Who is urgent; then who has had less.
+  const std::vector<std::uint64_t> expected = {ids[0], ids[6], ids[4], ids[5],
+                                               ids[1], ids[2], ids[3]};
+  EXPECT_EQ(sink.begun, expected);
 }
 
 TEST_F(LlamaEngineTest, AGrammarThatIsCompleteEndsEvenIfEndsAreBanned) {

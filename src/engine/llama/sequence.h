@@ -9,17 +9,23 @@
 #include "engine/llama/block_pool.h"
 #include "engine/llama/sampler.h"
 #include "kv/block.h"
+#include "kv/local_hash.h"
 
 namespace penstock::engine::llama {
 
 /// One request inside the worker, from the queue to its end. The worker's thread.
 struct Sequence {
   Sequence(GenerateRequest r, std::unique_ptr<Sampler> s, kv::BlockHash chain_root)
-      : request(std::move(r)), sampler(std::move(s)), root(chain_root), tokens(request.prompt) {}
+      : request(std::move(r)),
+        sampler(std::move(s)),
+        root(chain_root),
+        locals({}, request.cache_salt),
+        tokens(request.prompt) {}
 
   GenerateRequest request;
   std::unique_ptr<Sampler> sampler;
   kv::BlockHash root;                   // model and salt: what its first block follows
+  kv::LocalHasher locals;               // how events name its blocks
   std::vector<Token> tokens;            // the prompt, then what was drawn
   std::optional<std::uint32_t> stream;  // while running
   std::uint32_t computed = 0;           // positions 0..computed-1 have KV in the stream
@@ -27,7 +33,6 @@ struct Sequence {
   std::uint32_t cached = 0;             // of those, taken from the pool
   std::uint32_t drawn = 0;
   std::vector<BlockPool::Pin> chain;  // the pool's blocks of positions 0.., as far as known
-  bool waits_for_twin = false;        // another sequence is computing what this one begins with
 
   [[nodiscard]] std::uint32_t prompt_tokens() const noexcept {
     return static_cast<std::uint32_t>(request.prompt.size());

@@ -24,6 +24,7 @@ void Core::accept(GenerateRequest given) {
   unused_.pop_back();
   const bool fresh = by_id_.try_emplace(given.id, index).second;
   CHECK(fresh);
+  ++accepted_;
 
   Request& r = requests_[index];
   r.given = std::move(given);
@@ -43,6 +44,7 @@ void Core::accept(GenerateRequest given) {
   if (options_.worker.prefix_caching) {
     r.root = r.given.cache_salt.empty() ? unsalted_root_
                                         : kv::chain_root(options_.model, {}, r.given.cache_salt);
+    r.locals = kv::LocalHasher({}, r.given.cache_salt);
     r.keys.resize((prompt + output - 1) / options_.worker.block_tokens);
     name_blocks(r);
   }
@@ -101,6 +103,9 @@ Nanos Core::start_pass() {
   const Pass& pass = model_.start_pass();
   // Nothing is held or reserved here, so the head of the queue always fits once nothing runs.
   CHECK(pass.progress);
+  pass_ = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
+           .decodes = !pass.emissions.empty(),
+           .kv_use = static_cast<double>(model_.pool().active()) / model_.pool().capacity()};
   return pass.duration;
 }
 
@@ -168,7 +173,12 @@ void Core::stored(const StoredRun& run) {
   const Request& r = requests_[run.tag];
   kv::BlockHash parent = run.parent;
   for (std::uint32_t i = 0; i < run.keys.size(); ++i) {
-    events_.stored(run.keys[i], parent, block_tokens(r, run.first_block + i));
+    const std::span<const Token> tokens = block_tokens(r, run.first_block + i);
+    events_.stored({.hash = run.keys[i],
+                    .parent = parent,
+                    .begins_chain = run.first_block + i == 0,
+                    .local = r.locals.block(tokens),
+                    .tokens = {tokens.begin(), tokens.end()}});
     parent = run.keys[i];
   }
 }
@@ -221,15 +231,20 @@ void Core::deliver() {
 LoadReport Core::load() const {
   return {.running = model_.running(),
           .waiting = model_.waiting(),
+          .accepted = accepted_,
           .waiting_prefill_tokens = model_.prompt_tokens_left(),
+          .running_prefill_tokens = model_.running_prompt_tokens_left(),
           .kv_blocks_used = model_.pool().names(),
           .kv_blocks_max = model_.pool().capacity(),
+          .kv_blocks_active = model_.pool().active(),
+          .kv_blocks_active_max = model_.pool().capacity(),
           .steps = model_.passes(),
           .prompt_tokens = prompt_tokens_,
           .cached_tokens = cached_tokens_,
           .completion_tokens = completion_tokens_,
           .preemptions = model_.preemptions(),
-          .blocks_evicted = model_.pool().evictions()};
+          .blocks_evicted = model_.pool().evictions(),
+          .pass_tokens_max = options_.worker.pass_tokens_max};
 }
 
 }  // namespace penstock::engine::simulated

@@ -11,6 +11,7 @@
 #include "engine/simulated/answer.h"
 #include "engine/simulated/model.h"
 #include "engine/simulated/simulated_engine.h"
+#include "kv/local_hash.h"
 
 namespace penstock::engine::simulated {
 
@@ -41,6 +42,8 @@ class Core final : private PoolListener {
 
   /// Some request must be left.
   Nanos start_pass();
+  /// What the pass under way computes.
+  [[nodiscard]] const PassWork& pass() const noexcept { return pass_; }
   void finish_pass();
 
   /// Outputs made since the last deliver().
@@ -52,7 +55,7 @@ class Core final : private PoolListener {
   /// Hands every sink what it is owed in one call.
   void deliver();
 
-  /// Without `generation`.
+  /// Without `generation`, the inbox and the passes.
   [[nodiscard]] LoadReport load() const;
 
  private:
@@ -62,6 +65,7 @@ class Core final : private PoolListener {
     std::vector<Token> generated;
     std::vector<kv::BlockHash> keys;  // room for every block that can be completed; see Submission
     kv::BlockHash root;
+    kv::LocalHasher locals;
     std::uint32_t named = 0;  // of keys, from the first
     std::uint32_t cached = 0;
     std::uint32_t mailbox = 0;
@@ -101,6 +105,8 @@ class Core final : private PoolListener {
   std::size_t undelivered_ = 0;
   std::vector<RequestId> ended_;
   TimePoint next_deadline_ = TimePoint::max();  // no live request's is sooner
+  PassWork pass_;
+  std::uint64_t accepted_ = 0;
   std::uint64_t prompt_tokens_ = 0;
   std::uint64_t cached_tokens_ = 0;
   std::uint64_t completion_tokens_ = 0;

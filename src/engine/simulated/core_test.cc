@@ -270,8 +270,10 @@ TEST(Core, EventsNameBlocksByTheirContent) {
     EXPECT_EQ(events[i].sequence, i + 1);
     EXPECT_EQ(events[i].kind, kv::Event::Kind::kStored);
     EXPECT_EQ(events[i].parent, parent);
+    EXPECT_EQ(events[i].begins_chain, i == 0);
     EXPECT_EQ(events[i].hash, kv::chain_next(parent, block));
     EXPECT_EQ(events[i].tokens, std::vector<Token>(block.begin(), block.end()));
+    EXPECT_EQ(events[i].local, kv::LocalHasher("", "tenant").block(block));
     parent = events[i].hash;
   }
 }

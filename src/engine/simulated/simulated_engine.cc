@@ -77,6 +77,7 @@ class SimulatedEngine final : public Engine {
   void accept_batch();
   void run_timed_pass();
   void run_passes();
+  void publish(std::span<const RequestId> ended);
   void settle();
   void shut_down();
 
@@ -90,9 +91,10 @@ class SimulatedEngine final : public Engine {
   simulated::Core core_;
   InboxBatch<GenerateRequest> batch_;
   TimePoint pass_end_ = TimePoint::min();  // of the last pass, by the model
+  PassTimer passes_;                       // while passes take time
 
   mutable std::mutex load_mutex_;
-  LoadReport load_;  // as of the last settle()
+  LoadReport load_;  // as of the last publish()
   mutable std::uint64_t generation_ = 0;
 
   std::thread thread_;  // last: it uses all the others
@@ -136,7 +138,8 @@ Result<void> SimulatedEngine::embed(EmbedRequest request, EmbedDone done) {
 LoadReport SimulatedEngine::load() const {
   const std::lock_guard lock(load_mutex_);
   LoadReport report = load_;
-  report.waiting += inbox_.unreported();
+  report.in_inbox = inbox_.unreported();
+  report.waiting += report.in_inbox;
   report.generation = ++generation_;
   return report;
 }
@@ -172,8 +175,11 @@ void SimulatedEngine::run_timed_pass() {
   const TimePoint now = clock_.now();
   const TimePoint start = pass_end_ > now - kCatchUpMax ? std::min(pass_end_, now) : now;
   pass_end_ = start + core_.start_pass();
+  passes_.begin(start, core_.pass());
+  publish({});
   inbox_.sleep(pass_end_ - clock_.now());
   core_.finish_pass();
+  passes_.end(pass_end_, core_.pass());
   // An idle engine owes nothing to the past.
   if (core_.idle()) pass_end_ = TimePoint::min();
 }
@@ -189,14 +195,18 @@ void SimulatedEngine::run_passes() {
   }
 }
 
+void SimulatedEngine::publish(std::span<const RequestId> ended) {
+  LoadReport load = core_.load();
+  passes_.write_to(load);
+  // Under one lock, so that no request is counted twice or not at all.
+  const std::lock_guard lock(load_mutex_);
+  load_ = load;
+  inbox_.report(load_.running, load_.waiting, ended);
+}
+
 /// What others may see of the passes, before they hear of them.
 void SimulatedEngine::settle() {
-  {
-    // Under one lock, so that no request is counted twice or not at all.
-    const std::lock_guard lock(load_mutex_);
-    load_ = core_.load();
-    inbox_.report(load_.running, load_.waiting, core_.ended());
-  }
+  publish(core_.ended());
   core_.deliver();
 }
 
