@@ -1,11 +1,14 @@
 #include "router/time_model.h"
 
+#include <cmath>
+
 namespace penstock::router {
 namespace {
 
 // Terms are scaled to about 1, which keeps the covariance well conditioned.
 constexpr double kTokens = 8192;
 constexpr double kForget = 0.9999;
+constexpr double kVarianceMax = 1e4;
 constexpr std::uint32_t kDecodeEach = 16;  // of the passes that only decode, one in so many counts
 
 /// A small model on one large GPU: 20 ms for a thousand tokens, 10 ms a step.
@@ -14,7 +17,7 @@ constexpr std::array<double, 6> kPrior = {10, 150, 10, 10, 10, 0};
 }  // namespace
 
 TimeModel::TimeModel() : weights_(kPrior), covariance_{} {
-  for (std::size_t i = 0; i < kTerms; ++i) covariance_[i][i] = 1e4;
+  for (std::size_t i = 0; i < kTerms; ++i) covariance_[i][i] = kVarianceMax;
 }
 
 void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
@@ -40,12 +43,15 @@ void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
       covariance_[i][j] = (covariance_[i][j] - gain[i] * gain[j] / denominator) / kForget;
     }
   }
-  // What never varies must not gain weight without bound.
+  // What never varies must not become ever less certain: it stays as uncertain as at first, and
+  // what is known of the others stays known.
   for (std::size_t i = 0; i < kTerms; ++i) {
-    if (covariance_[i][i] <= 1e4) continue;
-    covariance_ = {};
-    for (std::size_t j = 0; j < kTerms; ++j) covariance_[j][j] = 1;
-    break;
+    if (covariance_[i][i] <= kVarianceMax) continue;
+    const double scale = std::sqrt(kVarianceMax / covariance_[i][i]);
+    for (std::size_t j = 0; j < kTerms; ++j) {
+      covariance_[i][j] *= scale;
+      covariance_[j][i] *= scale;
+    }
   }
 }
 
