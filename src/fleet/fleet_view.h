@@ -5,11 +5,13 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "engine/load_report.h"
 #include "fleet/worker_state.h"
 #include "kv/prefix_types.h"
 
 namespace penstock::fleet {
 
+using engine::PassWork;
 using kv::Slot;
 
 /// How long a worker's passes take: coefficients, as fitted from what it did (router/time_model.h).
@@ -32,13 +34,6 @@ struct PassCost {
   }
 };
 
-/// A pass of a worker: what it computes.
-struct PassWork {
-  std::uint32_t prefill_tokens = 0;  // new prompt tokens
-  bool decodes = false;              // it continues or finishes any answer
-  double kv_use = 0;                 // of the KV pool, referenced, in [0, 1]
-};
-
 /// A request that has no first token yet.
 struct QueuedPrefill {
   std::uint64_t serial = 0;  // names the lease
@@ -54,6 +49,7 @@ struct WorkerReport {
   std::uint64_t running_prefill_tokens_left = 0;  // of those, of requests that run
   std::uint32_t running = 0;
   std::uint32_t waiting = 0;
+  std::uint32_t running_max = 0;     // run at once; 0: as many as fit
   std::uint32_t kv_blocks_used = 0;  // referenced by running requests
   std::uint32_t kv_blocks_max = 0;
   TimePoint pass_started = TimePoint::min();  // of the pass under way; min(): none runs

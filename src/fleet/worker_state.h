@@ -46,4 +46,13 @@ enum class Role : std::uint8_t { kBoth, kPrefill, kDecode };
   return {};
 }
 
+[[nodiscard]] constexpr std::string_view to_string(Role role) noexcept {
+  switch (role) {
+    case Role::kBoth: return "both";
+    case Role::kPrefill: return "prefill";
+    case Role::kDecode: return "decode";
+  }
+  return {};
+}
+
 }  // namespace penstock::fleet

@@ -81,7 +81,11 @@ class Latency final : public Policy {
                   item.tokens, outlook.queued_tokens()});
       }
     }
-    return least.choice("least added ms");
+    Choice choice = least.choice("least added ms");
+    const Outlook& chosen = outlooks_[choice.slot];
+    choice.ttft_ms =
+        chosen.added(item_of(q, 0, choice.slot), chosen.rest_ms(q.now), prices).first_token_ms;
+    return choice;
   }
 
   void plan(std::span<const Question> questions, Rng& rng, std::span<Choice> choices,

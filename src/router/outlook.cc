@@ -19,6 +19,8 @@ void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms
   capacity_ =
       report.kv_blocks_max > 0 ? report.kv_blocks_max : std::numeric_limits<double>::infinity();
   block_ms_ = report.kv_blocks_used > 0 ? stream_ms / report.kv_blocks_used : 0;
+  places_ = report.running_max > 0 ? report.running_max : std::numeric_limits<double>::infinity();
+  place_ms_ = stream_ms / places_;
   decode_ms_ = cost_.decode_ms(std::min(1.0, report.kv_blocks_used / capacity_));
   free_at_ = TimePoint::min();
   if (report.pass_started != TimePoint::min()) {
@@ -37,6 +39,7 @@ void Outlook::start(const fleet::FleetView& fleet, Slot slot) {
   if (report.generation > 0) {
     const bool partial = report.running_prefill_tokens_left > 0;
     tail_.decoding = std::max(0.0, report.running - (partial ? 1.0 : 0.0));
+    tail_.requests = tail_.decoding;
     whole = std::min<std::size_t>(queue.size(), report.waiting + fleet.unseen[slot]);
     if (partial) feed(tail_, static_cast<double>(report.running_prefill_tokens_left), 0);
   } else {
@@ -53,13 +56,11 @@ void Outlook::start(const fleet::FleetView& fleet, Slot slot) {
 
 void Outlook::feed(Tail& tail, double tokens, double blocks) const noexcept {
   tail.blocks += blocks;
-  if (tail.blocks > capacity_) {
-    // Waits at the head of the queue until answers have let go of as many blocks.
-    const double ready_ms = (tail.blocks - capacity_) * block_ms_;
-    if (tail.start_ms < ready_ms) {
-      if (tail.tokens > 0) close(tail);
-      tail.start_ms = std::max(tail.start_ms, ready_ms);
-    }
+  ++tail.requests;
+  const double ready = ready_ms(tail.requests, tail.blocks);  // it waits at the head of the queue
+  if (tail.start_ms < ready) {
+    if (tail.tokens > 0) close(tail);
+    tail.start_ms = std::max(tail.start_ms, ready);
   }
   while (tokens > room(tail)) {
     const double part = std::max(0.0, room(tail));
@@ -105,15 +106,15 @@ Added Outlook::added(const Item& item, double rest_ms, const Prices& prices) con
   const double step_ms_each = streams > 0 ? decode_ms_ : 0;
   const double before_ms = cost_.prefill_ms(tail_.tokens);
   const double blocks = tail_.blocks + item.blocks;
-  const double ready_ms = (blocks - capacity_) * block_ms_;
+  const double ready = ready_ms(tail_.requests + 1, blocks);
   const double space = std::max(0.0, room(tail_));
   double start_ms = rest_ms + tail_.start_ms;
   Added added{.slowed_ms =
                   prices.steps * (step_ms(streams + 1, blocks) - step_ms(streams, tail_.blocks))};
   double left = item.tokens;
-  if (blocks > capacity_ && start_ms < ready_ms) {
+  if (start_ms < ready) {
     if (tail_.tokens > 0) start_ms += before_ms + step_ms_each;
-    start_ms = std::max(start_ms, ready_ms);
+    start_ms = std::max(start_ms, ready);
   } else {
     const double taken = std::min(left, space);
     const double with_ms = cost_.prefill_ms(tail_.tokens + taken);

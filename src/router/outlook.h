@@ -66,6 +66,7 @@ class Outlook final {
     double ending = 0;      // prompts that end in it
     double decoding = 0;    // streams that decode when it starts
     double blocks = 0;      // KV in use, with that of the prompts queued
+    double requests = 0;    // that run, and those queued
     double waited_ms = 0;   // first-token times of prompts that ended in passes closed since
     double stalled_ms = 0;  // prefill time x streams that stood still for it, in those
   };
@@ -75,6 +76,13 @@ class Outlook final {
   void close(Tail& tail) const noexcept;
   [[nodiscard]] double room(const Tail& tail) const noexcept {
     return std::max(1.0, pass_tokens_ - tail.decoding - tail.ending) - tail.tokens;
+  }
+  /// When answers have let go of as many blocks and places as are missing; 0: none is.
+  [[nodiscard]] double ready_ms(double requests, double blocks) const noexcept {
+    double ms = 0;
+    if (blocks > capacity_) ms = (blocks - capacity_) * block_ms_;
+    if (requests > places_) ms = std::max(ms, (requests - places_) * place_ms_);
+    return ms;
   }
   /// The time that all streams together take for one step.
   [[nodiscard]] double step_ms(double streams, double blocks) const noexcept {
@@ -89,6 +97,8 @@ class Outlook final {
   double pass_tokens_ = 0;
   double capacity_ = std::numeric_limits<double>::infinity();  // KV blocks
   double block_ms_ = 0;  // until a block in use is let go, the mean over all
+  double places_ = std::numeric_limits<double>::infinity();  // to run in
+  double place_ms_ = 0;  // until one of all running requests ends
   double queued_tokens_ = 0;
 };
 

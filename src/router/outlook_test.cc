@@ -27,6 +27,7 @@ class OutlookTest : public ::testing::Test {
                                .accepted = leases_.size(),
                                .running = rng.below(5),
                                .waiting = rng.below(3),
+                               .running_max = rng.below(2) * (1 + rng.below(6)),
                                .kv_blocks_used = rng.below(200),
                                .kv_blocks_max = 100 + rng.below(200)};
     if (report.running > 0 && rng.below(2) == 0)

@@ -78,6 +78,8 @@ struct Choice {
   std::string_view rule;   // which of the policy's rules decided; static text
   std::uint32_t ties = 1;  // how many were as good
   double cost = 0;         // of the chosen one, in the policy's unit
+  /// Until the first token, as the policy predicts it; NaN: it does not.
+  double ttft_ms = std::numeric_limits<double>::quiet_NaN();
 };
 
 /// A rule for where a request runs. Pure: the same history of questions, the same choices; whatever

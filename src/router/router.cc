@@ -1,6 +1,7 @@
 #include "router/router.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -19,12 +20,19 @@ Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::Prefix
 Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   CHECK_GE(request.prompt_tokens, 1U);
   const fleet::FleetView fleet = ledger_.view();
-  const std::span<const Slot> slots = candidates(fleet, request.stage);
+  std::span<const Slot> slots = candidates(fleet, request.stage);
+  if (!request.among.empty()) {
+    allowed_.clear();
+    std::ranges::set_intersection(slots, request.among, std::back_inserter(allowed_));
+    slots = allowed_;
+  }
   if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
   Question asked = question(request, fleet, slots);
   if (needs_.cached && request.stage != Stage::kDecode) {
     cached_.resize(fleet.slots());
     match(request.locals, cached_);
+    // It will be there by the time this one is looked at.
+    if (request.twin_at) cached_[*request.twin_at] = asked.prompt_blocks;
     asked.cached = cached_;
   }
   if (needs_.active && request.stage == Stage::kWhole) {
@@ -103,6 +111,7 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                       .cached_blocks = question.cached_blocks(choice.slot),
                       .rule = choice.rule,
                       .ties = choice.ties,
+                      .ttft_ms = choice.ttft_ms,
                       .lease = {}};
   const std::uint32_t cached_tokens = placement.cached_blocks * request.block_tokens;
   placement.lease = ledger_.charge(
@@ -127,9 +136,12 @@ void Router::predict(const RouteRequest& request, const Placement& placement) {
 }
 
 void Router::report(Slot slot, const fleet::WorkerReport& report) {
-  if (!ledger_.report(slot, report)) return;
+  if (ledger_.report(slot, report)) observe(slot, report.last_pass, report.last_pass_took);
+}
+
+void Router::observe(Slot slot, const fleet::PassWork& pass, Nanos took) {
   if (slot >= models_.size()) models_.resize(slot + 1);
-  models_[slot].observe(report.last_pass, report.last_pass_took);
+  models_[slot].observe(pass, took);
   fleet::PassCost cost = models_[slot].cost();
   cost.pass_tokens_max = ledger_.view().cost[slot].pass_tokens_max;
   ledger_.set_cost(slot, cost);

@@ -2,7 +2,9 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -23,6 +25,8 @@ struct RouteRequest {
   std::uint32_t block_tokens = 1;
   std::span<const std::uint64_t> locals;  // hash of each full block's own tokens
   std::uint64_t prefix_key = 0;           // hash of the prompt's first characters or tokens
+  std::span<const Slot> among;            // who may take it, ascending; empty: every worker
+  std::optional<Slot> twin_at;            // a request with the same prompt was just sent there
 };
 
 /// Where a request runs, and the charge for it.
@@ -31,6 +35,7 @@ struct Placement {
   std::uint32_t cached_blocks = 0;  // leading blocks believed to be cached there
   std::string_view rule;
   std::uint32_t ties = 1;
+  double ttft_ms = std::numeric_limits<double>::quiet_NaN();  // predicted, see Choice
   fleet::Lease lease;  // the worker's load counts the request while it lives
 };
 
@@ -45,18 +50,23 @@ class Router final {
   Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
          std::uint64_t seed, Nanos predict_for = Nanos::zero());
 
-  /// Fails with kUnavailable when no worker of the needed role takes requests. `why`, if not null,
+  /// Fails with kUnavailable when no worker of the needed role, among those asked for, takes
+  /// requests. `why`, if not null,
   /// gets every candidate with every term.
   Result<Placement> place(const RouteRequest& request, Explanation* why = nullptr);
 
   /// Places requests of one stage that came together: `placements[i]` is for requests[i], and
-  /// `order` has the indices in the order in which to hand them to the workers. All or none.
+  /// `order` has the indices in the order in which to hand them to the workers. All or none. Their
+  /// `among` and `twin_at` must be empty.
   Result<void> place_together(std::span<const RouteRequest> requests,
                               std::span<Placement> placements, std::span<std::uint32_t> order);
 
   /// A worker's report: corrects the ledger and teaches the worker's time model. Stale ones are
   /// dropped.
   void report(Slot slot, const fleet::WorkerReport& report);
+  /// A pass of the worker has taken so long: teaches its time model. report() does so with the pass
+  /// it names; this is for those that a report has no room for.
+  void observe(Slot slot, const fleet::PassWork& pass, Nanos took);
   /// A request ended well.
   void finished(double ttft_ms, double decode_ms) noexcept {
     policy_->finished(ttft_ms, decode_ms);
@@ -91,6 +101,7 @@ class Router final {
   TimePoint expire_at_ = TimePoint::min();
   std::array<std::uint64_t, kStages> ordinals_{};
   std::array<Candidates, kStages> candidates_;
+  std::vector<Slot> allowed_;  // of the candidates, those a request asked for
   std::vector<std::uint32_t> cached_;
   std::vector<std::uint32_t> active_;
   std::vector<TimeModel> models_;  // by slot, where the policy needs them
