@@ -23,6 +23,7 @@
 #include "cli/descriptors.h"
 #include "cli/flag_table.h"
 #include "cli/model_path.h"
+#include "cli/policy_names.h"
 #include "cli/signals.h"
 #include "net/http_server.h"
 #include "serve/served_model.h"
@@ -43,6 +44,7 @@ struct ServeFlags {
   std::uint64_t kv_cache_mib = 1024;
   std::string kv_type = "f16";
   std::string speedup = "1";
+  serve::DispatchOptions dispatch;
   double request_timeout_s = 600;
   double heartbeat_s = 10;
   double drain_timeout_s = 30;
@@ -123,6 +125,13 @@ void declare(CLI::App& sub, ServeFlags& f) {
   add("--speedup", f.speedup,
       "Of --model simulated: 1 is real time, N is N times faster, max never waits")
       ->group("Engine");
+
+  add("--policy", f.dispatch.policy, "How a worker is chosen for a request; all are listed below")
+      ->group("Router");
+  add("--decisions", f.dispatch.decisions_max,
+      "Choices of a worker kept for /debug/decisions; 0: none")
+      ->check(CLI::Range(0, 65536))
+      ->group("Router");
 
   add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface")
       ->group("Server");
@@ -225,7 +234,11 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     if (f.service.api_keys.empty())
       return fail(Code::kInvalidArgument, fmt::format("{} holds no key", f.api_key_file));
   }
+  if (Result<void> known = check_policy(f.dispatch.policy); !known) {
+    return std::unexpected(known.error());
+  }
   serve::ModelOptions model;
+  model.dispatch = f.dispatch;
   model.names = f.names.empty() ? std::vector<std::string>{model_name(f.model)} : f.names;
   model.simulated = f.model == "simulated";
   model.workers = f.workers;
@@ -428,7 +441,9 @@ void add_serve(CLI::App& app, int& exit_status) {
   CLI::App* sub = app.add_subcommand(
       "serve",
       "Serve a model over HTTP, OpenAI-compatible: /v1/chat/completions, /v1/completions,\n"
-      "/v1/embeddings, /v1/models, and /health, /ready, /metrics for operators");
+      "/v1/embeddings, /v1/models, and /health, /ready, /metrics, /debug/workers,\n"
+      "/debug/decisions, /debug/requests for operators");
+  sub->footer("Policies:\n" + policy_list());
   declare(*sub, *flags);
   sub->callback([sub, flags, &exit_status] {
     exit_status = run_configured(*sub, flags->config_file, [&] {

@@ -15,8 +15,8 @@
 #include "cli/command.h"
 #include "cli/config_file.h"
 #include "cli/flag_table.h"
+#include "cli/policy_names.h"
 #include "cli/simulate_report.h"
-#include "cli/suggest.h"
 #include "router/policy.h"
 #include "sim/generators.h"
 #include "sim/simulation.h"
@@ -43,9 +43,7 @@ std::string footer() {
     text += fmt::format("  {:<18} {}\n", entry.name, entry.description);
   }
   text += "\nPolicies (all of them with --policy all):\n";
-  for (const router::PolicyEntry& entry : router::policies()) {
-    text += fmt::format("  {:<18} {}\n", entry.name, entry.description);
-  }
+  text += policy_list();
   text +=
       "\n"
       "A worker is modelled as vLLM schedules: continuous batching, chunked prefill, a pool of KV\n"
@@ -149,18 +147,10 @@ int fail_with(const Error& error, int status) {
 
 /// The names asked for, once each; fails on an unknown one.
 Result<std::vector<std::string>> policies_of(const SimulateFlags& f) {
-  std::vector<std::string> known;
-  for (const router::PolicyEntry& entry : router::policies()) known.emplace_back(entry.name);
   std::vector<std::string> wanted;
   for (const std::string& name : f.policies) {
-    if (name == "all") return known;
-    if (router::find_policy(name) == nullptr) {
-      const std::string close = closest(name, known);
-      return fail(
-          Code::kInvalidArgument,
-          fmt::format("--policy: there is no {}{}", name,
-                      close.empty() ? " (see --help)" : fmt::format(" (did you mean {}?)", close)));
-    }
+    if (name == "all") return policy_names();
+    if (Result<void> known = check_policy(name); !known) return std::unexpected(known.error());
     if (std::ranges::find(wanted, name) == wanted.end()) wanted.push_back(name);
   }
   return wanted;

@@ -36,8 +36,20 @@ engine::Sampling sampling_of(const api::GenerationParams& p) {
   return s;
 }
 
-engine::GenerateRequest request_of(const api::GenerationParams& p, std::vector<Token> prompt,
-                                   std::uint32_t max_tokens) {
+/// Whom a request counts for where tenants share a worker's queue: whose key it came with; without
+/// keys, whom it says it is for. 0: nobody in particular.
+std::uint64_t tenant_of(const net::HttpRequest& request, const api::GenerationParams& p,
+                        const ServiceOptions& options) {
+  std::string_view name = request.header("authorization");
+  if (options.api_keys.empty()) {
+    name = request.header("x-gateway-inference-fairness-id");  // llm-d's
+    if (name.empty()) name = p.user;
+  }
+  return name.empty() ? 0 : std::hash<std::string_view>{}(name);
+}
+
+engine::GenerateRequest request_of(const api::GenerationParams& p, std::uint64_t tenant,
+                                   std::vector<Token> prompt, std::uint32_t max_tokens) {
   engine::GenerateRequest r;
   r.prompt = std::move(prompt);
   r.cache_salt = p.cache_salt;
@@ -48,6 +60,7 @@ engine::GenerateRequest request_of(const api::GenerationParams& p, std::vector<T
   r.min_tokens = p.min_tokens;
   r.top_logprobs = p.top_logprobs;
   r.priority = p.priority;
+  r.tenant = tenant;
   return r;
 }
 
@@ -254,6 +267,8 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   if (!parsed) return refuse(parsed.error());
   api::ChatRequest& r = *parsed;
   if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+  const Result<RoutingWishes> wishes = read_routing_wishes(exchange.request());
+  if (!wishes) return refuse(wishes.error());
 
   const text::Conversation conversation = conversation_of(r);
   const bool calls_tools = !conversation.tools.empty();
@@ -291,13 +306,16 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
       .stops = std::move(r.stop),
       .format = std::move(rendered->format),
       .arrived = arrived,
-      .deadline = Deadline(arrived + options().request_timeout)};
+      .deadline = Deadline(arrived + options().request_timeout),
+      .wishes = *wishes};
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   const text::AnswerGrammar grammar = std::move(rendered->grammar);
+  const std::uint64_t tenant = tenant_of(exchange.request(), r, options());
   for (std::uint32_t k = 0; k < r.n; ++k) {
     const bool last = k + 1 == r.n;
-    engine::GenerateRequest leg = request_of(r, last ? std::move(prompt) : prompt, *max_tokens);
+    engine::GenerateRequest leg =
+        request_of(r, tenant, last ? std::move(prompt) : prompt, *max_tokens);
     leg.grammar = grammar;
     if (leg.sampling.seed) *leg.sampling.seed += k;
     if (Result<void> queued = generation->add_choice(std::move(leg), k == 0); !queued) {
@@ -317,6 +335,8 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
   if (!parsed) return refuse(parsed.error());
   api::CompletionRequest& r = *parsed;
   if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+  const Result<RoutingWishes> wishes = read_routing_wishes(exchange.request());
+  if (!wishes) return refuse(wishes.error());
   if (r.echo && r.top_logprobs) {
     return refuse({Code::kUnprocessable,
                    "logprobs: those of the prompt are not computed, so they cannot go with echo; "
@@ -334,11 +354,13 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
       .stops = std::move(r.stop),
       .format = {},
       .arrived = arrived,
-      .deadline = Deadline(arrived + options().request_timeout)};
+      .deadline = Deadline(arrived + options().request_timeout),
+      .wishes = *wishes};
   Permit permit = service_.admit();
   if (!permit) return refuse(too_many());
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   std::size_t repeated_bytes = 0;
+  const std::uint64_t tenant = tenant_of(exchange.request(), r, options());
   for (std::size_t i = 0; i < r.prompts.size(); ++i) {
     std::vector<Token> prompt;
     std::string echo;
@@ -367,7 +389,7 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
     repeated_bytes += (r.n - 1) * (echo.size() + ids_bytes);
     if (Result<void> fits = check_repetition(repeated_bytes); !fits) return refuse(fits.error());
     for (std::uint32_t k = 0; k < r.n; ++k) {
-      engine::GenerateRequest leg = request_of(r, prompt, *max_tokens);
+      engine::GenerateRequest leg = request_of(r, tenant, prompt, *max_tokens);
       leg.grammar.gbnf = r.grammar;
       if (leg.sampling.seed) *leg.sampling.seed += k;
       if (Result<void> queued = generation->add_choice(std::move(leg), k == 0, echo); !queued) {
@@ -409,7 +431,7 @@ class Embedding final : public net::Transaction {
       return refuse({Code::kDeadlineExceeded, "the embeddings were not complete in time", "", 0});
     }
     // The engine calls on its own thread, so the rest is posted to the loop.
-    const Result<void> queued = model_.pick().engine().embed(
+    const Result<void> queued = model_.dispatcher().next_engine().embed(
         {.id = {}, .tokens = std::move(inputs_[vectors_.size()])},
         [this, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
           loop->post([this, alive, vector = std::move(vector)]() mutable {

@@ -59,16 +59,18 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   if (!parser) return std::unexpected(parser.error());
   choice.parser = std::move(*parser);
 
-  Worker& worker = model_.pick();
-  choice.worker = &worker;
-  choice.charge = Worker::Charge(worker, request.prompt.size() + request.max_tokens);
+  Result<Assignment> place = this->place(request, first_of_prompt);
+  if (!place) return std::unexpected(place.error());
+  choice.place = std::move(*place);
   request.id = choice.leg;
   request.sink = &desk_.sink();
   request.deadline = plan_.deadline;
   const RequestId leg = choice.leg;
   desk_.by_leg_.emplace(leg, this);
   choices_.push_back(std::move(choice));
-  if (Result<void> queued = worker.engine().generate(std::move(request)); !queued) {
+  Assignment& placed = choices_.back().place;
+  if (Result<void> queued = placed.engine().generate(std::move(request)); !queued) {
+    placed.refused();
     desk_.by_leg_.erase(leg);
     choices_.pop_back();
     return queued;
@@ -76,11 +78,32 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   return {};
 }
 
+/// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
+/// one before went.
+Result<Assignment> Generation::place(const engine::GenerateRequest& request, bool first_of_prompt) {
+  Dispatcher& dispatcher = model_.dispatcher();
+  const TimePoint begin = desk_.clock().now();
+  if (first_of_prompt) dispatcher.hash_blocks(request.prompt, request.cache_salt, locals_);
+  DispatchRequest wanted{.id = plan_.head.id,
+                         .prompt = request.prompt,
+                         .locals = locals_,
+                         .rank = plan_.wishes.rank,
+                         .twin_at = {},
+                         .first_token_by = plan_.deadline.at()};
+  if (plan_.wishes.ttft_max) {
+    wanted.first_token_by = std::min(wanted.first_token_by, plan_.arrived + *plan_.wishes.ttft_max);
+  }
+  if (!first_of_prompt) wanted.twin_at = choices_.back().place.worker();
+  Result<Assignment> placed = dispatcher.place(wanted);
+  desk_.metrics().routed(seconds(desk_.clock().now() - begin));
+  return placed;
+}
+
 /// The leg may still run: it is cancelled, and what it delivers from now on finds nobody.
 void Generation::release_leg(Choice& choice) {
   if (desk_.by_leg_.erase(choice.leg) == 0) return;
-  if (!choice.ended) choice.worker->engine().abort(choice.leg, engine::CancelReason::kClientGone);
-  choice.charge = {};
+  if (!choice.ended) choice.place.engine().abort(choice.leg, engine::CancelReason::kClientGone);
+  choice.place.release();
 }
 
 Generation::Choice& Generation::choice_of(RequestId leg) {
@@ -94,6 +117,7 @@ Generation::Choice& Generation::choice_of(RequestId leg) {
 void Generation::take(engine::Output& output) {
   Choice& choice = choice_of(output.request);
   if (choice.ended || error_) return;
+  note_progress(choice, output);
   const bool full = out_.size() >= kEventsBytesMax || (streaming_ && !exchange_->writable());
   if (!choice.held.empty() || full) {
     // The client reads slower than the model writes, or more came at once than should be made into
@@ -103,6 +127,18 @@ void Generation::take(engine::Output& output) {
     return;
   }
   process(choice, output);
+}
+
+/// The router hears of it at once, however slowly the client reads.
+void Generation::note_progress(Choice& choice, const engine::Output& output) {
+  if (output.token) {
+    choice.place.first_token(output.usage);
+    choice.place.generated(1);
+  }
+  if (output.finish == engine::FinishReason::kStop ||
+      output.finish == engine::FinishReason::kLength) {
+    choice.place.finished();
+  }
 }
 
 void Generation::process(Choice& choice, engine::Output& output) {
@@ -175,7 +211,8 @@ void Generation::take_text(Choice& choice, std::string_view text) {
     for (text::AnswerDelta& d : deltas_) take_delta(choice, d);
   }
   if (!stopped) return;
-  choice.worker->engine().abort(choice.leg, engine::CancelReason::kStopString);
+  choice.place.engine().abort(choice.leg, engine::CancelReason::kStopString);
+  choice.place.finished();
   end_choice(choice, "stop");
 }
 

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "net/http_server.h"
 #include "serve/desk.h"
+#include "serve/routing_wishes.h"
 #include "serve/served_model.h"
 #include "text/detokenizer.h"
 #include "text/output_parser.h"
@@ -19,7 +20,7 @@
 namespace penstock::serve {
 
 /// One answer a client waits for, with its n choices, from admission to the last byte. It owns
-/// all the request holds: the admission permit, the workers' charges, the legs at the engines. Its
+/// all the request holds: the admission permit, the places at workers, the legs at the engines. Its
 /// destruction (answer sent, client gone, deadline, shutdown) releases every one of them.
 /// Loop thread only.
 class Generation final : public net::Transaction {
@@ -38,6 +39,7 @@ class Generation final : public net::Transaction {
     text::AnswerFormat format;
     TimePoint arrived;
     Deadline deadline;
+    RoutingWishes wishes;
   };
 
   Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan);
@@ -67,8 +69,7 @@ class Generation final : public net::Transaction {
   struct Choice {
     RequestId leg;
     bool first_of_prompt = true;
-    Worker* worker = nullptr;
-    Worker::Charge charge;
+    Assignment place;
     const std::vector<Token>* prompt = nullptr;  // to be shown; in prompts_
     text::Detokenizer detokenizer;
     text::StopMatcher stops{{}};
@@ -88,6 +89,7 @@ class Generation final : public net::Transaction {
   };
 
   Choice& choice_of(RequestId leg);
+  static void note_progress(Choice& choice, const engine::Output& output);
   void process(Choice& choice, engine::Output& output);
   void take_text(Choice& choice, std::string_view text);
   void take_delta(Choice& choice, text::AnswerDelta& delta);
@@ -109,6 +111,8 @@ class Generation final : public net::Transaction {
   /// many tokens come at once.
   static constexpr std::size_t kEventsBytesMax = 128 * 1024;
 
+  Result<Assignment> place(const engine::GenerateRequest& request, bool first_of_prompt);
+
   Desk& desk_;
   ServedModel& model_;
   Permit permit_;
@@ -116,6 +120,7 @@ class Generation final : public net::Transaction {
   net::Exchange* exchange_ = nullptr;
   std::deque<std::vector<Token>> prompts_;  // to be shown, each once
   std::vector<Choice> choices_;
+  std::vector<std::uint64_t> locals_;  // of the prompt whose choices are being added
   std::optional<api::ChatStreamWriter> chat_writer_;
   std::optional<api::CompletionStreamWriter> completion_writer_;
   std::string out_;  // events on their way

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <sstream>
 
+#include "serve/dispatcher.h"
+
 namespace penstock::serve {
 namespace {
 
@@ -20,6 +22,13 @@ prometheus::Histogram::BucketBoundaries decades(double lowest, double highest) {
   }
   bounds.push_back(highest);
   return bounds;
+}
+
+/// For what is counted elsewhere. A counter has no lock between reading and adding, but pages are
+/// asked for one after the other as good as always, and then it is exact.
+void raise_to(prometheus::Counter& counter, std::uint64_t total) {
+  const double more = static_cast<double>(total) - counter.Value();
+  if (more > 0) counter.Increment(more);
 }
 
 }  // namespace
@@ -88,6 +97,10 @@ struct Metrics::Families {
       gauge("penstock_worker_kv_blocks", "Reusable KV blocks held");
   prometheus::Family<prometheus::Gauge>& kv_max =
       gauge("penstock_worker_kv_blocks_max", "Reusable KV blocks that fit");
+  prometheus::Family<prometheus::Gauge>& kv_active =
+      gauge("penstock_worker_kv_blocks_active", "KV blocks that running requests use");
+  prometheus::Family<prometheus::Gauge>& kv_active_max =
+      gauge("penstock_worker_kv_blocks_active_max", "KV blocks that running requests can use");
   prometheus::Family<prometheus::Gauge>& steps =
       gauge("penstock_worker_steps", "Batches computed since start");
   prometheus::Family<prometheus::Gauge>& evicted =
@@ -96,6 +109,40 @@ struct Metrics::Families {
       gauge("penstock_worker_preemptions", "Sequences preempted since start");
   prometheus::Family<prometheus::Gauge>& errors =
       gauge("penstock_worker_errors", "Sequences that failed since start");
+  prometheus::Family<prometheus::Gauge>& worker_requests =
+      gauge("penstock_worker_requests", "Requests given to it that have not ended");
+  prometheus::Family<prometheus::Counter>& worker_prompt =
+      counter("penstock_worker_prompt_tokens_total", "Prompt tokens of requests it began");
+  prometheus::Family<prometheus::Counter>& worker_cached = counter(
+      "penstock_worker_cached_prompt_tokens_total", "Of those, taken from KV computed before");
+  prometheus::Family<prometheus::Counter>& worker_completion =
+      counter("penstock_worker_completion_tokens_total", "Tokens it made");
+  prometheus::Family<prometheus::Gauge>& trust =
+      gauge("penstock_worker_trust", "1: so far the picture of its cache can be believed");
+
+  prometheus::Histogram& decision =
+      histogram("penstock_router_decision_seconds",
+                "Choosing a worker, hashing the prompt included", 1e-6, 1);
+  prometheus::Family<prometheus::Counter>& decisions =
+      counter("penstock_router_decisions_total", "Requests placed, by worker and deciding rule");
+  prometheus::Family<prometheus::Counter>& predicted_cached =
+      counter("penstock_router_predicted_cached_tokens_total",
+              "Prompt tokens expected to be cached at the chosen worker, whole blocks");
+  prometheus::Family<prometheus::Counter>& reported_cached =
+      counter("penstock_router_reported_cached_tokens_total",
+              "Of the same requests, those the worker found cached, whole blocks");
+  prometheus::Family<prometheus::Counter>& forecasts =
+      counter("penstock_router_forecasts_total",
+              "Requests whose cached tokens were predicted and reported");
+  prometheus::Family<prometheus::Counter>& forecasts_equal =
+      counter("penstock_router_forecasts_equal_total", "Of those, predicted to the token");
+  prometheus::Family<prometheus::Counter>& shed =
+      counter("penstock_router_shed_total",
+              "Requests refused because their first token would have come too late");
+  prometheus::Gauge& index_blocks =
+      gauge("penstock_index_blocks", "Distinct blocks in the prefix index").Add({});
+  prometheus::Gauge& index_bytes =
+      gauge("penstock_index_bytes", "Memory of the prefix index").Add({});
 };
 
 Metrics::Metrics() : families_(std::make_unique<Families>()) {}
@@ -131,17 +178,52 @@ void Metrics::set(const Gauges& g) {
   families_->loop_lag.Set(g.loop_lag_max_s);
 }
 
-void Metrics::set(std::size_t worker, const WorkerGauges& g) {
-  const std::map<std::string, std::string> label = {{"worker", std::to_string(worker)}};
-  families_->running.Add(label).Set(g.running);
-  families_->waiting.Add(label).Set(g.waiting);
-  families_->waiting_prefill.Add(label).Set(g.waiting_prefill_tokens);
-  families_->kv_used.Add(label).Set(g.kv_blocks_used);
-  families_->kv_max.Add(label).Set(g.kv_blocks_max);
-  families_->steps.Add(label).Set(g.steps);
-  families_->evicted.Add(label).Set(g.blocks_evicted);
-  families_->preemptions.Add(label).Set(g.preemptions);
-  families_->errors.Add(label).Set(g.sequence_errors);
+void Metrics::routed(double duration_s) { families_->decision.Observe(duration_s); }
+
+void Metrics::set(const DispatcherView& view) {
+  Families& f = *families_;
+  f.index_blocks.Set(static_cast<double>(view.index.blocks));
+  f.index_bytes.Set(static_cast<double>(view.index.memory_bytes));
+  for (std::size_t i = 0; i < view.workers.size(); ++i) {
+    const WorkerView& worker = view.workers[i];
+    const engine::LoadReport& load = worker.load;
+    const prometheus::Labels label = {{"worker", std::to_string(i)}};
+    const auto set = [&](prometheus::Family<prometheus::Gauge>& family, auto value) {
+      family.Add(label).Set(static_cast<double>(value));
+    };
+    const auto raise = [&](prometheus::Family<prometheus::Counter>& family, std::uint64_t total) {
+      raise_to(family.Add(label), total);
+    };
+    set(f.running, load.running);
+    set(f.waiting, load.waiting);
+    set(f.waiting_prefill, load.waiting_prefill_tokens);
+    set(f.kv_used, load.kv_blocks_used);
+    set(f.kv_max, load.kv_blocks_max);
+    set(f.kv_active, load.kv_blocks_active);
+    set(f.kv_active_max, load.kv_blocks_active_max);
+    set(f.steps, load.steps);
+    set(f.evicted, load.blocks_evicted);
+    set(f.preemptions, load.preemptions);
+    set(f.errors, load.sequence_errors);
+    set(f.worker_requests, worker.requests);
+    raise(f.worker_prompt, load.prompt_tokens);
+    raise(f.worker_cached, load.cached_tokens);
+    raise(f.worker_completion, load.completion_tokens);
+    raise(f.predicted_cached, worker.forecast.predicted_tokens);
+    raise(f.reported_cached, worker.forecast.reported_tokens);
+    raise(f.forecasts, worker.forecast.compared);
+    raise(f.forecasts_equal, worker.forecast.equal);
+    raise(f.shed, worker.shed);
+    for (const auto& [rule, count] : worker.decisions) {
+      raise_to(f.decisions.Add({{"worker", std::to_string(i)}, {"rule", std::string(rule)}}),
+               count);
+    }
+    for (const fleet::Trust trust : {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
+                                     fleet::Trust::kDegraded, fleet::Trust::kLoadOnly}) {
+      f.trust.Add({{"worker", std::to_string(i)}, {"trust", std::string(to_string(trust))}})
+          .Set(trust == worker.trust ? 1 : 0);
+    }
+  }
 }
 
 std::string Metrics::page() const {

@@ -7,6 +7,8 @@
 
 namespace penstock::serve {
 
+struct DispatcherView;
+
 /// What the service counts, in Prometheus' terms. Thread: any.
 class Metrics final {
  public:
@@ -19,6 +21,7 @@ class Metrics final {
   void tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t completion);
   void cancelled(std::string_view reason);  // "client_gone", "deadline", "shutdown"
   void unknown_fields(std::size_t count);
+  void routed(double duration_s);  // a worker was chosen, or none found
 
   /// Set when a page is asked for: things that others count.
   struct Gauges {
@@ -31,12 +34,8 @@ class Metrics final {
   };
   void set(const Gauges& gauges);
 
-  struct WorkerGauges {
-    double running = 0, waiting = 0, waiting_prefill_tokens = 0;
-    double kv_blocks_used = 0, kv_blocks_max = 0;
-    double steps = 0, blocks_evicted = 0, preemptions = 0, sequence_errors = 0;
-  };
-  void set(std::size_t worker, const WorkerGauges& gauges);
+  /// The workers and their router, as they are when a page is asked for.
+  void set(const DispatcherView& view);
 
   /// The page, in text exposition format 0.0.4.
   [[nodiscard]] std::string page() const;

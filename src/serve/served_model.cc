@@ -67,29 +67,19 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     each.llama.threads = std::max(1U, cores / std::max(1U, options.workers));
   }
   each.llama.reuse_bytes /= std::max(1U, options.workers);
+  std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =
         make_engine(each, *file, *model->tokenizer_, clock);
     if (!engine) return std::unexpected(engine.error());
-    model->workers_.push_back(std::make_unique<Worker>(std::move(*engine)));
+    engines.push_back(std::move(*engine));
   }
+  model->dispatcher_ = std::make_unique<Dispatcher>(std::move(engines), options.dispatch, clock);
   return model;
 }
 
 bool ServedModel::answers_to(std::string_view name) const noexcept {
   return std::ranges::find(names_, name) != names_.end();
-}
-
-Worker& ServedModel::pick() noexcept {
-  // Start at another place each time, so that equal loads do not all go to the first.
-  const std::size_t count = workers_.size();
-  const std::size_t start = next_.fetch_add(1, std::memory_order_relaxed) % count;
-  Worker* best = workers_[start].get();
-  for (std::size_t i = 1; i < count; ++i) {
-    Worker* other = workers_[(start + i) % count].get();
-    if (other->charged_tokens() < best->charged_tokens()) best = other;
-  }
-  return *best;
 }
 
 }  // namespace penstock::serve

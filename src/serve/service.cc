@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "serve/desk.h"
+#include "serve/workers_page.h"
 
 namespace penstock::serve {
 namespace {
@@ -92,6 +93,11 @@ void Service::set_failed(std::string message) {
   failure_ = std::move(message);
 }
 
+void Service::drain() {
+  draining_.store(true);
+  if (ServedModel* model = model_.load()) model->dispatcher().drain();
+}
+
 Permit Service::admit() {
   if (in_flight_.fetch_add(1) < options_.in_flight_max) return Permit(in_flight_);
   in_flight_.fetch_sub(1);
@@ -139,12 +145,7 @@ void Service::handle(net::Exchange& exchange) {
   }
   if (is("/metrics")) return is_get ? answer_metrics(exchange) : refuse_method(exchange, "GET");
   if (server_.load() == nullptr) return answer_error(exchange, not_ready());
-  if (is("/debug/requests")) {
-    if (!authorised(request))
-      return answer_error(exchange, {Code::kUnauthorized,
-                                     "an API key is needed: Authorization: Bearer KEY", "", 0});
-    return is_get ? answer_requests(exchange) : refuse_method(exchange, "GET");
-  }
+  if (path.starts_with("/debug/")) return answer_debug(exchange);
   if (!path.starts_with("/v1/")) {
     return answer_error(exchange, {Code::kNotFound,
                                    "no such path; see /v1/models, /v1/chat/completions, "
@@ -207,13 +208,7 @@ void Service::answer_metrics(net::Exchange& exchange) {
   }
   metrics_.set(gauges);
   if (ServedModel* model = model_.load()) {
-    for (std::size_t i = 0; i < model->workers().size(); ++i) {
-      const engine::LoadReport load = model->workers()[i]->engine().load();
-      const auto d = [](auto v) { return static_cast<double>(v); };
-      metrics_.set(i, {d(load.running), d(load.waiting), d(load.waiting_prefill_tokens),
-                       d(load.kv_blocks_used), d(load.kv_blocks_max), d(load.steps),
-                       d(load.blocks_evicted), d(load.preemptions), d(load.sequence_errors)});
-    }
+    metrics_.set(model->dispatcher().view());
   }
   exchange.respond(200, "text/plain; version=0.0.4; charset=utf-8", metrics_.page());
 }
@@ -232,6 +227,33 @@ void Service::answer_models(net::Exchange& exchange, std::string_view id) {
   answer_error(exchange,
                {Code::kModelNotFound,
                 fmt::format("the model \"{}\" is not served here", id.substr(0, 60)), "model", 0});
+}
+
+void Service::answer_debug(net::Exchange& exchange) {
+  const net::HttpRequest& request = exchange.request();
+  const std::string_view page = request.path().substr(std::string_view("/debug/").size());
+  if (page != "requests" && page != "workers" && page != "decisions") {
+    return answer_error(exchange, {Code::kNotFound,
+                                   "no such page: there are /debug/requests, /debug/workers and "
+                                   "/debug/decisions",
+                                   "", 0});
+  }
+  if (!authorised(request)) {
+    return answer_error(
+        exchange, {Code::kUnauthorized, "an API key is needed: Authorization: Bearer KEY", "", 0});
+  }
+  if (request.method != Method::kGet && request.method != Method::kHead) {
+    return refuse_method(exchange, "GET");
+  }
+  if (page == "requests") return answer_requests(exchange);
+  ServedModel* model = model_.load();
+  if (model == nullptr) return answer_error(exchange, not_ready());
+  Dispatcher& dispatcher = model->dispatcher();
+  if (page == "workers") {
+    return exchange.respond(200, kJson, workers_json(model->name(), dispatcher.view()));
+  }
+  exchange.respond(200, kJson,
+                   decisions_json(dispatcher.policy(), dispatcher.terms(), dispatcher.decisions()));
 }
 
 /// Asks every loop for its live requests; the last one to answer sends the page.

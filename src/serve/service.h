@@ -64,7 +64,7 @@ class Service final : public net::HttpHandler {
   void set_loading(float fraction);  // what /ready says while there is no model
   void set_failed(std::string message);
   /// New work is refused from now on; what runs goes on.
-  void drain() noexcept { draining_.store(true); }
+  void drain();
 
   [[nodiscard]] Permit admit();
   [[nodiscard]] std::uint32_t in_flight() const noexcept { return in_flight_.load(); }
@@ -78,6 +78,7 @@ class Service final : public net::HttpHandler {
   void answer_metrics(net::Exchange& exchange);
   void answer_models(net::Exchange& exchange, std::string_view id);
   void answer_requests(net::Exchange& exchange);
+  void answer_debug(net::Exchange& exchange);
   [[nodiscard]] bool authorised(const net::HttpRequest& request) const;
   [[nodiscard]] Error not_ready() const;
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <filesystem>
+#include <limits>
 #include <mutex>
 
 #include "api/openai.h"
@@ -72,6 +73,7 @@ class ServiceTest : public testing::Test {
     options.llama.sequences_max = 4;
     options.llama.context_tokens = 1024;
     options.llama.threads = 1;
+    configure(options);
     auto model = ServedModel::load(options, clock_, {});
     std::filesystem::remove(path);
     ASSERT_TRUE(model.has_value()) << model.error().message;
@@ -83,6 +85,8 @@ class ServiceTest : public testing::Test {
     service_.set_model(*model_);
     loop_ = net::start_loop_thread();
   }
+
+  virtual void configure(ModelOptions&) {}
 
   void TearDown() override {
     on_loop([this] { client_.reset(); });
@@ -108,24 +112,30 @@ class ServiceTest : public testing::Test {
     changed.wait(lock, [&] { return done; });
   }
 
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+
   std::unique_ptr<net::HttpCallHandle> start(Call& call, std::string path, std::string body,
-                                             std::string method = "POST") {
+                                             std::string method = "POST", Headers headers = {}) {
     std::unique_ptr<net::HttpCallHandle> handle;
     on_loop([&] {
       if (client_ == nullptr) {
         client_ = net::make_http_client(loop_->loop(),
                                         {.host = "127.0.0.1", .port = server_->port(), .path = ""});
       }
-      handle = client_->call(
-          {.method = std::move(method), .path = std::move(path), .body = std::move(body)}, call);
+      handle = client_->call({.method = std::move(method),
+                              .path = std::move(path),
+                              .body = std::move(body),
+                              .headers = std::move(headers)},
+                             call);
     });
     return handle;
   }
 
-  std::string ask(std::string path, std::string body, int status = 200,
-                  std::string method = "POST") {
+  std::string ask(std::string path, std::string body, int status = 200, std::string method = "POST",
+                  Headers headers = {}) {
     Call call;
-    auto handle = start(call, std::move(path), std::move(body), std::move(method));
+    auto handle =
+        start(call, std::move(path), std::move(body), std::move(method), std::move(headers));
     std::string answer = call.wait();
     EXPECT_EQ(call.status(), status) << answer;
     on_loop([&] { handle.reset(); });
@@ -327,8 +337,8 @@ TEST_F(ServiceTest, C1_LeavingCancelsTheWork) {
   call.wait_for_bytes();
   EXPECT_EQ(service_.in_flight(), 1u);
   on_loop([&] { handle.reset(); });
-  engine::Engine& engine = model_->workers()[0]->engine();
-  while (service_.in_flight() > 0 || model_->workers()[0]->charged_tokens() > 0 ||
+  engine::Engine& engine = model_->dispatcher().engine(0);
+  while (service_.in_flight() > 0 || model_->dispatcher().in_flight() > 0 ||
          engine.load().running > 0) {
     std::this_thread::yield();
   }
@@ -343,10 +353,81 @@ TEST_F(ServiceTest, DrainRefusesNewWorkAndFinishesOld) {
   running.wait_for_bytes();
   service_.drain();
   EXPECT_NE(ask("/ready", "", 503, "GET").find("shutting down"), std::string::npos);
+  EXPECT_EQ(text_at(ask("/debug/workers", "", 200, "GET"), "/workers/0/state"), "draining");
   ask("/v1/completions", R"({"model":"tiny","prompt":"a"})", 503);
   EXPECT_EQ(events(running.wait()).back(), "[DONE]");
   EXPECT_TRUE(running.complete());
   on_loop([&] { handle.reset(); });
+}
+
+/// Three simulated workers that take no time.
+class RoutedServiceTest : public ServiceTest {
+ protected:
+  void configure(ModelOptions& options) override {
+    options.simulated = true;
+    options.speedup = std::numeric_limits<double>::infinity();
+    options.workers = 3;
+  }
+
+  std::string page(const char* name) { return ask(fmt::format("/debug/{}", name), "", 200, "GET"); }
+  /// Completes `tokens`, and appends the answer to them.
+  void turn(std::vector<int>& tokens) {
+    const std::string answer = ask(
+        "/v1/completions",
+        fmt::format(R"({{"model":"tiny","prompt":[{}],"max_tokens":4,"return_token_ids":true}})",
+                    fmt::join(tokens, ",")));
+    for (int i = 0; i < 4; ++i) {
+      tokens.push_back(
+          static_cast<int>(number_at(answer, fmt::format("/choices/0/token_ids/{}", i))));
+    }
+  }
+};
+
+TEST_F(RoutedServiceTest, AConversationGoesOnWhereItIsCached) {
+  for (int conversation = 0; conversation < 6; ++conversation) {
+    std::vector<int> tokens(200, 10 + conversation);
+    turn(tokens);
+    const std::int64_t home = number_at(page("decisions"), "/decisions/0/worker");
+    for (int more = 0; more < 3; ++more) {
+      const auto held = static_cast<std::int64_t>(tokens.size() - 4) / 64 * 64;
+      tokens.insert(tokens.end(), 100, 50 + more);
+      turn(tokens);
+      const std::string decisions = page("decisions");
+      EXPECT_EQ(number_at(decisions, "/decisions/0/worker"), home);
+      EXPECT_GE(number_at(decisions, "/decisions/0/predicted/cached_tokens"), held);
+      EXPECT_EQ(number_at(decisions, "/decisions/0/predicted/cached_tokens"),
+                number_at(decisions, "/decisions/0/reported/cached_tokens"));
+    }
+  }
+  std::int64_t forecasts = 0;
+  const std::string workers = page("workers");
+  for (int i = 0; i < 3; ++i) {
+    const std::int64_t all = number_at(workers, fmt::format("/workers/{}/cache/forecasts", i));
+    EXPECT_EQ(number_at(workers, fmt::format("/workers/{}/cache/forecasts_equal", i)), all);
+    EXPECT_EQ(text_at(workers, fmt::format("/workers/{}/trust", i)), "exact");
+    EXPECT_EQ(number_at(workers, fmt::format("/workers/{}/requests", i)), 0);
+    forecasts += all;
+  }
+  EXPECT_EQ(forecasts, 24);
+}
+
+TEST_F(RoutedServiceTest, WhatClientsAskOfTheRouterIsChecked) {
+  EXPECT_EQ(text_at(ask("/v1/completions", R"({"model":"tiny","prompt":[1,2]})", 400, "POST",
+                        {{"x-data-parallel-rank", "3"}}),
+                    "/error/param"),
+            "x-data-parallel-rank");
+  EXPECT_EQ(text_at(ask("/v1/completions", R"({"model":"tiny","prompt":[1,2]})", 400, "POST",
+                        {{"x-slo-ttft-ms", "soon"}}),
+                    "/error/param"),
+            "x-slo-ttft-ms");
+  ask("/v1/completions", R"({"model":"tiny","prompt":[1,2],"max_tokens":1})", 200, "POST",
+      {{"x-data-parallel-rank", "2"}, {"x-slo-ttft-ms", "60000"}});
+  EXPECT_EQ(number_at(page("decisions"), "/decisions/0/worker"), 2);
+  ask("/v1/completions", R"({"model":"tiny","prompt":[1,2]})", 429, "POST",
+      {{"x-slo-ttft-ms", "0"}});
+  EXPECT_EQ(service_.in_flight(), 0u);
+  EXPECT_EQ(model_->dispatcher().in_flight(), 0u);
+  ask("/debug/nothing", "", 404, "GET");
 }
 
 TEST_F(ServiceTest, PagesForOperators) {

@@ -1,0 +1,344 @@
+#include "serve/dispatcher.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "base/check.h"
+#include "base/rng.h"
+#include "kv/local_hash.h"
+
+namespace penstock::serve {
+namespace {
+
+std::unique_ptr<router::Policy> make_policy(std::string_view name) {
+  const router::PolicyEntry* entry = router::find_policy(name);
+  CHECK(entry != nullptr);
+  return entry->make();
+}
+
+std::int64_t unix_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string_view first_doubt(const fleet::KvFollower& follower) {
+  for (std::size_t i = 0; i < fleet::kDoubts; ++i) {
+    const auto doubt = static_cast<fleet::Doubt>(i);
+    if (follower.doubts(doubt)) return to_string(doubt);
+  }
+  return {};
+}
+
+/// When a request that would come too late should be tried again.
+int retry_after_s(double late_ms) {
+  return static_cast<int>(std::clamp(std::ceil(late_ms / 1e3), 1.0, 60.0));
+}
+
+}  // namespace
+
+Assignment& Assignment::operator=(Assignment&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  dispatcher_ = std::exchange(other.dispatcher_, nullptr);
+  worker_ = other.worker_;
+  lease_ = std::move(other.lease_);
+  decision_ = other.decision_;
+  predicted_cached_tokens_ = other.predicted_cached_tokens_;
+  placed_ = other.placed_;
+  first_token_ = other.first_token_;
+  return *this;
+}
+
+engine::Engine& Assignment::engine() const noexcept { return dispatcher_->engine(worker()); }
+
+void Assignment::refused() noexcept {
+  const std::lock_guard lock(dispatcher_->mutex_);
+  ++dispatcher_->workers_[worker()].refused;
+}
+
+void Assignment::first_token(const engine::Usage& usage) noexcept {
+  if (dispatcher_ == nullptr || first_token_ != TimePoint::min()) return;
+  first_token_ = dispatcher_->clock_.now();
+  const std::lock_guard lock(dispatcher_->mutex_);
+  lease_.first_token();
+  dispatcher_->compare(*this, usage, first_token_);
+}
+
+void Assignment::generated(std::uint32_t tokens) noexcept {
+  if (dispatcher_ == nullptr || !dispatcher_->router_.needs().outputs) return;
+  const std::lock_guard lock(dispatcher_->mutex_);
+  lease_.generated(tokens);
+}
+
+void Assignment::finished() noexcept {
+  if (dispatcher_ == nullptr || !lease_) return;
+  const TimePoint now = dispatcher_->clock_.now();
+  const TimePoint first = first_token_ == TimePoint::min() ? now : first_token_;
+  const std::lock_guard lock(dispatcher_->mutex_);
+  dispatcher_->router_.finished(to_ms(first - placed_), to_ms(now - first));
+  lease_.release();
+}
+
+void Assignment::release() noexcept {
+  if (dispatcher_ == nullptr) return;
+  Dispatcher& dispatcher = *std::exchange(dispatcher_, nullptr);
+  if (!lease_) return;
+  const std::lock_guard lock(dispatcher.mutex_);
+  lease_.release();
+}
+
+Dispatcher::Dispatcher(std::vector<std::unique_ptr<engine::Engine>> engines,
+                       const DispatchOptions& options, const Clock& clock)
+    : policy_(options.policy),
+      clock_(clock),
+      block_tokens_(engines.front()->info().block_tokens),
+      computed_tokens_min_(engines.front()->info().computed_tokens_min),
+      ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()),
+               .count_distinct_blocks = make_policy(options.policy)->needs().active}),
+      // Prompts are not trusted, so whoever makes them must not know where they collide.
+      index_({.context = engines.front()->info().model,
+              .budget_bytes = options.index_bytes_max,
+              .shards = 1,
+              .slots_max = static_cast<kv::Slot>(engines.size()),
+              .seed = std::random_device{}()}),
+      router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
+      log_(options.decisions_max) {
+  for (std::unique_ptr<engine::Engine>& engine : engines) {
+    const auto slot = ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+    CHECK(slot.has_value());
+    Worker& worker = workers_.emplace_back();
+    worker.engine = std::move(engine);
+    if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
+      worker.cache = std::make_unique<KvReader>(*source, index_, *slot);
+    }
+  }
+}
+
+Dispatcher::~Dispatcher() { CHECK_EQ(ledger_.in_flight(), 0U); }
+
+void Dispatcher::hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
+                             std::vector<std::uint64_t>& out) const {
+  out.clear();
+  kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out);
+}
+
+engine::Engine& Dispatcher::next_engine() noexcept {
+  return engine(turn_.fetch_add(1, std::memory_order_relaxed) %
+                static_cast<std::uint32_t>(workers_.size()));
+}
+
+Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
+  if (request.rank && *request.rank >= workers_.size()) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("data-parallel rank {}: this server has ranks 0 to {}", *request.rank,
+                            workers_.size() - 1),
+                "x-data-parallel-rank");
+  }
+  const TimePoint now = clock_.now();
+  kv::Slot only = request.rank.value_or(0);
+  router::RouteRequest wanted{
+      .now = now,
+      .prompt_tokens = static_cast<std::uint32_t>(request.prompt.size()),
+      .block_tokens = block_tokens_,
+      .locals = request.locals,
+      .prefix_key = mix64(request.locals.empty() ? kv::LocalHasher().block(request.prompt)
+                                                 : request.locals.front()),
+      .among = {},
+      .twin_at = request.twin_at};
+  if (request.rank) wanted.among = {&only, 1};
+
+  const std::lock_guard lock(mutex_);
+  catch_up(now);
+  if (!request.rank && request.twin_at && has_place(*request.twin_at)) {
+    only = *request.twin_at;
+    wanted.among = {&only, 1};
+  }
+  Result<router::Placement> placed = router_.place(wanted, log_.keeps_any() ? &why_ : nullptr);
+  if (!placed) return std::unexpected(placed.error());
+  Assignment made;
+  made.worker_ = placed->worker;
+  made.lease_ = std::move(placed->lease);
+  made.placed_ = now;
+  made.predicted_cached_tokens_ =
+      reusable_tokens(wanted.prompt_tokens, std::uint64_t{placed->cached_blocks} * block_tokens_);
+  Worker& worker = workers_[placed->worker];
+  const double late_ms = placed->ttft_ms - to_ms(request.first_token_by - now);
+  const bool too_late = request.first_token_by != TimePoint::max() && late_ms > 0;
+  note(request, made, *placed, too_late);
+  if (too_late) {
+    ++worker.shed;
+    ++worker.refused;
+    made.lease_.release();
+    return std::unexpected(
+        Error{Code::kOverloaded,
+              fmt::format("the first token would come in {:.0f} ms, {:.0f} ms too late",
+                          placed->ttft_ms, late_ms),
+              "", retry_after_s(late_ms)});
+  }
+  made.decision_ = log_.keeps_any() ? log_.last() : 0;
+  made.dispatcher_ = this;
+  return made;
+}
+
+void Dispatcher::drain() {
+  const std::lock_guard lock(mutex_);
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    ledger_.set_state(slot, fleet::WorkerState::kDraining);
+  }
+}
+
+/// Whether one more request would run there at once.
+bool Dispatcher::has_place(kv::Slot slot) const {
+  return ledger_.view().requests[slot] < engine(slot).info().sequences_max;
+}
+
+/// What the workers have done since they were last asked.
+void Dispatcher::catch_up(TimePoint now) {
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    Worker& worker = workers_[slot];
+    if (router_.needs().cached && worker.cache != nullptr) {
+      worker.cache->catch_up(now);
+      ledger_.set_trust(slot, worker.cache->follower().trust());
+    }
+    if (router_.needs().reports) take_report(slot, worker.engine->load());
+  }
+}
+
+void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load) {
+  Worker& worker = workers_[slot];
+  const engine::TimedPass& prefill = load.last_prefill_pass;
+  const engine::TimedPass& decode = load.last_decode_pass;
+  if (std::exchange(worker.prefill_pass_seen, prefill.ordinal) != prefill.ordinal) {
+    router_.observe(slot, prefill.work, prefill.took);
+  }
+  const bool decoded = std::exchange(worker.decode_pass_seen, decode.ordinal) != decode.ordinal;
+  router_.report(slot, {.generation = load.generation,
+                        .accepted = load.accepted + worker.refused,
+                        .prefill_tokens_left = load.waiting_prefill_tokens,
+                        .running_prefill_tokens_left = load.running_prefill_tokens,
+                        .running = load.running,
+                        .waiting = load.waiting - load.in_inbox,
+                        .running_max = worker.engine->info().sequences_max,
+                        .kv_blocks_used = load.kv_blocks_active,
+                        .kv_blocks_max = load.kv_blocks_active_max,
+                        .pass_started = load.pass_started,
+                        .pass = load.pass,
+                        .last_pass_took = decoded ? decode.took : Nanos::zero(),
+                        .last_pass = decode.work});
+  fleet::PassCost cost = ledger_.view().cost[slot];
+  cost.pass_tokens_max = load.pass_tokens_max;
+  ledger_.set_cost(slot, cost);
+}
+
+/// An engine computes some tokens of a prompt whatever it holds, and the index speaks of whole
+/// blocks.
+std::uint32_t Dispatcher::reusable_tokens(std::uint32_t prompt_tokens,
+                                          std::uint64_t cached_tokens) const {
+  const std::uint64_t most = prompt_tokens - std::min(prompt_tokens, computed_tokens_min_);
+  return static_cast<std::uint32_t>(std::min(most, cached_tokens) / block_tokens_) * block_tokens_;
+}
+
+void Dispatcher::note(const DispatchRequest& request, const Assignment& made,
+                      const router::Placement& placement, bool shed) {
+  if (!shed) {
+    auto& rules = workers_[placement.worker].decisions;
+    auto rule = std::ranges::find(rules, placement.rule,
+                                  &std::pair<std::string_view, std::uint64_t>::first);
+    if (rule == rules.end()) rule = rules.insert(rule, {placement.rule, 0});
+    ++rule->second;
+  }
+  if (!log_.keeps_any()) return;
+  Decision& decision = log_.add();
+  decision.unix_ms = unix_ms();
+  decision.request = request.id;
+  decision.rule = placement.rule;
+  decision.ties = placement.ties;
+  decision.worker = placement.worker;
+  decision.shed = shed;
+  decision.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
+  decision.predicted_cached_tokens = made.predicted_cached_tokens_;
+  decision.predicted_ttft_ms = placement.ttft_ms;
+  decision.began = false;
+  decision.candidates.clear();
+  const std::span<const std::uint32_t> cached = router_.last_cached();
+  const auto cached_tokens = [&](kv::Slot slot) {
+    return router_.needs().cached && slot < cached.size() ? cached[slot] * block_tokens_ : 0;
+  };
+  if (why_.rows().empty()) {  // a policy that does not weigh them
+    decision.candidates.push_back({.worker = placement.worker,
+                                   .cached_tokens = cached_tokens(placement.worker),
+                                   .cost = std::numeric_limits<double>::quiet_NaN()});
+  }
+  for (const router::Explanation::Row& row : why_.rows()) {
+    decision.candidates.push_back({.worker = row.slot,
+                                   .cached_tokens = cached_tokens(row.slot),
+                                   .cost = row.cost,
+                                   .terms = row.terms});
+  }
+}
+
+void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, TimePoint now) {
+  Worker& worker = workers_[made.worker()];
+  const std::uint32_t reported = usage.cached_tokens / block_tokens_ * block_tokens_;
+  if (router_.needs().cached && worker.cache != nullptr) {
+    ++worker.forecast.compared;
+    worker.forecast.equal += reported == made.predicted_cached_tokens_ ? 1 : 0;
+    worker.forecast.predicted_tokens += made.predicted_cached_tokens_;
+    worker.forecast.reported_tokens += reported;
+    worker.cache->follower().compare(made.predicted_cached_tokens_, reported);
+  }
+  Decision* decision = log_.find(made.decision_);
+  if (decision == nullptr) return;
+  decision->began = true;
+  decision->reported_cached_tokens = usage.cached_tokens;
+  decision->ttft_ms = to_ms(now - made.placed_);
+}
+
+DispatcherView Dispatcher::view() {
+  DispatcherView view{.policy = policy_, .block_tokens = block_tokens_, .index = {}, .workers = {}};
+  view.workers.resize(workers_.size());
+  const std::lock_guard lock(mutex_);
+  catch_up(clock_.now());
+  view.index = index_.stats();
+  const fleet::FleetView fleet = ledger_.view();
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    const Worker& worker = workers_[slot];
+    WorkerView& shown = view.workers[slot];
+    shown = {.state = fleet.state[slot],
+             .role = fleet.role[slot],
+             .trust = fleet.trust[slot],
+             .doubt = {},
+             .requests = fleet.requests[slot],
+             .prefills = fleet.prefills[slot],
+             .load = worker.engine->load(),
+             .cost = fleet.cost[slot],
+             .forecast = worker.forecast,
+             .shed = worker.shed,
+             .decisions = worker.decisions};
+    if (worker.cache == nullptr) continue;
+    const fleet::KvFollower& follower = worker.cache->follower();
+    shown.doubt = first_doubt(follower);
+    shown.agreement = follower.agreement();
+    shown.events = follower.applied().sequence;
+    shown.gaps = follower.counters().gaps;
+    shown.snapshots = follower.counters().snapshots;
+  }
+  return view;
+}
+
+std::vector<Decision> Dispatcher::decisions() const {
+  const std::lock_guard lock(mutex_);
+  return log_.copy();
+}
+
+std::uint64_t Dispatcher::in_flight() const {
+  const std::lock_guard lock(mutex_);
+  return ledger_.in_flight();
+}
+
+}  // namespace penstock::serve

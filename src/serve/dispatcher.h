@@ -1,0 +1,193 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "fleet/ledger.h"
+#include "kv/prefix_index.h"
+#include "router/router.h"
+#include "serve/decision_log.h"
+#include "serve/kv_reader.h"
+
+namespace penstock::serve {
+
+struct DispatchOptions {
+  std::string policy = "latency";     // of router::policies()
+  std::uint32_t decisions_max = 256;  // the last ones are kept to be explained; 0: none
+  std::size_t index_bytes_max = std::size_t{256} << 20;
+};
+
+/// What has to be known of a request to choose its worker. Views are the caller's.
+struct DispatchRequest {
+  std::string_view id;  // as decisions name it
+  std::span<const Token> prompt;
+  std::span<const std::uint64_t> locals;        // Dispatcher::hash_blocks() of the prompt
+  std::optional<std::uint32_t> rank;            // only this worker will do
+  std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there
+                                                // as well, unless it would have to wait
+  TimePoint first_token_by = TimePoint::max();  // later is of no use
+};
+
+/// How the cached prompt tokens came out that were predicted, in whole blocks: of what a worker
+/// reuses beyond them (parts of blocks) nothing is predicted.
+struct CacheForecast {
+  std::uint64_t compared = 0;  // requests
+  std::uint64_t equal = 0;     // of those, predicted to the token
+  std::uint64_t predicted_tokens = 0;
+  std::uint64_t reported_tokens = 0;
+};
+
+class Dispatcher;
+
+/// A request's place at a worker, from the choice to its end. Its destruction takes the request off
+/// the worker's load. Movable. Thread: one at a time; calls take the dispatcher's lock.
+class Assignment final {
+ public:
+  Assignment() = default;
+  Assignment(Assignment&& other) noexcept { *this = std::move(other); }
+  Assignment& operator=(Assignment&& other) noexcept;
+  ~Assignment() { release(); }
+
+  [[nodiscard]] explicit operator bool() const noexcept { return dispatcher_ != nullptr; }
+  [[nodiscard]] kv::Slot worker() const noexcept { return worker_; }
+  [[nodiscard]] engine::Engine& engine() const noexcept;
+
+  /// The engine refused the request: its reports will never show it.
+  void refused() noexcept;
+  /// The first token is there. Only the first call counts.
+  void first_token(const engine::Usage& usage) noexcept;
+  void generated(std::uint32_t tokens) noexcept;
+  /// It ended well. Only the first call counts.
+  void finished() noexcept;
+  void release() noexcept;
+
+ private:
+  friend class Dispatcher;
+  Dispatcher* dispatcher_ = nullptr;
+  kv::Slot worker_ = 0;
+  fleet::Lease lease_;
+  std::uint64_t decision_ = 0;
+  std::uint32_t predicted_cached_tokens_ = 0;
+  TimePoint placed_{};
+  TimePoint first_token_ = TimePoint::min();  // min(): not yet
+};
+
+/// One worker at one moment.
+struct WorkerView {
+  fleet::WorkerState state{};
+  fleet::Role role{};
+  fleet::Trust trust{};
+  std::string_view doubt;      // why it is degraded; or empty
+  std::uint32_t requests = 0;  // given to it and not ended
+  std::uint32_t prefills = 0;  // of those, without a first token
+  engine::LoadReport load;     // what it says itself
+  fleet::PassCost cost;        // as fitted
+  CacheForecast forecast;
+  double agreement = 1;      // of predicted and reported, lately
+  std::uint64_t events = 0;  // of its cache, applied
+  std::uint64_t gaps = 0;
+  std::uint64_t snapshots = 0;
+  std::uint64_t shed = 0;  // requests that would have come too late here
+  std::vector<std::pair<std::string_view, std::uint64_t>> decisions;  // by rule
+};
+
+struct DispatcherView {
+  std::string_view policy;
+  std::uint32_t block_tokens = 0;
+  kv::PrefixIndex::Stats index;
+  std::vector<WorkerView> workers;
+};
+
+/// The workers of a served model, and who gets which request: the router, its ledger and prefix
+/// index, and what feeds them. A choice first takes in what the workers have done since the last
+/// one, so it is made on what is, not on what was.
+///
+/// Thread: any. One lock, held for microseconds: router, ledger and index belong to whoever holds
+/// it. Assignments must not outlive the dispatcher.
+class Dispatcher final {
+ public:
+  /// At least one engine, all of one model. The policy must exist (CHECKed).
+  Dispatcher(std::vector<std::unique_ptr<engine::Engine>> engines, const DispatchOptions& options,
+             const Clock& clock);
+  ~Dispatcher();
+  Dispatcher(const Dispatcher&) = delete;
+  Dispatcher& operator=(const Dispatcher&) = delete;
+
+  [[nodiscard]] std::size_t size() const noexcept { return workers_.size(); }
+  [[nodiscard]] engine::Engine& engine(kv::Slot worker) const noexcept {
+    return *workers_[worker].engine;
+  }
+  [[nodiscard]] std::string_view policy() const noexcept { return policy_; }
+
+  /// What DispatchRequest::locals wants, in place of what `out` holds. Takes no lock.
+  void hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
+                   std::vector<std::uint64_t>& out) const;
+
+  /// Chooses a worker and charges it. Fails with kInvalidArgument when there is no worker of the
+  /// rank, kOverloaded (and when to come back) when the first token would come too late,
+  /// kUnavailable when no worker takes requests.
+  Result<Assignment> place(const DispatchRequest& request);
+
+  /// Workers finish what they have and are given nothing more.
+  void drain();
+
+  /// For what has no prompt to be cached and is not charged: each in turn.
+  [[nodiscard]] engine::Engine& next_engine() noexcept;
+
+  [[nodiscard]] DispatcherView view();
+  [[nodiscard]] std::vector<Decision> decisions() const;
+  /// Names of what decisions' candidates are weighed by.
+  [[nodiscard]] std::span<const std::string_view> terms() const noexcept { return terms_; }
+  /// Placed and not given back.
+  [[nodiscard]] std::uint64_t in_flight() const;
+
+ private:
+  friend class Assignment;
+  struct Worker {
+    std::unique_ptr<engine::Engine> engine;
+    std::unique_ptr<KvReader> cache;  // null: it tells nothing
+    std::uint64_t refused = 0;        // charged, but never accepted
+    std::uint64_t prefill_pass_seen = 0;
+    std::uint64_t decode_pass_seen = 0;
+    CacheForecast forecast;
+    std::uint64_t shed = 0;
+    std::vector<std::pair<std::string_view, std::uint64_t>> decisions;
+  };
+
+  // All under the lock.
+  [[nodiscard]] bool has_place(kv::Slot slot) const;
+  void catch_up(TimePoint now);
+  void take_report(kv::Slot slot, const engine::LoadReport& load);
+  void note(const DispatchRequest& request, const Assignment& made,
+            const router::Placement& placement, bool shed);
+  void compare(const Assignment& made, const engine::Usage& usage, TimePoint now);
+  [[nodiscard]] std::uint32_t reusable_tokens(std::uint32_t prompt_tokens,
+                                              std::uint64_t cached_tokens) const;
+
+  const std::string policy_;
+  const Clock& clock_;
+  const std::uint32_t block_tokens_;
+  const std::uint32_t computed_tokens_min_;
+  std::vector<Worker> workers_;  // by slot; the vector itself never changes
+  std::atomic<std::uint32_t> turn_{0};
+
+  mutable std::mutex mutex_;
+  fleet::Ledger ledger_;
+  kv::PrefixIndex index_;
+  router::Router router_;
+  const std::span<const std::string_view> terms_ = router_.policy().terms();
+  router::Explanation why_;
+  DecisionLog log_;
+};
+
+}  // namespace penstock::serve

@@ -1,0 +1,325 @@
+#include "serve/dispatcher.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "engine/kv_event_log.h"
+#include "kv/block.h"
+#include "kv/local_hash.h"
+
+namespace penstock::serve {
+namespace {
+
+constexpr std::uint32_t kBlock = 16;
+constexpr std::uint32_t kPlaces = 4;
+
+/// A worker that says what a test wants it to say, and computes nothing.
+class FakeEngine final : public engine::Engine {
+ public:
+  explicit FakeEngine(std::size_t events_max) : events(events_max) {}
+
+  [[nodiscard]] const engine::EngineInfo& info() const override { return info_; }
+  Result<void> generate(engine::GenerateRequest) override { return {}; }
+  void abort(RequestId, engine::CancelReason) override {}
+  Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
+  [[nodiscard]] engine::LoadReport load() const override { return report; }
+  [[nodiscard]] const kv::EventSource* kv_events() const override { return &events; }
+
+  /// Holds the prompt's full blocks from now on.
+  void hold(std::span<const Token> prompt, std::string_view salt = {}) {
+    kv::BlockHash parent = kv::chain_root(info_.model, {}, salt);
+    const kv::LocalHasher locals({}, salt);
+    for (std::size_t at = 0; at + kBlock <= prompt.size(); at += kBlock) {
+      const auto tokens = prompt.subspan(at, kBlock);
+      const kv::BlockHash hash = kv::chain_next(parent, tokens);
+      if (held_.insert(hash).second) {
+        events.stored({.hash = hash,
+                       .parent = parent,
+                       .begins_chain = at == 0,
+                       .local = locals.block(tokens),
+                       .tokens = {tokens.begin(), tokens.end()}});
+      }
+      parent = hash;
+    }
+  }
+
+  engine::KvEventLog events;
+  engine::LoadReport report{.generation = 1, .pass_tokens_max = 512};
+
+ private:
+  engine::EngineInfo info_{.model = "fake", .block_tokens = kBlock, .sequences_max = kPlaces};
+  std::set<kv::BlockHash> held_;
+};
+
+std::vector<Token> prompt_of(std::size_t tokens, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<Token> prompt(tokens);
+  for (Token& t : prompt) t = static_cast<Token>(random() % 50'000);
+  return prompt;
+}
+
+class DispatcherTest : public testing::Test {
+ protected:
+  void make(std::size_t workers, DispatchOptions options = {}, std::size_t events_max = 8192) {
+    std::vector<std::unique_ptr<engine::Engine>> all;
+    for (std::size_t i = 0; i < workers; ++i) {
+      auto engine = std::make_unique<FakeEngine>(events_max);
+      engines_.push_back(engine.get());
+      all.push_back(std::move(engine));
+    }
+    dispatcher_ = std::make_unique<Dispatcher>(std::move(all), options, clock_);
+  }
+
+  Result<Assignment> place(const std::vector<Token>& prompt, DispatchRequest wanted = {},
+                           std::string_view salt = {}) {
+    std::vector<std::uint64_t> locals;
+    dispatcher_->hash_blocks(prompt, salt, locals);
+    wanted.prompt = prompt;
+    wanted.locals = locals;
+    return dispatcher_->place(wanted);
+  }
+
+  ManualClock clock_;
+  std::vector<FakeEngine*> engines_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+};
+
+TEST_F(DispatcherTest, TheNextTurnGoesWhereTheConversationIs) {
+  make(4);
+  std::set<kv::Slot> used;
+  for (std::uint32_t conversation = 0; conversation < 20; ++conversation) {
+    std::vector<Token> prompt = prompt_of(100, conversation);
+    kv::Slot home = 0;
+    for (std::uint32_t turn = 0; turn < 4; ++turn) {
+      Result<Assignment> placed = place(prompt);
+      ASSERT_TRUE(placed.has_value());
+      if (turn == 0) home = placed->worker();
+      EXPECT_EQ(placed->worker(), home);
+      const std::uint32_t held = turn == 0 ? 0 : (100 + 50 * (turn - 1)) / kBlock * kBlock;
+      placed->first_token({.prompt_tokens = static_cast<std::uint32_t>(prompt.size()),
+                           .cached_tokens = held + 3});  // it had part of one more block
+      placed->finished();
+      engines_[home]->hold(prompt);
+      const auto more = prompt_of(50, 1000 + turn);
+      prompt.insert(prompt.end(), more.begin(), more.end());
+    }
+    used.insert(home);
+  }
+  EXPECT_GT(used.size(), 1U);
+  CacheForecast all;
+  for (const WorkerView& worker : dispatcher_->view().workers) {
+    EXPECT_EQ(worker.trust, fleet::Trust::kExact);
+    all.compared += worker.forecast.compared;
+    all.equal += worker.forecast.equal;
+    all.predicted_tokens += worker.forecast.predicted_tokens;
+    all.reported_tokens += worker.forecast.reported_tokens;
+  }
+  EXPECT_EQ(all.compared, 80U);
+  EXPECT_EQ(all.equal, 80U);
+  EXPECT_EQ(all.predicted_tokens, all.reported_tokens);
+  EXPECT_GT(all.predicted_tokens, 0U);
+}
+
+TEST_F(DispatcherTest, WhatIsHeldForOneSaltIsNothingToOthers) {
+  make(3);
+  const std::vector<Token> prompt = prompt_of(200, 1);
+  engines_[2]->hold(prompt, "tenant");
+  EXPECT_EQ(place(prompt, {}, "tenant")->worker(), 2U);
+  place(prompt, {}, "other");
+  place(prompt);
+  const std::vector<Decision> decisions = dispatcher_->decisions();
+  ASSERT_EQ(decisions.size(), 3U);
+  EXPECT_EQ(decisions[0].predicted_cached_tokens, 0U);
+  EXPECT_EQ(decisions[1].predicted_cached_tokens, 0U);
+  EXPECT_EQ(decisions[2].predicted_cached_tokens, 192U);
+}
+
+TEST_F(DispatcherTest, AWholePromptHeldStillHasATokenToCompute) {
+  make(2);
+  const std::vector<Token> prompt = prompt_of(4 * kBlock, 1);
+  engines_[1]->hold(prompt);
+  Result<Assignment> placed = place(prompt);
+  EXPECT_EQ(placed->worker(), 1U);
+  placed->first_token({.prompt_tokens = 64, .cached_tokens = 63});
+  EXPECT_EQ(dispatcher_->decisions()[0].predicted_cached_tokens, 48U);
+  EXPECT_EQ(dispatcher_->view().workers[1].forecast.equal, 1U);
+}
+
+TEST_F(DispatcherTest, ABurstSpreadsThoughNobodyHasReportedYet) {
+  make(4);
+  std::vector<Assignment> all;
+  std::map<kv::Slot, int> counts;
+  for (std::uint32_t i = 0; i < 40; ++i) {
+    all.push_back(*place(prompt_of(400, i)));
+    ++counts[all.back().worker()];
+  }
+  for (const auto& [worker, count] : counts) EXPECT_NEAR(count, 10, 3) << worker;
+  EXPECT_EQ(dispatcher_->in_flight(), 40U);
+  all.clear();
+  EXPECT_EQ(dispatcher_->in_flight(), 0U);
+}
+
+TEST_F(DispatcherTest, C3_NothingStaysChargedHoweverRequestsEnd) {
+  make(3, {.decisions_max = 16});
+  constexpr std::uint32_t kThreads = 4;
+  constexpr std::uint32_t kEach = 500;
+  {
+    std::vector<std::jthread> threads;
+    for (std::uint32_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        std::mt19937 random(t);
+        std::vector<Assignment> live;
+        for (std::uint32_t i = 0; i < kEach; ++i) {
+          Result<Assignment> placed = place(prompt_of(1 + random() % 200, random() % 50));
+          ASSERT_TRUE(placed.has_value());
+          if (random() % 8 == 0) {
+            placed->refused();
+            continue;
+          }
+          if (random() % 2 == 0) placed->first_token({});
+          if (random() % 4 == 0) placed->finished();
+          live.push_back(std::move(*placed));
+          if (live.size() > 10) live[random() % live.size()] = std::move(live.back());
+        }
+      });
+    }
+  }
+  EXPECT_EQ(dispatcher_->in_flight(), 0U);
+  std::uint64_t decisions = 0;
+  for (const WorkerView& worker : dispatcher_->view().workers) {
+    EXPECT_EQ(worker.requests, 0U);
+    EXPECT_EQ(worker.prefills, 0U);
+    for (const auto& [rule, count] : worker.decisions) decisions += count;
+  }
+  EXPECT_EQ(decisions, kThreads * kEach);
+}
+
+TEST_F(DispatcherTest, DecisionsSayWhyAndWhatCameOfIt) {
+  make(3, {.decisions_max = 2});
+  const std::vector<Token> prompt = prompt_of(100, 1);
+  engines_[1]->hold(prompt);
+  place(prompt, {.id = "first"});
+  place(prompt, {.id = "second"});
+  Result<Assignment> third = place(prompt, {.id = "third"});
+  clock_.advance(std::chrono::milliseconds(40));
+  third->first_token({.prompt_tokens = 100, .cached_tokens = 99});
+  const std::vector<Decision> decisions = dispatcher_->decisions();
+  ASSERT_EQ(decisions.size(), 2U);
+  EXPECT_EQ(decisions[0].request, "third");
+  EXPECT_EQ(decisions[1].request, "second");
+  EXPECT_FALSE(decisions[1].began);
+  const Decision& last = decisions[0];
+  EXPECT_EQ(last.worker, 1U);
+  EXPECT_EQ(last.predicted_cached_tokens, 96U);
+  EXPECT_TRUE(last.began);
+  EXPECT_EQ(last.reported_cached_tokens, 99U);
+  EXPECT_EQ(last.ttft_ms, 40);
+  EXPECT_GT(last.predicted_ttft_ms, 0);
+  ASSERT_EQ(last.candidates.size(), 3U);
+  EXPECT_EQ(last.candidates[0].cached_tokens, 0U);
+  EXPECT_EQ(last.candidates[1].cached_tokens, 96U);
+  EXPECT_LT(last.candidates[1].cost, last.candidates[0].cost);
+  const std::string json = decisions_json(dispatcher_->policy(), dispatcher_->terms(), decisions);
+  for (const char* part :
+       {R"({"policy":"latency","decisions":[{"number":3,)", R"("request":"third")",
+        R"("predicted":{"cached_tokens":96,)", R"("reported":{"cached_tokens":99,"ttft_ms":40})",
+        R"("first_token_ms":)"}) {
+    EXPECT_THAT(json, testing::HasSubstr(part));
+  }
+}
+
+TEST_F(DispatcherTest, ARankIsThatWorkerOrARefusal) {
+  make(3);
+  const std::vector<Token> prompt = prompt_of(100, 1);
+  engines_[0]->hold(prompt);
+  EXPECT_EQ(place(prompt, {.rank = 2})->worker(), 2U);
+  const Result<Assignment> none = place(prompt, {.rank = 3});
+  ASSERT_FALSE(none.has_value());
+  EXPECT_EQ(none.error().code, Code::kInvalidArgument);
+  EXPECT_EQ(none.error().param, "x-data-parallel-rank");
+}
+
+TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
+  make(2);
+  // 4,000 tokens are queued at each, and 100 take 100 ms.
+  for (FakeEngine* engine : engines_) {
+    engine->report.waiting_prefill_tokens = engine->report.running_prefill_tokens = 4000;
+    engine->report.running = 1;
+  }
+  for (std::uint64_t pass = 1; pass <= 50; ++pass) {
+    for (FakeEngine* engine : engines_) {
+      const auto tokens = static_cast<std::uint32_t>(100 + pass);
+      engine->report.generation = 1 + pass;
+      engine->report.last_prefill_pass = {.ordinal = pass,
+                                          .work = {.prefill_tokens = tokens},
+                                          .took = std::chrono::milliseconds(tokens)};
+    }
+    place(prompt_of(100, 1));
+  }
+  const std::vector<Token> prompt = prompt_of(100, 2);
+  Result<Assignment> patient =
+      place(prompt, {.first_token_by = clock_.now() + std::chrono::seconds(20)});
+  ASSERT_TRUE(patient.has_value());
+  patient->release();
+  const std::uint64_t before = dispatcher_->in_flight();
+  const Result<Assignment> late =
+      place(prompt, {.first_token_by = clock_.now() + std::chrono::seconds(1)});
+  ASSERT_FALSE(late.has_value());
+  EXPECT_EQ(late.error().code, Code::kOverloaded);
+  EXPECT_GE(late.error().retry_after_s, 1);
+  EXPECT_EQ(dispatcher_->in_flight(), before);
+  EXPECT_TRUE(dispatcher_->decisions()[0].shed);
+  EXPECT_EQ(dispatcher_->view().workers[0].shed + dispatcher_->view().workers[1].shed, 1U);
+}
+
+TEST_F(DispatcherTest, ChoicesOfOnePromptShareAWorkerWhileItHasPlaces) {
+  make(3);
+  const std::vector<Token> prompt = prompt_of(500, 1);
+  std::vector<Assignment> choices;
+  std::map<kv::Slot, std::uint32_t> counts;
+  for (std::uint32_t k = 0; k < 3 * kPlaces; ++k) {
+    DispatchRequest wanted;
+    if (k > 0) wanted.twin_at = choices.back().worker();
+    choices.push_back(*place(prompt, wanted));
+    ++counts[choices.back().worker()];
+    if (k < kPlaces) {
+      EXPECT_EQ(choices.back().worker(), choices.front().worker());
+    }
+  }
+  EXPECT_EQ(counts.size(), 3U);
+  for (const auto& [worker, count] : counts) EXPECT_EQ(count, kPlaces) << worker;
+}
+
+TEST_F(DispatcherTest, AReaderLeftBehindTakesASnapshot) {
+  make(2, {}, 4);  // events kept
+  for (std::uint32_t i = 0; i < 5; ++i) engines_[0]->hold(prompt_of(10 * kBlock, i));
+  for (std::uint32_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(place(prompt_of(10 * kBlock, i))->worker(), 0U);
+    EXPECT_EQ(dispatcher_->decisions()[0].candidates[0].cached_tokens, 10 * kBlock);
+  }
+  const WorkerView worker = dispatcher_->view().workers[0];
+  EXPECT_EQ(worker.trust, fleet::Trust::kExact);
+  EXPECT_EQ(worker.snapshots, 1U);
+  EXPECT_EQ(worker.events, 50U);
+}
+
+TEST_F(DispatcherTest, RoundRobinTakesTurnsAndPredictsNothing) {
+  make(3, {.policy = "round-robin"});
+  engines_[0]->hold(prompt_of(100, 1));
+  for (kv::Slot expected : {0, 1, 2, 0}) EXPECT_EQ(place(prompt_of(100, 1))->worker(), expected);
+  const Decision last = dispatcher_->decisions()[0];
+  EXPECT_EQ(last.rule, "turn");
+  ASSERT_EQ(last.candidates.size(), 1U);
+  EXPECT_TRUE(std::isnan(last.candidates[0].cost));
+  EXPECT_THAT(decisions_json("round-robin", dispatcher_->terms(), {&last, 1}),
+              testing::HasSubstr(R"("cost":null,"terms":{})"));
+}
+
+}  // namespace
+}  // namespace penstock::serve

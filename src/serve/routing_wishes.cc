@@ -1,0 +1,44 @@
+#include "serve/routing_wishes.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <chrono>
+
+namespace penstock::serve {
+namespace {
+
+/// Absent when the header is.
+template <class Number>
+Result<std::optional<Number>> read_number(const net::HttpRequest& request, std::string_view header,
+                                          Number least, Number most) {
+  const std::string_view text = request.header(header);
+  if (text.empty()) return std::nullopt;
+  Number number{};
+  const char* const end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, number);
+  if (read.ec != std::errc{} || read.ptr != end || !(number >= least && number <= most)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("the header {} must be a number from {} to {}", header, least, most),
+                std::string(header));
+  }
+  return number;
+}
+
+}  // namespace
+
+Result<RoutingWishes> read_routing_wishes(const net::HttpRequest& request) {
+  RoutingWishes wishes;
+  const auto rank = read_number<std::uint32_t>(request, "x-data-parallel-rank", 0, 1U << 20);
+  if (!rank) return std::unexpected(rank.error());
+  wishes.rank = *rank;
+  const auto ttft_ms = read_number<double>(request, "x-slo-ttft-ms", 0, 1e9);
+  if (!ttft_ms) return std::unexpected(ttft_ms.error());
+  if (*ttft_ms) {
+    wishes.ttft_max =
+        std::chrono::duration_cast<Nanos>(std::chrono::duration<double, std::milli>(**ttft_ms));
+  }
+  return wishes;
+}
+
+}  // namespace penstock::serve
