@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "cli/flag_table.h"
+#include "cli/load/fetch.h"
 #include "net/http_client.h"
 
 namespace penstock::cli {
@@ -164,16 +165,6 @@ Result<std::string> read_file(const std::string& path) {
 }
 
 /// Base URLs are given with and without the /v1 that OpenAI's clients want at their end.
-Result<net::Url> read_url(const std::string& text) {
-  Result<net::Url> url = net::parse_url(text);
-  if (!url) return std::unexpected(url.error());
-  if (url->path.find('?') != std::string::npos)
-    return bad("--url: a query ('?...') has no place here");
-  while (url->path.ends_with('/')) url->path.pop_back();
-  if (url->path.ends_with("/v1")) url->path.resize(url->path.size() - 3);
-  return url;
-}
-
 Result<void> read_prompts(const BenchFlags& f, BenchPlan& plan) {
   const load::Endpoint endpoint = plan.options.request.endpoint;
   const std::uint64_t seed = plan.options.seed;
@@ -256,7 +247,7 @@ Result<std::unique_ptr<BenchPlan>> settle(const BenchFlags& f) {
   if (!together) return std::unexpected(together.error());
   auto plan = std::make_unique<BenchPlan>();
   load::LoadOptions& options = plan->options;
-  Result<net::Url> url = read_url(f.url);
+  Result<net::Url> url = load::read_server_url(f.url);
   if (!url) return std::unexpected(url.error());
   options.server = std::move(*url);
   settle_request(f, options.request);

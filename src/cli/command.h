@@ -9,6 +9,7 @@ namespace penstock::cli {
 void add_serve(CLI::App& app, int& exit_status);
 void add_bench(CLI::App& app, int& exit_status);
 void add_simulate(CLI::App& app, int& exit_status);
+void add_top(CLI::App& app, int& exit_status);
 void add_version(CLI::App& app, int& exit_status);
 
 }  // namespace penstock::cli

@@ -21,6 +21,7 @@ constexpr const char* kDescription =
     "  penstock serve --model model.gguf    serve your own\n"
     "  penstock bench --url http://127.0.0.1:8000\n"
     "  penstock simulate trace.jsonl --workers 8 --policy all\n"
+    "  penstock top --url http://127.0.0.1:8000  watch its workers\n"
     "\n"
     "Every flag of a subcommand can also be set in the environment (PENSTOCK_PORT=8080 for\n"
     "--port 8080) or in a TOML file given with --config. A flag beats the environment, and the\n"
@@ -79,6 +80,7 @@ int main(int argc, char** argv) {
   penstock::cli::add_serve(app, exit_status);
   penstock::cli::add_bench(app, exit_status);
   penstock::cli::add_simulate(app, exit_status);
+  penstock::cli::add_top(app, exit_status);
   penstock::cli::add_version(app, exit_status);
   try {
     app.parse(argc, argv);
