@@ -381,7 +381,8 @@ class Server(Process):
         """Nothing is held for anybody; the connection that asks is the only one."""
         metrics = self.metrics()
         waiting = [value for name, value in metrics.items()
-                   if name.startswith(('penstock_worker_running', 'penstock_worker_waiting'))]
+                   if name.startswith(('penstock_worker_running', 'penstock_worker_waiting',
+                                       'penstock_worker_requests'))]
         return (metrics['penstock_requests_in_flight'] == 0 and not any(waiting) and
                 metrics['penstock_http_connections'] == 1)
 
