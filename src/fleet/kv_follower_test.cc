@@ -242,7 +242,8 @@ TEST_F(KvFollowerTest, WhatComesEarlyIsBounded) {
 }
 
 TEST_F(KvFollowerTest, WhatTheIndexHadNoRoomForIsADoubt) {
-  kv::PrefixIndex small({.context = "test", .budget_bytes = 1 << 18, .shards = 1});
+  kv::PrefixIndex small(
+      {.context = "test", .budget_bytes = 1 << 20, .shards = 1, .predictions_max = 64});
   KvFollower follower(small, 0);
   std::uint64_t sequence = 0;
   std::vector<kv::StoredBlock> blocks(500);
@@ -288,7 +289,7 @@ class KvFollowerProperty : public testing::TestWithParam<std::uint64_t> {};
 TEST_P(KvFollowerProperty, AfterAnyTroubleAndRecoveryThePictureIsTheTruth) {
   log::set_level(log::Level::kOff);
   constexpr kv::Slot kWorkers = 3;
-  for (std::uint64_t seed = GetParam() * 100; seed < GetParam() * 100 + 100; ++seed) {
+  for (std::uint64_t seed = GetParam() * 50; seed < GetParam() * 50 + 50; ++seed) {
     SCOPED_TRACE(seed);
     Rng rng(seed);
     TimePoint now{};
