@@ -36,7 +36,7 @@ class KvBatch final {
     aliases_.insert(aliases_.end(), aliases.begin(), aliases.end());
   }
   void cleared() {
-    changes_.push_back({.kind = Kind::kCleared});
+    changes_.emplace_back();
     clears_ = true;
   }
 

@@ -63,10 +63,9 @@ void KvFollower::snapshot(const KvBatch& held, TimePoint now) {
   }
   ++counters_.snapshots;
   index_.cleared(slot_);
-  trust_again(bit(Doubt::kLost) | bit(Doubt::kOrphans) | bit(Doubt::kShed));
   applied_ = held.last;
   known_ = std::max(known_, applied_);
-  apply(held);
+  apply(held, true);
   apply_pending();
   open_gap(now);
 }
@@ -160,7 +159,7 @@ void KvFollower::take_in_order(const KvBatch& batch) {
     return;
   }
   applied_ = batch.last;
-  apply(batch);
+  apply(batch, batch.clears());
   apply_pending();
 }
 
@@ -185,18 +184,22 @@ void KvFollower::apply_pending() {
     pending_blocks_ -= batch.blocks();
     if (batch.first <= applied_) continue;
     applied_ = batch.last;
-    apply(batch);
+    apply(batch, batch.clears());
   }
 }
 
-void KvFollower::apply(const KvBatch& batch) {
+/// `whole`: what was known before does not matter any more.
+void KvFollower::apply(const KvBatch& batch, bool whole) {
   ++counters_.batches;
-  if (batch.clears()) {
-    trust_again(bit(Doubt::kLost) | bit(Doubt::kOrphans) | bit(Doubt::kShed));
-  }
   const std::uint32_t orphans = batch.apply(index_, slot_);
   index_.stored(slot_, kv::Tier::kDevice, {}, {}, applied());  // for the index's own snapshots
   counters_.orphans += orphans;
+  if (whole) {
+    unsigned ended = bit(Doubt::kLost);
+    if (orphans == 0) ended |= bit(Doubt::kOrphans);
+    if (index_.shed_blocks(slot_) == 0) ended |= bit(Doubt::kShed);
+    trust_again(ended);
+  }
   notice_shed();
   // Holes that are known of have orphans.
   if (orphans > 0 && !doubts(Doubt::kLost) && !doubts(Doubt::kShed)) doubt(Doubt::kOrphans);

@@ -120,7 +120,7 @@ class KvFollower final {
   void begin_life(std::uint64_t epoch);
   void take_in_order(const KvBatch& batch);
   void keep(const KvBatch& batch);
-  void apply(const KvBatch& batch);
+  void apply(const KvBatch& batch, bool whole);
   void open_gap(TimePoint now);
   void apply_pending();
   void give_up();
