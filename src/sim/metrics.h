@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "sim/series.h"
 
 namespace penstock::sim {
 
@@ -23,13 +24,13 @@ class GapHistogram final {
  public:
   GapHistogram();
 
-  void add(Nanos gap) noexcept {
+  void add(Nanos gap, std::uint64_t times) noexcept {
     const std::uint64_t ns = gap.count() > 0 ? static_cast<std::uint64_t>(gap.count()) : 0;
     if (ns != last_ns_) {
       last_ns_ = ns;
       last_bucket_ = bucket_of(ns);
     }
-    ++counts_[last_bucket_];
+    counts_[last_bucket_] += times;
   }
   [[nodiscard]] Latency latency() const;  // but for the mean, which the caller knows exactly
   [[nodiscard]] std::uint64_t count() const noexcept;
@@ -86,6 +87,7 @@ struct Report {
   std::uint64_t preemptions = 0;
   std::uint64_t retries = 0;       // of requests lost with a worker
   double predicted_hit_ratio = 0;  // what the router believed to be cached / prompt tokens
+  Series series;                   // empty unless Setup::series
 };
 
 /// Sorts `values`.

@@ -30,7 +30,7 @@ TEST(GapHistogram, IsExactToOnePartInAThousand) {
   Rng rng(5);
   for (int i = 0; i < 20'000; ++i) {
     const Nanos gap(static_cast<Nanos::rep>(std::exp(rng.fraction() * 25)));
-    histogram.add(gap);
+    histogram.add(gap, 1);
     values.push_back(to_ms(gap));
   }
   const Latency exact = latency_of(values);
@@ -45,7 +45,7 @@ TEST(GapHistogram, IsExactToOnePartInAThousand) {
 TEST(GapHistogram, TakesAnyDuration) {
   GapHistogram histogram;
   for (const Nanos gap : {Nanos(0), Nanos(-5), Nanos(1), Nanos(1023), Nanos(1024), Nanos::max()}) {
-    histogram.add(gap);
+    histogram.add(gap, 1);
   }
   EXPECT_EQ(histogram.count(), 6U);
 }

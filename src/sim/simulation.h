@@ -16,6 +16,12 @@ namespace penstock::sim {
 using engine::simulated::ModelOptions;
 using kv::Slot;
 
+/// Which of several routers chooses the worker.
+enum class Placing : std::uint8_t {
+  kTogether,  // one of them for all (fleet/placer.h), a peer delay there and another one back
+  kApart,     // each for what came in at it; it sees its own picks at once, and others' in reports
+};
+
 /// The fleet, its faults, and how the trace is played.
 struct Setup {
   std::string policy = "round-robin";
@@ -31,11 +37,13 @@ struct Setup {
       0;                   // > 0: closed loop of so many requests; the trace's times are not used
   std::uint64_t seed = 1;  // of everything random
   Slo slo;
+  bool series = false;  // fill in Report::series, too
 
-  std::uint32_t routers =
-      1;                 // replicas; arrivals go to them in turn, each sees its own picks at once
-  Nanos event_delay{0};  // from a worker's KV events to each router
-  Nanos load_delay{0};   // and from its load reports
+  std::uint32_t routers = 1;  // replicas; arrivals come in at them in turn
+  Placing placing = Placing::kTogether;
+  Nanos peer_delay = std::chrono::milliseconds(1);  // from one router to another
+  Nanos event_delay{0};                             // from a worker's KV events to each router
+  Nanos load_delay{0};                              // and from its load reports
   Nanos predict_for{0};  // what a router gave to a worker counts as cached there for so long
 };
 

@@ -75,12 +75,21 @@ TEST(Simulate, RefusesWhatNoWorkerCanHold) {
 TEST(Simulate, ReplicasWithLateNewsServeAll) {
   const Trace trace = small_trace();
   for (const char* policy : {"latency", "dynamo", "llm-d-weighted"}) {
-    FleetSetup setup{.policy = policy, .workers = 4};
-    setup.routers = 4;
-    setup.event_delay = setup.load_delay = std::chrono::milliseconds(50);
-    const Result<Report> report = simulate(trace, setup);
-    ASSERT_TRUE(report.has_value());
-    EXPECT_EQ(report->completed, trace.requests.size());
+    for (const bool split : {false, true}) {
+      for (const Placing placing : {Placing::kTogether, Placing::kApart}) {
+        FleetSetup setup{.policy = policy, .workers = 4};
+        if (split) {
+          setup.workers = 0;
+          setup.prefill_workers = setup.decode_workers = 2;
+        }
+        setup.routers = 4;
+        setup.placing = placing;
+        setup.event_delay = setup.load_delay = std::chrono::milliseconds(50);
+        const Result<Report> report = simulate(trace, setup);
+        ASSERT_TRUE(report.has_value());
+        EXPECT_EQ(report->completed, trace.requests.size());
+      }
+    }
   }
 }
 

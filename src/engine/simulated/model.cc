@@ -96,16 +96,23 @@ const Pass& SchedulerModel::start_pass() {
   preempted_ = 0;
   prefill_ = {};
   emission_count_ = 0;
+  room_ = UINT32_MAX;
   const std::size_t running_before = running_.size();
   schedule_running();
   if (preempted_ == 0) admit_waiting();
+  // See Role::kPrefillOnly. Those held back are ready again in the next pass.
+  if (options_.role == Role::kPrefillOnly && emission_count_ < running_.size()) emission_count_ = 0;
 
   // Whatever ran used budget, except a sequence that came with everything computed.
-  pass_.progress =
-      budget_ < options_.pass_tokens_max || preempted_ > 0 || running_.size() != running_before;
+  pass_.progress = budget_ < options_.pass_tokens_max || emission_count_ > 0 || preempted_ > 0 ||
+                   running_.size() != running_before;
   pass_.prefill_tokens = prefill_tokens();
   pass_.duration = pass_duration();
   pass_.emissions = std::span(emissions_).first(emission_count_);
+  // Whoever waits was not admitted, and will not be while no block is taken or let go.
+  const bool decodes_only =
+      prefill_.sequences == 0 && preempted_ == 0 && emission_count_ == running_.size();
+  pass_.repeats = decodes_only && pass_.progress ? 1 + room_ : 1;
   in_pass_ = pass_.progress;
   passes_ += pass_.progress ? 1 : 0;
   return pass_;
@@ -167,9 +174,6 @@ void SchedulerModel::admit_materialised(SequenceId id) {
   unlink(waiting_, id);
   start_running(id);
   s.materialised = false;
-  --reserved_;
-  s.computed = s.known;
-  if (s.computed >= s.complete_at) complete_blocks(s);
   emit(id);
 }
 
@@ -206,6 +210,7 @@ void SchedulerModel::start_running(SequenceId id) {
 void SchedulerModel::emit(SequenceId id) {
   const Sequence& s = sequences_[id];
   emissions_[emission_count_++] = {s.tag, id, s.cached, s.output_left == 1};
+  room_ = std::min({room_, s.owned_tokens - s.computed, s.output_left - 1});
 }
 
 /// Names the blocks that `computed` has filled.
@@ -269,14 +274,19 @@ Nanos SchedulerModel::pass_duration() const {
   return duration;
 }
 
-std::span<const Emission> SchedulerModel::finish_pass() {
+std::span<const Emission> SchedulerModel::finish_pass(std::uint32_t passes) {
   CHECK(in_pass_);
+  CHECK(passes == 1 || (passes >= 1 && passes <= pass_.repeats && !removals_));
   in_pass_ = false;
+  passes_ += passes - 1;
   bool ended = removals_;
-  for (const Emission& e : pass_.emissions) {
+  for (Emission& e : std::span(emissions_).first(emission_count_)) {
     Sequence& s = sequences_[e.id];
-    ++s.known;
-    --s.output_left;
+    s.known += passes;
+    s.output_left -= passes;
+    s.computed += passes - 1;
+    if (s.computed >= s.complete_at) complete_blocks(s);
+    e.last = s.output_left == 0;
     if (!e.last || s.removed) continue;
     ended = true;
     if (s.hold) {
@@ -311,12 +321,9 @@ void SchedulerModel::remove(SequenceId id) {
       }
       std::erase(running_, id);
       break;
-    case State::kWaiting:
-      unlink(waiting_, id);
-      reserved_ -= s.materialised ? 1 : 0;
-      break;
+    case State::kWaiting: unlink(waiting_, id); break;
     case State::kReserving: unlink(reserving_, id); break;
-    case State::kReserved: --reserved_; break;
+    case State::kReserved:
     case State::kHeld: break;
     case State::kGone: CHECK(s.state != State::kGone);
   }
@@ -329,28 +336,23 @@ void SchedulerModel::release_held(SequenceId id) {
   retire(id);
 }
 
-std::span<const Reservation> SchedulerModel::grant_reservations() {
-  granted_.clear();
-  while (reserving_.first != kNone) {
-    const SequenceId id = reserving_.first;
-    Sequence& s = sequences_[id];
-    if (running_.size() + reserved_ >= options_.sequences_max) break;
-    const std::uint32_t referenced = match(s, s.prompt / options_.block_tokens);
-    const std::uint32_t blocks = blocks_for(s.prompt);
-    if (blocks - referenced > pool_.available()) break;
-    unlink(reserving_, id);
-    pool_.acquire(matched_);
-    const auto hit_blocks = static_cast<std::uint32_t>(matched_.size());
-    s.slots.assign(matched_.begin(), matched_.end());
-    const bool allocated = pool_.allocate(blocks - hit_blocks, s.slots);
-    CHECK(allocated);
-    s.owned_tokens = blocks * options_.block_tokens;
-    s.complete_at = (hit_blocks + 1) * options_.block_tokens;
-    s.state = State::kReserved;
-    ++reserved_;
-    granted_.push_back({s.tag, id});
-  }
-  return granted_;
+std::optional<Reservation> SchedulerModel::grant_reservation() {
+  if (reserving_.first == kNone || running_.size() >= options_.sequences_max) return std::nullopt;
+  const SequenceId id = reserving_.first;
+  Sequence& s = sequences_[id];
+  const std::uint32_t referenced = match(s, s.prompt / options_.block_tokens);
+  const std::uint32_t blocks = blocks_for(s.prompt);
+  if (blocks - referenced > pool_.available()) return std::nullopt;
+  unlink(reserving_, id);
+  pool_.acquire(matched_);
+  const auto hit_blocks = static_cast<std::uint32_t>(matched_.size());
+  s.slots.assign(matched_.begin(), matched_.end());
+  const bool allocated = pool_.allocate(blocks - hit_blocks, s.slots);
+  CHECK(allocated);
+  s.owned_tokens = blocks * options_.block_tokens;
+  s.complete_at = (hit_blocks + 1) * options_.block_tokens;
+  s.state = State::kReserved;
+  return Reservation{s.tag, id};
 }
 
 void SchedulerModel::activate(SequenceId id) {
@@ -359,6 +361,8 @@ void SchedulerModel::activate(SequenceId id) {
   CHECK(s.state == State::kReserved);
   s.state = State::kWaiting;
   s.materialised = true;
+  s.computed = s.prompt;
+  if (s.computed >= s.complete_at) complete_blocks(s);
   enqueue_waiting(id);
 }
 
@@ -397,7 +401,6 @@ void SchedulerModel::check_invariants() const {
   std::uint64_t prompt_tokens_left = 0;
   std::uint32_t waiting = 0;
   std::uint32_t running = 0;
-  std::uint32_t reserved = 0;
   for (const Sequence& s : sequences_) {
     owned.emplace_back(s.slots);
     CHECK_EQ(s.owned_tokens, s.slots.size() * options_.block_tokens);
@@ -407,14 +410,12 @@ void SchedulerModel::check_invariants() const {
     }
     waiting += s.state == State::kWaiting ? 1 : 0;
     running += s.state == State::kRunning ? 1 : 0;
-    reserved += s.state == State::kReserved || s.materialised ? 1 : 0;
     if (s.state == State::kRunning || (s.state == State::kWaiting && !s.materialised)) {
       prompt_tokens_left += s.prompt - std::min(s.computed, s.prompt);
     }
   }
   CHECK_EQ(waiting, waiting_.count);
   CHECK_EQ(running, running_.size());
-  CHECK_EQ(reserved, reserved_);
   CHECK_LE(running, options_.sequences_max);
   CHECK_EQ(prompt_tokens_left, prompt_tokens_left_);
   pool_.check_invariants(owned);

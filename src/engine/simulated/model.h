@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,7 +12,8 @@
 
 namespace penstock::engine::simulated {
 
-/// Which part of a request a worker computes. The other part then takes no time here.
+/// Which part of a request a worker computes. The other part then takes no time here. Prompts leave
+/// a worker that only prefills together: at the end of a pass that leaves none half computed.
 enum class Role : std::uint8_t { kAggregated, kPrefillOnly, kDecodeOnly };
 
 /// What one modelled worker is. The defaults are those of Dynamo's mocker.
@@ -66,6 +68,9 @@ struct Pass {
   /// somebody lets blocks go). Nothing has changed; ask again after the next change.
   bool progress = false;
   std::uint64_t prefill_tokens = 0;  // new prompt tokens, as the clock counts them
+  /// How many passes from this one on are alike (the same duration and the same sequences, one
+  /// token each, none ending before the last) as long as nothing is called in between. >= 1.
+  std::uint32_t repeats = 1;
   /// What comes out at the pass's end, in running order; valid until finish_pass(). remove() during
   /// the pass still takes a sequence's token away.
   std::span<const Emission> emissions;
@@ -82,8 +87,11 @@ struct Pass {
 /// them are scheduled, by later sequences of the same pass as well.
 ///
 /// Prefill and decode on different workers: the prefill leg is submitted with one output token and
-/// `hold`; the decode leg by reserve() on the other worker, grant_reservations(), then activate()
+/// `hold`; the decode leg by reserve() on the other worker, grant_reservation(), then activate()
 /// once the blocks have arrived.
+///
+/// A replay need not step through passes that are alike: finish_pass(n) ends Pass::repeats or fewer
+/// of them at once, with the same result.
 ///
 /// Cost: O(running) a pass while decoding, plus O(blocks) when blocks are taken or let go. No
 /// allocation once the vectors have grown. Not thread safe. activate() and release_held() must be
@@ -102,8 +110,9 @@ class SchedulerModel final {
   /// Schedules one pass. Between start_pass() and finish_pass() lies the pass's duration.
   const Pass& start_pass();
 
-  /// Ends the pass; gives what came out. The span is valid until the next start_pass().
-  std::span<const Emission> finish_pass();
+  /// Ends the pass, or the first `passes` <= Pass::repeats of those alike; gives what came out of
+  /// the last. The span is valid until the next start_pass().
+  std::span<const Emission> finish_pass(std::uint32_t passes = 1);
 
   /// Ends a sequence of any state before its time. Blocks that are filled stay reusable. During a
   /// pass the sequence stays in it until finish_pass(), but emits nothing.
@@ -116,11 +125,11 @@ class SchedulerModel final {
   /// first served; while one waits, submitted sequences are not admitted.
   SequenceId reserve(const Submission& submission);
 
-  /// Grants what fits now, in order; call after reserve() and after each finish_pass(). The span
-  /// names those granted by this call and is valid until the next.
-  std::span<const Reservation> grant_reservations();
+  /// Grants the first claim if it fits now: its blocks are then set aside.
+  std::optional<Reservation> grant_reservation();
 
-  /// A granted sequence's prompt has arrived: it waits to be admitted, with nothing to compute.
+  /// A granted sequence's prompt has arrived: its blocks can be hit, and it waits to be admitted,
+  /// with nothing to compute.
   void activate(SequenceId id);
 
   [[nodiscard]] const ModelOptions& options() const noexcept { return options_; }
@@ -220,7 +229,6 @@ class SchedulerModel final {
   std::vector<SequenceId> running_;  // in order of admission
   Queue waiting_;
   Queue reserving_;
-  std::uint32_t reserved_ = 0;  // granted and not yet running
   std::uint64_t prompt_tokens_left_ = 0;
   std::uint64_t passes_ = 0;
   std::uint64_t preemptions_ = 0;
@@ -230,6 +238,7 @@ class SchedulerModel final {
   bool removals_ = false;  // some sequence in it has been removed
   std::uint32_t budget_ = 0;
   std::uint32_t preempted_ = 0;
+  std::uint32_t room_ = 0;  // tokens that each emitting sequence can go on for without a new block
   PrefillSums prefill_;
   Pass pass_;
   std::vector<Emission> emissions_;  // the first emission_count_; at least as long as running_
@@ -238,7 +247,6 @@ class SchedulerModel final {
   // Scratch, empty between uses.
   std::vector<BlockPool::Slot> matched_;
   std::vector<kv::BlockHash> keys_;
-  std::vector<Reservation> granted_;
 };
 
 }  // namespace penstock::engine::simulated

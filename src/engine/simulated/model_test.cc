@@ -9,7 +9,10 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "base/check.h"
 
 namespace penstock::engine::simulated {
 namespace {
@@ -352,20 +355,20 @@ TEST(SchedulerModel, ADecodeLegStartsWithItsPromptComputed) {
   Worker w(options);
   const SequenceId id = w.model.reserve(w.submission(1, 10, 3, 1));
   EXPECT_TRUE(w.model.idle());
-  const auto granted = w.model.grant_reservations();
-  ASSERT_EQ(granted.size(), 1U);
-  EXPECT_EQ(granted[0].tag, 1U);
-  EXPECT_EQ(granted[0].id, id);
+  const auto granted = w.model.grant_reservation();
+  ASSERT_TRUE(granted.has_value());
+  EXPECT_EQ(granted->tag, 1U);
+  EXPECT_EQ(granted->id, id);
   EXPECT_EQ(w.model.pool().active(), 3U);
   EXPECT_EQ(w.model.pool().names(), 0U);  // nothing has arrived yet
   EXPECT_TRUE(w.model.idle());
   w.model.check_invariants();
   w.model.activate(id);
   w.model.check_invariants();
+  EXPECT_EQ(w.model.pool().names(), 2U);
   EXPECT_EQ(w.model.prompt_tokens_left(), 0U);
   EXPECT_EQ(w.pass(), Tags{1});
   EXPECT_EQ(w.duration, decode(3, 32));
-  EXPECT_EQ(w.model.pool().names(), 2U);
   EXPECT_EQ(w.pass(), Tags{1});
   EXPECT_EQ(w.pass(), Tags{1});
   EXPECT_TRUE(w.model.idle());
@@ -377,13 +380,14 @@ TEST(SchedulerModel, ReservationsAreServedInOrderAndHoldBackFreshPrompts) {
   const SequenceId a = w.model.reserve(w.submission(1, 80, 1, 1));
   const SequenceId b = w.model.reserve(w.submission(2, 80, 1, 2));  // does not fit beside it
   w.model.reserve(w.submission(3, 4, 1, 3));                        // would
-  EXPECT_EQ(w.model.grant_reservations().size(), 1U);
-  EXPECT_TRUE(w.model.grant_reservations().empty());
+  EXPECT_TRUE(w.model.grant_reservation().has_value());
+  EXPECT_FALSE(w.model.grant_reservation().has_value());
   w.submit(4, 4, 1, 4);
   EXPECT_FALSE(w.model.start_pass().progress);
   w.model.activate(a);  // behind the fresh one, which must not hold it up
   EXPECT_EQ(w.pass(), Tags{1});
-  EXPECT_EQ(w.model.grant_reservations().size(), 2U);
+  EXPECT_TRUE(w.model.grant_reservation().has_value());
+  EXPECT_TRUE(w.model.grant_reservation().has_value());
   EXPECT_EQ(w.pass(), Tags{4});
   w.model.activate(b);
   w.model.remove(b);
@@ -392,19 +396,78 @@ TEST(SchedulerModel, ReservationsAreServedInOrderAndHoldBackFreshPrompts) {
 
 TEST(SchedulerModel, ReservationsReuseWhatIsHeldAndRespectSequencesMax) {
   ModelOptions options = small();
-  options.sequences_max = 2;
+  options.sequences_max = 1;
   Worker w(options);
-  w.submit(1, 80, 9, 1);
+  w.submit(1, 80, 2, 1);
   for (int i = 0; i < 5; ++i) w.pass();
   w.model.reserve(w.submission(2, 84, 9, 1));
-  w.model.reserve(w.submission(3, 4, 9, 3));
-  const auto granted = w.model.grant_reservations();
-  ASSERT_EQ(granted.size(), 1U);  // two sequences with the running one
+  EXPECT_FALSE(w.model.grant_reservation().has_value());  // one runs
+  EXPECT_EQ(w.pass(), Tags{1});
+  EXPECT_TRUE(w.model.grant_reservation().has_value());
   EXPECT_EQ(w.model.pool().active(), 21U);
-  const SequenceId id = granted[0].id;
-  w.model.remove(id);
-  EXPECT_EQ(w.model.grant_reservations().size(), 1U);
+  EXPECT_EQ(w.model.pool().names(), 20U);  // nothing was pushed out for it
   w.model.check_invariants();
+}
+
+/// When each sequence got its tokens: (time, tag), in order.
+using Tokens = std::vector<std::pair<Nanos, std::uint64_t>>;
+
+/// Runs all that was submitted, ending up to `at_once` passes together where they are alike.
+Tokens tokens_of(Worker& w, std::uint32_t at_once) {
+  Tokens tokens;
+  Nanos now{0};
+  while (!w.model.idle()) {
+    const Pass& pass = w.model.start_pass();
+    CHECK(pass.progress);
+    const std::uint32_t passes = std::min(pass.repeats, at_once);
+    const Nanos each = pass.duration;
+    for (const Emission& e : w.model.finish_pass(passes)) {
+      for (std::uint32_t i = 1; i <= passes; ++i) tokens.emplace_back(now + i * each, e.tag);
+    }
+    now += passes * each;
+    w.model.check_invariants();
+  }
+  std::sort(tokens.begin(), tokens.end());
+  return tokens;
+}
+
+TEST(SchedulerModel, PassesThatAreAlikeCanEndAtOnce) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    std::vector<Tokens> runs;
+    std::vector<std::uint64_t> passes;
+    for (const std::uint32_t at_once : {1U, 3U, UINT32_MAX}) {
+      std::mt19937_64 random(seed);
+      Worker w(small());
+      for (std::uint64_t tag = 1; tag <= 12; ++tag) {
+        const auto prompt = static_cast<std::uint32_t>(1 + random() % 60);
+        w.submit(tag, prompt, static_cast<std::uint32_t>(1 + random() % 40), random() % 3);
+      }
+      runs.push_back(tokens_of(w, at_once));
+      passes.push_back(w.model.passes());
+      EXPECT_EQ(w.model.pool().names(), w.reader.held.size());
+    }
+    EXPECT_EQ(runs[0], runs[1]);
+    EXPECT_EQ(runs[0], runs[2]);
+    EXPECT_EQ(passes[0], passes[2]);
+  }
+}
+
+TEST(SchedulerModel, APassRepeatsUntilABlockIsNeededOrAnAnswerEnds) {
+  Worker w(small());
+  w.submit(1, 5, 9, 1);
+  EXPECT_EQ(w.model.start_pass().repeats, 1U);  // the prompt
+  w.model.finish_pass();
+  EXPECT_EQ(w.model.start_pass().repeats, 3U);  // tokens 6 to 8 of two blocks
+  EXPECT_EQ(w.model.finish_pass(3).size(), 1U);
+  EXPECT_EQ(w.model.start_pass().repeats, 4U);
+  w.model.finish_pass(2);
+  w.submit(2, 1, 9, 2);
+  EXPECT_EQ(w.model.start_pass().repeats, 1U);
+  w.model.finish_pass();
+  EXPECT_EQ(w.model.start_pass().repeats, 1U);  // a block is full with this one
+  w.model.finish_pass();
+  EXPECT_EQ(w.model.start_pass().repeats, 1U);  // the first answer's last
+  EXPECT_TRUE(w.model.finish_pass()[0].last);
 }
 
 /// A random load on a random small worker, checked after every pass.
@@ -416,9 +479,8 @@ class RandomLoad {
     for (turn_ = 0; turn_ < kArrivalTurns || live_ > 0; ++turn_) {
       ASSERT_LT(turn_, 100 * kArrivalTurns) << "some sequence never ends";
       if (turn_ < kArrivalTurns) arrive();
-      const auto granted = worker_.model.grant_reservations();
-      for (const Reservation& r : std::vector(granted.begin(), granted.end())) {
-        worker_.model.activate(r.id);
+      while (const auto granted = worker_.model.grant_reservation()) {
+        worker_.model.activate(granted->id);
       }
       pass();
       if (draw(3) == 0) let_go();

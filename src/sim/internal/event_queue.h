@@ -9,21 +9,30 @@
 namespace penstock::sim {
 
 /// What happens at one moment, in this order.
-enum class EventKind : std::uint8_t { kPassEnd, kTransferEnd, kRestart, kKvEvents, kReport };
+enum class EventKind : std::uint8_t {
+  kPassEnd,
+  kTransferEnd,
+  kRestart,
+  kKvEvents,
+  kReport,
+  kForwarded,  // a request has come to the router that places it
+  kAnswered,   // and the choice back to the one that sends it to the worker
+  kReserve,    // a prompt is computed, and a decode worker has been asked for
+};
 
 struct TimedEvent {
   Nanos at{0};
   EventKind kind = EventKind::kPassEnd;
-  std::uint64_t order = 0;  // of scheduling: equal times and kinds stay in order
-  std::uint32_t what = 0;   // a worker, a request or a message, by kind
-  std::uint32_t life = 0;   // of the worker, for kPassEnd
+  std::uint64_t order = 0;   // of scheduling: equal times and kinds stay in order
+  std::uint32_t what = 0;    // a worker, a request or a message, by kind
+  std::uint32_t serial = 0;  // of the pass, for kPassEnd
 };
 
 /// What is still to happen, soonest first. Deterministic: no two events are equal in order.
 class EventQueue final {
  public:
-  void push(Nanos at, EventKind kind, std::uint32_t what, std::uint32_t life = 0) {
-    heap_.push_back({at, kind, order_++, what, life});
+  void push(Nanos at, EventKind kind, std::uint32_t what, std::uint32_t serial = 0) {
+    heap_.push_back({at, kind, order_++, what, serial});
     std::push_heap(heap_.begin(), heap_.end(), later);
   }
   TimedEvent pop() {

@@ -9,8 +9,16 @@
 #include "fleet/ledger.h"
 #include "router/router.h"
 #include "sim/internal/kv_feed.h"
+#include "sim/series.h"
 
 namespace penstock::sim {
+
+/// What is to happen to one request on its way from prefill to decode worker.
+struct Action {
+  enum class Kind : std::uint8_t { kReserve, kTransfer, kActivate, kRelease };
+  Kind kind = Kind::kReserve;
+  std::uint32_t request = 0;
+};
 
 /// A worker: the scheduling model of the simulated engine, and what the simulation knows around it.
 struct Worker {
@@ -26,19 +34,19 @@ struct Worker {
   std::unique_ptr<engine::simulated::SchedulerModel> model;
   std::vector<std::uint64_t> accepted;  // requests taken in, by router
   std::uint64_t reports = 0;
-  std::uint32_t life = 0;  // grows with each restart
-  bool busy = false;       // in a pass
-  bool touched = false;    // may be able to start a pass
+  bool busy = false;     // in a pass
+  bool touched = false;  // may be able to start a pass
+  // The pass under way, or so many of them that are alike, one after the other.
+  std::uint32_t pass_serial = 0;  // grows whenever the end is set anew: older ends do not count
+  std::uint32_t pass_repeats = 1;
   Nanos pass_started{0};
-  Nanos pass_end{0};
+  Nanos pass_took{0};  // each
   fleet::PassWork pass;
   fleet::PassWork last_pass;
   Nanos last_pass_took{0};
-  Nanos computing{0};                                      // time in passes so far
-  std::uint64_t passes = 0;                                // of lives before this one
-  std::uint64_t preemptions = 0;                           // of those as well
-  std::vector<engine::simulated::SequenceId> to_activate;  // once it is between passes
-  std::vector<engine::simulated::SequenceId> to_release;
+  Nanos computing{0};                     // time in passes so far
+  std::unique_ptr<TimeStrip> busy_strip;  // null: nobody plots
+  std::vector<Action> deferred;           // until it is between passes
 };
 
 /// One router replica with its own picture of the fleet. Slots are the workers' indices.

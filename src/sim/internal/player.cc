@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
+#include "fleet/placer.h"
 
 namespace penstock::sim {
 
@@ -19,6 +21,8 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
       observer_(observer),
       needs_(make_policy()->needs()),
       split_(setup.workers == 0),
+      every_pass_(needs_.reports || needs_.outputs),
+      together_(setup.placing == Placing::kTogether && setup.routers > 1),
       outcomes_(trace.requests.size()),
       live_index_(trace.requests.size(), kNone) {
   for (std::size_t i = 0; i < outcomes_.size(); ++i) {
@@ -31,6 +35,7 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
     options.role = model_role;
     for (std::uint32_t i = 0; i < count; ++i) {
       workers_.push_back(std::make_unique<Worker>(options, role, setup.routers, needs_.cached));
+      if (setup.series) workers_.back()->busy_strip = std::make_unique<TimeStrip>();
     }
   };
   using ModelRole = engine::simulated::Role;
@@ -38,6 +43,9 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
   add_workers(setup.prefill_workers, fleet::Role::kPrefill, ModelRole::kPrefillOnly);
   add_workers(setup.decode_workers, fleet::Role::kDecode, ModelRole::kDecodeOnly);
   batches_.resize(setup.routers);
+  std::vector<std::uint64_t> alive(setup.routers);
+  std::iota(alive.begin(), alive.end(), 0);
+  placer_ = static_cast<std::uint32_t>(*fleet::placer_of(setup.seed, alive));
   for (std::uint32_t i = 0; i < setup.routers; ++i) {
     fronts_.push_back(
         std::make_unique<Front>(make_policy(), mix64(setup.seed) + i, setup.predict_for));
@@ -51,7 +59,7 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
 }
 
 Result<Report> Player::run() {
-  constexpr std::uint32_t kLook = 1024;
+  constexpr std::uint32_t kLook = 128;
   for (std::uint32_t moments = 1;; ++moments) {
     bool changed = true;
     while (changed) {
@@ -59,7 +67,6 @@ Result<Report> Player::run() {
       changed |= take_arrivals();
       changed |= hand_over();
       changed |= start_passes();
-      changed |= leave_prefill();
     }
     if (observer_ != nullptr && moments % kLook == 0 &&
         !observer_->progress(ended_, outcomes_.size())) {
@@ -79,12 +86,24 @@ Result<Report> Player::run() {
 bool Player::handle_events() {
   bool changed = false;
   while (events_.next_at() <= now_) {
-    changed = true;
     const TimedEvent event = events_.pop();
+    if (event.kind == EventKind::kPassEnd && event.serial != workers_[event.what]->pass_serial) {
+      continue;
+    }
+    changed = true;
     switch (event.kind) {
       case EventKind::kPassEnd: end_pass(event.what); break;
-      case EventKind::kTransferEnd: transferred(event.what); break;
+      case EventKind::kTransferEnd:
+        actions_.push_back({Action::Kind::kActivate, event.what});
+        break;
       case EventKind::kRestart: break;
+      case EventKind::kForwarded: {
+        Live& live = live_of(event.what);
+        batches_[live.front].push_back(&live);
+        break;
+      }
+      case EventKind::kAnswered: submit(live_of(event.what)); break;
+      case EventKind::kReserve: actions_.push_back({Action::Kind::kReserve, event.what}); break;
       case EventKind::kKvEvents:
       case EventKind::kReport:
         deliver(*messages_[event.what], event.kind);
@@ -123,7 +142,12 @@ void Player::arrive(std::uint32_t request) {
   keys_of(trace_, trace_.requests[request], setup_.model.block_tokens, live.keys);
   live.locals.clear();
   for (const kv::BlockHash& key : live.keys) live.locals.push_back(content_hash(key));
-  batches_[live.front].push_back(&live);
+  if (together_) {
+    // Also what came in at the placer itself: requests of one moment are placed together.
+    events_.push(now_ + setup_.peer_delay, EventKind::kForwarded, request);
+  } else {
+    batches_[live.front].push_back(&live);
+  }
 }
 
 /// What has arrived at a router in this moment.
@@ -134,17 +158,16 @@ void Player::place_batch(std::uint32_t front) {
   if (observer_ != nullptr && observer_->wants_placements()) {
     for (Live* live : batch) {
       router::Placement placement = place(*live, stage);
-      submit(*live, placement);
+      placed(*live, placement);
     }
   } else {
     requests_.clear();
     for (const Live* live : batch) requests_.push_back(route_request(*live, stage));
     placements_.resize(batch.size());
     order_.resize(batch.size());
-    const Result<void> placed =
-        fronts_[front]->router.place_together(requests_, placements_, order_);
-    CHECK(placed.has_value());
-    for (const std::uint32_t i : order_) submit(*batch[i], placements_[i]);
+    const Result<void> done = fronts_[front]->router.place_together(requests_, placements_, order_);
+    CHECK(done.has_value());
+    for (const std::uint32_t i : order_) placed(*batch[i], placements_[i]);
   }
   batch.clear();
 }
@@ -155,22 +178,33 @@ bool Player::can_run(const TraceRequest& request) const {
          workers_.front()->model->can_run(request.input_tokens, 1);
 }
 
-/// Gives a new request to its first worker.
-void Player::submit(Live& live, router::Placement& placement) {
-  const TraceRequest& request = trace_.requests[live.request];
+/// The first worker of a request is chosen.
+void Player::placed(Live& live, router::Placement& placement) {
   predicted_cached_tokens_ += std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
-  Worker& worker = *workers_[placement.worker];
   live.lease = std::move(placement.lease);
+  (split_ ? live.prefill_worker : live.worker) = placement.worker;
+  if (live.guest) {
+    events_.push(now_ + setup_.peer_delay, EventKind::kAnswered, live.request);
+  } else {
+    submit(live);
+  }
+}
+
+void Player::submit(Live& live) {
+  const TraceRequest& request = trace_.requests[live.request];
+  const std::uint32_t index = split_ ? live.prefill_worker : live.worker;
+  Worker& worker = *workers_[index];
   const Submission submission{.tag = live.request,
                               .keys = live.keys,
+                              .root = {},
                               .prompt_tokens = request.input_tokens,
                               .output_tokens = split_ ? 1 : request.output_tokens,
                               .hold = split_};
-  const engine::simulated::SequenceId id = worker.model->submit(submission);
-  (split_ ? live.prefill_worker : live.worker) = placement.worker;
-  (split_ ? live.prefill_id : live.id) = id;
+  (split_ ? live.prefill_id : live.id) = worker.model->submit(submission);
+  ++live.legs;
   ++worker.accepted[live.front];
-  touch(placement.worker);
+  end_after_this_pass(index);
+  touch(index);
 }
 
 router::RouteRequest Player::route_request(const Live& live, router::Stage stage) const {
@@ -193,24 +227,6 @@ router::Placement Player::place(Live& live, router::Stage stage) {
   return std::move(*placement);
 }
 
-bool Player::hand_over() {
-  if (handing_over_.empty()) return false;
-  std::ranges::sort(handing_over_);
-  bool changed = false;
-  std::erase_if(handing_over_, [&](std::uint32_t index) {
-    Worker& worker = *workers_[index];
-    if (worker.busy) return false;
-    for (const auto id : worker.to_activate) worker.model->activate(id);
-    for (const auto id : worker.to_release) worker.model->release_held(id);
-    worker.to_activate.clear();
-    worker.to_release.clear();
-    touch(index);
-    changed = true;
-    return true;
-  });
-  return changed;
-}
-
 bool Player::start_passes() {
   if (touched_.empty()) return false;
   std::ranges::sort(touched_);
@@ -224,13 +240,14 @@ bool Player::start_passes() {
       if (pass.progress) {
         worker.busy = changed = true;
         worker.pass_started = now_;
-        worker.pass_end = now_ + pass.duration;
+        worker.pass_took = pass.duration;
+        worker.pass_repeats = every_pass_ || pass.duration == Nanos::zero() ? 1 : pass.repeats;
         worker.pass = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
                        .decodes = !pass.emissions.empty() && worker.role != fleet::Role::kPrefill,
                        .kv_use = static_cast<double>(worker.model->pool().active()) /
                                  worker.model->pool().capacity()};
-        worker.computing += pass.duration;
-        events_.push(worker.pass_end, EventKind::kPassEnd, index, worker.life);
+        events_.push(now_ + pass.duration * worker.pass_repeats, EventKind::kPassEnd, index,
+                     ++worker.pass_serial);
       }
       tell_cache(index);
     }
@@ -244,81 +261,61 @@ void Player::end_pass(std::uint32_t index) {
   Worker& worker = *workers_[index];
   worker.busy = false;
   worker.last_pass = worker.pass;
-  worker.last_pass_took = worker.pass_end - worker.pass_started;
-  for (const Emission& emission : worker.model->finish_pass()) emit(worker, emission);
+  worker.last_pass_took = worker.pass_took;
+  worker.computing += worker.pass_took * worker.pass_repeats;
+  if (worker.busy_strip != nullptr) {
+    worker.busy_strip->add(worker.pass_started, now_, ns(now_ - worker.pass_started));
+  }
+  wake(worker);
+  for (const Emission& emission : worker.model->finish_pass(worker.pass_repeats)) {
+    emit(worker, emission, worker.pass_repeats);
+  }
   if (worker.role == fleet::Role::kDecode) grant(index);
   touch(index);
 }
 
-void Player::emit(Worker& worker, const Emission& emission) {
+/// Something waits for the worker to be between passes: of the passes that are alike, the one under
+/// way now becomes the last.
+void Player::end_after_this_pass(std::uint32_t index) {
+  Worker& worker = *workers_[index];
+  if (!worker.busy || worker.pass_repeats == 1) return;
+  const auto ended =
+      static_cast<std::uint32_t>((now_ - worker.pass_started - Nanos(1)) / worker.pass_took);
+  if (ended + 1 >= worker.pass_repeats) return;
+  worker.pass_repeats = ended + 1;
+  events_.push(worker.pass_started + worker.pass_took * worker.pass_repeats, EventKind::kPassEnd,
+               index, ++worker.pass_serial);
+}
+
+/// A sequence got a token in each of the last `passes` passes.
+void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes) {
   Outcome& outcome = outcomes_[emission.tag];
   if (worker.role == fleet::Role::kPrefill) {
+    Live& live = live_of(emission.tag);
     outcome.cached_tokens = emission.cached_tokens;
-    live_of(emission.tag).lease.release();
-    leaving_.push_back(static_cast<std::uint32_t>(emission.tag));
+    live.lease.release();
+    if (live.guest) {
+      events_.push(now_ + 2 * setup_.peer_delay, EventKind::kReserve, live.request);
+    } else {
+      actions_.push_back({Action::Kind::kReserve, live.request});
+    }
     return;
   }
-  if (outcome.tokens++ == 0) {
-    outcome.first = now_;
+  const Nanos earliest = worker.pass_started + worker.pass_took;
+  if (outcome.tokens == 0) {
+    outcome.first = earliest;
     live_of(emission.tag).lease.first_token();
     if (observer_ != nullptr) observer_->first_token(emission.tag);
   } else {
-    gaps_.add(now_ - outcome.last);
+    gaps_.add(earliest - outcome.last, 1);
   }
+  if (passes > 1) gaps_.add(worker.pass_took, passes - 1);
+  outcome.tokens += passes;
   outcome.last = now_;
-  if (needs_.outputs) live_of(emission.tag).lease.generated(1);
+  if (needs_.outputs) live_of(emission.tag).lease.generated(passes);
   if (!emission.last) return;
   if (!split_) outcome.cached_tokens = emission.cached_tokens;
   finish(live_of(emission.tag));
-}
-
-/// A prompt leaves its prefill worker when that one rests: while it has more to compute, its passes
-/// follow each other without a gap in which to hand over.
-bool Player::leave_prefill() {
-  return std::erase_if(leaving_, [&](std::uint32_t request) {
-           Live& live = live_of(request);
-           if (workers_[live.prefill_worker]->busy) return false;
-           begin_decode(live);
-           return true;
-         }) > 0;
-}
-
-/// Chooses the decode worker and claims room there.
-void Player::begin_decode(Live& live) {
-  const TraceRequest& request = trace_.requests[live.request];
-  router::Placement placement = place(live, router::Stage::kDecode);
-  live.lease = std::move(placement.lease);
-  live.worker = placement.worker;
-  Worker& worker = *workers_[live.worker];
-  live.id = worker.model->reserve({.tag = live.request,
-                                   .keys = live.keys,
-                                   .prompt_tokens = request.input_tokens,
-                                   .output_tokens = request.output_tokens});
-  ++worker.accepted[live.front];
-  grant(live.worker);
-}
-
-/// Transfers begin where a reservation is granted.
-void Player::grant(std::uint32_t index) {
-  for (const auto& granted : workers_[index]->model->grant_reservations()) {
-    const auto request = static_cast<std::uint32_t>(granted.tag);
-    const double bytes = static_cast<double>(trace_.requests[request].input_tokens) *
-                         static_cast<double>(setup_.kv_bytes_per_token);
-    const Nanos took(std::llround(bytes / setup_.transfer_bytes_per_ns));
-    events_.push(now_ + took, EventKind::kTransferEnd, request);
-  }
-  tell_cache(index);
-}
-
-void Player::transferred(std::uint32_t request) {
-  const Live& live = live_of(request);
-  workers_[live.worker]->to_activate.push_back(live.id);
-  workers_[live.prefill_worker]->to_release.push_back(live.prefill_id);
-  for (const std::uint32_t index : {live.worker, live.prefill_worker}) {
-    if (std::ranges::find(handing_over_, index) == handing_over_.end()) {
-      handing_over_.push_back(index);
-    }
-  }
 }
 
 void Player::finish(Live& live) {
@@ -331,7 +328,12 @@ void Player::finish(Live& live) {
                                        to_ms(outcome.last - outcome.first));
   --in_flight_;
   ++ended_;
-  lives_unused_.push_back(live_index_[live.request]);
+  leave(live);
+}
+
+/// One of its sequences is off its worker.
+void Player::leave(Live& live) {
+  if (--live.legs == 0) lives_unused_.push_back(live_index_[live.request]);
 }
 
 Player::Live& Player::new_live(std::uint32_t request) {
@@ -343,87 +345,17 @@ Player::Live& Player::new_live(std::uint32_t request) {
   lives_unused_.pop_back();
   Live& live = live_of(request);
   live.request = request;
-  live.front = static_cast<std::uint32_t>(request % fronts_.size());
+  const auto came_in_at = static_cast<std::uint32_t>(request % fronts_.size());
+  live.front = together_ ? placer_ : came_in_at;
+  live.guest = live.front != came_in_at;
   live.worker = live.prefill_worker = kNone;
+  live.legs = 0;
   return live;
 }
 
 void Player::touch(std::uint32_t index) {
   if (std::exchange(workers_[index]->touched, true)) return;
   touched_.push_back(index);
-}
-
-/// Routers hear of the cache at a pass's start: what it will have computed counts as there.
-void Player::tell_cache(std::uint32_t index) {
-  Worker& worker = *workers_[index];
-  if (worker.feed == nullptr || worker.feed->batch.empty()) return;
-  if (setup_.event_delay == Nanos::zero()) {
-    for (const auto& front : fronts_) worker.feed->batch.apply(front->index, index, scratch_);
-  } else {
-    const std::uint32_t message = new_message(index);
-    std::swap(messages_[message]->kv, worker.feed->batch);
-    events_.push(now_ + setup_.event_delay, EventKind::kKvEvents, message);
-  }
-  worker.feed->batch.clear();
-}
-
-void Player::tell_load(std::uint32_t index) {
-  if (!needs_.reports) return;
-  Worker& worker = *workers_[index];
-  fleet::WorkerReport report = report_of(worker);
-  if (setup_.load_delay == Nanos::zero()) {
-    for (std::size_t i = 0; i < fronts_.size(); ++i) {
-      report.accepted = worker.accepted[i];
-      fronts_[i]->router.report(index, report);
-    }
-    return;
-  }
-  const std::uint32_t message = new_message(index);
-  messages_[message]->report = report;
-  messages_[message]->accepted = worker.accepted;
-  events_.push(now_ + setup_.load_delay, EventKind::kReport, message);
-}
-
-fleet::WorkerReport Player::report_of(Worker& worker) {
-  const engine::simulated::SchedulerModel& model = *worker.model;
-  fleet::WorkerReport report{.generation = ++worker.reports,
-                             .prefill_tokens_left = model.prompt_tokens_left(),
-                             .running_prefill_tokens_left = model.running_prompt_tokens_left(),
-                             .running = model.running(),
-                             .waiting = model.waiting(),
-                             .kv_blocks_used = model.pool().active(),
-                             .kv_blocks_max = model.pool().capacity(),
-                             .last_pass_took = worker.last_pass_took,
-                             .last_pass = worker.last_pass};
-  if (worker.busy) {
-    report.pass = worker.pass;
-    report.pass_started = time_point(worker.pass_started);
-  }
-  return report;
-}
-
-std::uint32_t Player::new_message(std::uint32_t worker) {
-  if (messages_unused_.empty()) {
-    messages_unused_.push_back(static_cast<std::uint32_t>(messages_.size()));
-    messages_.push_back(std::make_unique<Message>());
-  }
-  const std::uint32_t message = messages_unused_.back();
-  messages_unused_.pop_back();
-  messages_[message]->worker = worker;
-  messages_[message]->kv.clear();
-  return message;
-}
-
-void Player::deliver(const Message& message, EventKind kind) {
-  for (std::size_t i = 0; i < fronts_.size(); ++i) {
-    if (kind == EventKind::kKvEvents) {
-      message.kv.apply(fronts_[i]->index, message.worker, scratch_);
-    } else {
-      fleet::WorkerReport report = message.report;
-      report.accepted = message.accepted[i];
-      fronts_[i]->router.report(message.worker, report);
-    }
-  }
 }
 
 }  // namespace penstock::sim

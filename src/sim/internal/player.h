@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "sim/internal/event_queue.h"
@@ -11,11 +13,16 @@
 
 namespace penstock::sim {
 
+[[nodiscard]] inline double ns(Nanos d) noexcept { return static_cast<double>(d.count()); }
+
 /// One run of a trace. Time is a whole number of nanoseconds from the trace's first request.
 ///
-/// At each moment, until nothing changes any more: passes and transfers that end, then messages to
-/// the routers, then arrivals (placed and in the worker's queue at once), then hand-overs between
-/// prefill and decode workers, then passes begin on idle workers, lowest first.
+/// At each moment, until nothing changes any more: passes and transfers that end and messages to
+/// the routers, then arrivals (placed and in the worker's queue at once), then what hands prompts
+/// from prefill to decode workers, then passes begin on idle workers, lowest first.
+///
+/// Passes that are alike are one event, unless somebody watches each of them. Whoever touches a
+/// worker while it is busy calls end_after_this_pass() first.
 class Player final {
  public:
   Player(const Trace& trace, const Setup& setup, const MakePolicy& make_policy, Observer* observer);
@@ -28,14 +35,16 @@ class Player final {
   /// What a request holds while it is in flight. Its prompt's names must stay where they are.
   struct Live {
     std::uint32_t request = 0;
-    std::uint32_t front = 0;
+    std::uint32_t front = 0;       // the router that places it
+    bool guest = false;            // it came in at another
     std::uint32_t worker = kNone;  // where the client's tokens come from
     std::uint32_t prefill_worker = kNone;
     engine::simulated::SequenceId id = 0;
     engine::simulated::SequenceId prefill_id = 0;
+    std::uint32_t legs = 0;  // sequences on workers; at 0 this can be used again
     std::vector<kv::BlockHash> keys;
-    std::vector<std::uint64_t> locals;
-    fleet::Lease lease;  // of the leg that runs
+    std::vector<std::uint64_t> locals;  // empty where the policy does not look
+    fleet::Lease lease;                 // of the leg that runs
   };
   struct Message {  // under way to the routers
     std::uint32_t worker = 0;
@@ -49,48 +58,63 @@ class Player final {
   bool take_arrivals();
   bool hand_over();
   bool start_passes();
-  bool leave_prefill();
 
+  // player.cc
   void end_pass(std::uint32_t worker);
-  void emit(Worker& worker, const engine::simulated::Emission& emission);
+  void end_after_this_pass(std::uint32_t worker);
+  void emit(Worker& worker, const engine::simulated::Emission& emission, std::uint32_t passes);
   void arrive(std::uint32_t request);
   void place_batch(std::uint32_t front);
-  void submit(Live& live, router::Placement& placement);
-  void begin_decode(Live& live);
-  void grant(std::uint32_t worker);
-  void transferred(std::uint32_t request);
+  void placed(Live& live, router::Placement& placement);
+  void submit(Live& live);
   void finish(Live& live);
-
+  void leave(Live& live);
   router::Placement place(Live& live, router::Stage stage);
   [[nodiscard]] router::RouteRequest route_request(const Live& live, router::Stage stage) const;
   [[nodiscard]] bool can_run(const TraceRequest& request) const;
   Live& new_live(std::uint32_t request);
   [[nodiscard]] Live& live_of(std::uint64_t request) { return *lives_[live_index_[request]]; }
   void touch(std::uint32_t worker);
+
+  // player_hand_over.cc: from prefill to decode workers.
+  void reserve(Live& live);
+  void start_transfer(const Live& live);
+  bool activate(const Live& live);
+  bool release_source(Live& live);
+  void grant(std::uint32_t worker);
+  void defer(std::uint32_t worker, Action action);
+  void wake(Worker& worker);
+
+  // player_news.cc: what routers hear.
   void tell_cache(std::uint32_t worker);
   void tell_load(std::uint32_t worker);
   [[nodiscard]] fleet::WorkerReport report_of(Worker& worker);
   std::uint32_t new_message(std::uint32_t worker);
   void deliver(const Message& message, EventKind kind);
   [[nodiscard]] TimePoint time_point(Nanos at) const noexcept { return TimePoint(at); }
+
+  // player_report.cc
   [[nodiscard]] Report report() const;
   void add_latencies(Report& report) const;
+  [[nodiscard]] Series series() const;
   [[nodiscard]] double imbalance() const;
 
   const Trace& trace_;
   const Setup& setup_;
   Observer* const observer_;
   router::Policy::Needs needs_;
-  bool split_;  // prefill and decode on different workers
+  bool split_;       // prefill and decode on different workers
+  bool every_pass_;  // somebody wants to know of each
+  bool together_;    // one router places for several
+  std::uint32_t placer_;
   Nanos now_{0};
   EventQueue events_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<Front>> fronts_;
   std::vector<std::uint32_t> touched_;
-  std::vector<std::uint32_t> leaving_;       // requests whose prompt is computed
-  std::vector<std::uint32_t> handing_over_;  // workers with something to activate or release
-  std::vector<Outcome> outcomes_;            // by request
-  std::vector<std::uint32_t> live_index_;    // by request
+  std::deque<Action> actions_;             // to be taken at this moment, in order
+  std::vector<Outcome> outcomes_;          // by request
+  std::vector<std::uint32_t> live_index_;  // by request
   std::vector<std::unique_ptr<Live>> lives_;
   std::vector<std::uint32_t> lives_unused_;
   std::vector<std::unique_ptr<Message>> messages_;

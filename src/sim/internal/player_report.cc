@@ -30,9 +30,10 @@ Report Player::report() const {
   r.predicted_hit_ratio = ratio(static_cast<double>(predicted_cached_tokens_), input);
   r.imbalance = imbalance();
   for (const auto& worker : workers_) {
-    r.passes += worker->passes + worker->model->passes();
-    r.preemptions += worker->preemptions + worker->model->preemptions();
+    r.passes += worker->model->passes();
+    r.preemptions += worker->model->preemptions();
   }
+  if (setup_.series) r.series = series();
   return r;
 }
 
@@ -64,6 +65,39 @@ void Player::add_latencies(Report& r) const {
   r.itl_ms = gaps_.latency();
   r.itl_ms.mean = ratio(gap_sum_ms, static_cast<double>(r.output_tokens - r.completed));
   r.goodput_ratio = ratio(static_cast<double>(good), static_cast<double>(r.requests));
+}
+
+Series Player::series() const {
+  Series series;
+  TimeStrip waiting;
+  TimeStrip running;
+  TimeStrip tokens;
+  for (const Outcome& outcome : outcomes_) {
+    if (!outcome.completed) continue;
+    series.ttft_ms.push_back(to_ms(outcome.first - outcome.arrival));
+    waiting.add(outcome.arrival, outcome.first, ns(outcome.first - outcome.arrival));
+    running.add(outcome.first, outcome.last, ns(outcome.last - outcome.first));
+    tokens.add(outcome.first, outcome.last, outcome.tokens);
+    if (outcome.tokens < 2) continue;
+    series.tpot_ms.push_back(to_ms(outcome.last - outcome.first) / (outcome.tokens - 1));
+  }
+  std::ranges::sort(series.ttft_ms);
+  std::ranges::sort(series.tpot_ms);
+  const auto used = [&](TimeStrip& strip, Nanos unit) {
+    strip.cover(last_completion_ + Nanos(1));
+    const auto count = static_cast<std::ptrdiff_t>(last_completion_ / strip.width()) + 1;
+    std::vector<double> values(strip.buckets().begin(), strip.buckets().begin() + count);
+    for (double& value : values) value *= ns(unit) / ns(strip.width());
+    return values;
+  };
+  series.waiting = used(waiting, Nanos(1));
+  series.running = used(running, Nanos(1));
+  series.tokens_per_s = used(tokens, std::chrono::seconds(1));
+  for (const auto& worker : workers_) {
+    series.busy.push_back(used(*worker->busy_strip, Nanos(1)));
+  }
+  series.bucket_ms = to_ms(tokens.width());
+  return series;
 }
 
 double Player::imbalance() const {

@@ -1,0 +1,80 @@
+#include <utility>
+
+#include "sim/internal/player.h"
+
+namespace penstock::sim {
+
+/// Routers hear of the cache at a pass's start: what it will have computed counts as there.
+void Player::tell_cache(std::uint32_t index) {
+  Worker& worker = *workers_[index];
+  if (worker.feed == nullptr || worker.feed->batch.empty()) return;
+  if (setup_.event_delay == Nanos::zero()) {
+    for (const auto& front : fronts_) worker.feed->batch.apply(front->index, index, scratch_);
+  } else {
+    const std::uint32_t message = new_message(index);
+    std::swap(messages_[message]->kv, worker.feed->batch);
+    events_.push(now_ + setup_.event_delay, EventKind::kKvEvents, message);
+  }
+  worker.feed->batch.clear();
+}
+
+void Player::tell_load(std::uint32_t index) {
+  if (!needs_.reports) return;
+  Worker& worker = *workers_[index];
+  fleet::WorkerReport report = report_of(worker);
+  if (setup_.load_delay == Nanos::zero()) {
+    for (std::size_t i = 0; i < fronts_.size(); ++i) {
+      report.accepted = worker.accepted[i];
+      fronts_[i]->router.report(index, report);
+    }
+    return;
+  }
+  const std::uint32_t message = new_message(index);
+  messages_[message]->report = report;
+  messages_[message]->accepted = worker.accepted;
+  events_.push(now_ + setup_.load_delay, EventKind::kReport, message);
+}
+
+fleet::WorkerReport Player::report_of(Worker& worker) {
+  const engine::simulated::SchedulerModel& model = *worker.model;
+  fleet::WorkerReport report{.generation = ++worker.reports,
+                             .prefill_tokens_left = model.prompt_tokens_left(),
+                             .running_prefill_tokens_left = model.running_prompt_tokens_left(),
+                             .running = model.running(),
+                             .waiting = model.waiting(),
+                             .kv_blocks_used = model.pool().active(),
+                             .kv_blocks_max = model.pool().capacity(),
+                             .last_pass_took = worker.last_pass_took,
+                             .last_pass = worker.last_pass};
+  if (worker.busy) {
+    report.pass = worker.pass;
+    report.pass_started = time_point(worker.pass_started);
+  }
+  return report;
+}
+
+std::uint32_t Player::new_message(std::uint32_t worker) {
+  if (messages_unused_.empty()) {
+    messages_unused_.push_back(static_cast<std::uint32_t>(messages_.size()));
+    messages_.push_back(std::make_unique<Message>());
+  }
+  const std::uint32_t message = messages_unused_.back();
+  messages_unused_.pop_back();
+  messages_[message]->worker = worker;
+  messages_[message]->kv.clear();
+  return message;
+}
+
+void Player::deliver(const Message& message, EventKind kind) {
+  for (std::size_t i = 0; i < fronts_.size(); ++i) {
+    if (kind == EventKind::kKvEvents) {
+      message.kv.apply(fronts_[i]->index, message.worker, scratch_);
+    } else {
+      fleet::WorkerReport report = message.report;
+      report.accepted = message.accepted[i];
+      fronts_[i]->router.report(message.worker, report);
+    }
+  }
+}
+
+}  // namespace penstock::sim
