@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "cli/config_file.h"
 #include "cli/flag_table.h"
 #include "cli/policy_names.h"
+#include "cli/simulate_plot.h"
 #include "cli/simulate_report.h"
 #include "router/policy.h"
 #include "sim/generators.h"
@@ -77,8 +79,11 @@ struct SimulateFlags {
   double transfer_gb_per_s = 64;
   std::uint64_t kv_bytes_per_token = 131072;
   std::uint32_t routers = 1;
+  bool routers_apart = false;
+  double peer_delay_ms = 1;
   double event_delay_ms = 0;
   double load_delay_ms = 0;
+  std::string plot;
   bool json = false;
   bool progress = false;
 };
@@ -107,6 +112,10 @@ void declare_fleet(FlagTable& table, SimulateFlags& f) {
       ->check(CLI::Range(0.0, 1e9));
   table.add("--routers", f.routers, "Router replicas; arrivals go to them in turn")
       ->check(CLI::Range(1U, sim::kRoutersMax));
+  table.add_flag("--routers-apart", f.routers_apart,
+                 "Each places what comes in at it; otherwise one of them places all");
+  table.add("--peer-delay-ms", f.peer_delay_ms, "From one router to another, ms")
+      ->check(CLI::Range(0.0, 1e6));
   table.add("--event-delay-ms", f.event_delay_ms, "From a worker's KV events to the routers, ms")
       ->check(CLI::Range(0.0, 1e6));
   table.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
@@ -136,6 +145,7 @@ void declare_report(FlagTable& table, SimulateFlags& f) {
   table
       .add("--slo-itl-ms", f.slo_itl_ms, "and its mean time between tokens (TPOT) at most this, ms")
       ->check(CLI::Range(0.0, 1e9));
+  table.add("--plot", f.plot, "Also write curves of all policies to this HTML file");
   table.add_flag("--json", f.json, "Print one JSON object on standard output and nothing else");
   table.add_flag("--progress", f.progress, "Show progress even if standard error is no terminal");
 }
@@ -174,7 +184,10 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.concurrency = f.concurrency;
   setup.seed = f.seed;
   setup.slo = {.ttft_ms = f.slo_ttft_ms, .itl_ms = f.slo_itl_ms};
+  setup.series = !f.plot.empty();
   setup.routers = f.routers;
+  setup.placing = f.routers_apart ? sim::Placing::kApart : sim::Placing::kTogether;
+  setup.peer_delay = Nanos(std::llround(f.peer_delay_ms * 1e6));
   setup.event_delay = Nanos(std::llround(f.event_delay_ms * 1e6));
   setup.load_delay = Nanos(std::llround(f.load_delay_ms * 1e6));
   return setup;
@@ -230,6 +243,15 @@ std::uint64_t peak_rss_bytes() {
   return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
 }
 
+Result<void> write_plot(const SimulateFlags& f, std::span<const SimulatedRun> runs,
+                        const sim::Setup& setup) {
+  std::ofstream file(f.plot, std::ios::binary);
+  file << simulated_plot(runs, setup, f.trace);
+  file.close();
+  if (!file) return fail(Code::kInternal, fmt::format("cannot write {}", f.plot));
+  return {};
+}
+
 int run_simulate(const SimulateFlags& f) {
   const Result<std::vector<std::string>> policies = policies_of(f);
   if (!policies) return fail_with(policies.error(), 2);
@@ -249,6 +271,10 @@ int run_simulate(const SimulateFlags& f) {
     runs.push_back({.report = *report,
                     .wall_s = to_ms(clock.now() - begin) / 1e3,
                     .peak_rss_bytes = peak_rss_bytes()});
+  }
+  if (!f.plot.empty()) {
+    const Result<void> written = write_plot(f, runs, *setup);
+    if (!written) return fail_with(written.error(), 1);
   }
   fmt::print("{}\n", f.json ? simulated_json(runs, *setup) : simulated_table(runs, *setup));
   return 0;

@@ -54,14 +54,18 @@ std::string simulated_json(std::span<const SimulatedRun> runs, const sim::Setup&
   return out;
 }
 
+std::string described(const sim::Setup& setup) {
+  std::string text = setup.workers > 0 ? fmt::format("{} workers", setup.workers)
+                                       : fmt::format("{} prefill + {} decode workers",
+                                                     setup.prefill_workers, setup.decode_workers);
+  if (setup.routers > 1) text += fmt::format(", {} routers", setup.routers);
+  text += setup.concurrency > 0 ? fmt::format(", closed loop of {}", setup.concurrency)
+                                : fmt::format(", arrivals at {:g}x", setup.speed);
+  return text;
+}
+
 std::string simulated_table(std::span<const SimulatedRun> runs, const sim::Setup& setup) {
-  std::string fleet = setup.workers > 0 ? fmt::format("{} workers", setup.workers)
-                                        : fmt::format("{} prefill + {} decode workers",
-                                                      setup.prefill_workers, setup.decode_workers);
-  std::string out =
-      fmt::format("{}, {}\n", fleet,
-                  setup.concurrency > 0 ? fmt::format("closed loop of {}", setup.concurrency)
-                                        : fmt::format("arrivals at {:g}x", setup.speed));
+  std::string out = described(setup) + "\n";
   out += fmt::format("{:<16} {:>9} {:>8} {:>8} {:>8} {:>7} {:>7} {:>6} {:>8} {:>7} {:>6} {:>7}\n",
                      "policy", "TTFT mean", "p50", "p90", "p99", "TPOT", "p99", "hit %", "tok/s",
                      "good %", "imbal.", "wall s");

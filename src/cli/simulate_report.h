@@ -17,6 +17,8 @@ struct SimulatedRun {
 
 /// {"runs":[...]}, one line without its end; keys are described in cli/README.md.
 std::string simulated_json(std::span<const SimulatedRun> runs, const sim::Setup& setup);
+/// The fleet and its load in a few words: "8 workers, arrivals at 1x".
+std::string described(const sim::Setup& setup);
 /// A row a run, for people.
 std::string simulated_table(std::span<const SimulatedRun> runs, const sim::Setup& setup);
 
