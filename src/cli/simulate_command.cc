@@ -78,6 +78,7 @@ struct SimulateFlags {
   std::uint32_t pass_tokens = 8192;
   double transfer_gb_per_s = 64;
   std::uint64_t kv_bytes_per_token = 131072;
+  bool early_hand_over = false;
   std::uint32_t routers = 1;
   bool routers_apart = false;
   double peer_delay_ms = 1;
@@ -110,6 +111,9 @@ void declare_fleet(FlagTable& table, SimulateFlags& f) {
       ->check(CLI::Range(1e-3, 1e6));
   table.add("--kv-bytes-per-token", f.kv_bytes_per_token, "Size of one token's KV, bytes")
       ->check(CLI::Range(0.0, 1e9));
+  table.add_flag(
+      "--early-hand-over", f.early_hand_over,
+      "Prompts leave a prefill worker with their first token, not as in Dynamo's replay");
   table.add("--routers", f.routers, "Router replicas; arrivals go to them in turn")
       ->check(CLI::Range(1U, sim::kRoutersMax));
   table.add_flag("--routers-apart", f.routers_apart,
@@ -180,6 +184,7 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.model.pass_tokens_max = f.pass_tokens;
   setup.transfer_bytes_per_ns = f.transfer_gb_per_s;
   setup.kv_bytes_per_token = f.kv_bytes_per_token;
+  setup.early_hand_over = f.early_hand_over;
   setup.speed = f.speed;
   setup.concurrency = f.concurrency;
   setup.seed = f.seed;

@@ -31,6 +31,11 @@ struct Setup {
   ModelOptions model;
   double transfer_bytes_per_ns = 64;  // GB/s, of each transfer; between prefill and decode workers
   std::uint64_t kv_bytes_per_token = 131072;
+  /// When a prompt may leave its prefill worker: with its first token, or, as the anchor's replay
+  /// plays it, once that worker has also gone through the answer's tokens, one a pass: at no cost
+  /// while it computes no prompt, but held up by other prompts' passes, and taking room in its
+  /// cache.
+  bool early_hand_over = false;
 
   double speed = 1;  // arrivals so many times as fast; > 0
   std::uint32_t concurrency =

@@ -100,19 +100,17 @@ const Pass& SchedulerModel::start_pass() {
   const std::size_t running_before = running_.size();
   schedule_running();
   if (preempted_ == 0) admit_waiting();
-  // See Role::kPrefillOnly. Those held back are ready again in the next pass.
-  if (options_.role == Role::kPrefillOnly && emission_count_ < running_.size()) emission_count_ = 0;
-
   // Whatever ran used budget, except a sequence that came with everything computed.
   pass_.progress = budget_ < options_.pass_tokens_max || emission_count_ > 0 || preempted_ > 0 ||
                    running_.size() != running_before;
   pass_.prefill_tokens = prefill_tokens();
   pass_.duration = pass_duration();
   pass_.emissions = std::span(emissions_).first(emission_count_);
-  // Whoever waits was not admitted, and will not be while no block is taken or let go.
-  const bool decodes_only =
-      prefill_.sequences == 0 && preempted_ == 0 && emission_count_ == running_.size();
-  pass_.repeats = decodes_only && pass_.progress ? 1 + room_ : 1;
+  // Whoever waits was not admitted, and will not be while no block is taken or let go; but a claim
+  // is to be looked at after each pass.
+  const bool alike = prefill_.sequences == 0 && preempted_ == 0 && reserving_.count == 0 &&
+                     emission_count_ == running_.size();
+  pass_.repeats = alike && pass_.progress ? 1 + room_ : 1;
   in_pass_ = pass_.progress;
   passes_ += pass_.progress ? 1 : 0;
   return pass_;

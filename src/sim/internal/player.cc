@@ -141,7 +141,9 @@ void Player::arrive(std::uint32_t request) {
   ++in_flight_;
   keys_of(trace_, trace_.requests[request], setup_.model.block_tokens, live.keys);
   live.locals.clear();
-  for (const kv::BlockHash& key : live.keys) live.locals.push_back(content_hash(key));
+  if (needs_.cached || needs_.active) {
+    for (const kv::BlockHash& key : live.keys) live.locals.push_back(content_hash(key));
+  }
   if (together_) {
     // Also what came in at the placer itself: requests of one moment are placed together.
     events_.push(now_ + setup_.peer_delay, EventKind::kForwarded, request);
@@ -173,9 +175,8 @@ void Player::place_batch(std::uint32_t front) {
 }
 
 bool Player::can_run(const TraceRequest& request) const {
-  // All workers of a role are alike. A decode worker holds the whole of it in the end.
-  return workers_.back()->model->can_run(request.input_tokens, request.output_tokens) &&
-         workers_.front()->model->can_run(request.input_tokens, 1);
+  // All workers are alike, and a decode worker holds the whole of it in the end.
+  return workers_.back()->model->can_run(request.input_tokens, request.output_tokens);
 }
 
 /// The first worker of a request is chosen.
@@ -194,12 +195,13 @@ void Player::submit(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
   const std::uint32_t index = split_ ? live.prefill_worker : live.worker;
   Worker& worker = *workers_[index];
-  const Submission submission{.tag = live.request,
-                              .keys = live.keys,
-                              .root = {},
-                              .prompt_tokens = request.input_tokens,
-                              .output_tokens = split_ ? 1 : request.output_tokens,
-                              .hold = split_};
+  const Submission submission{
+      .tag = live.request,
+      .keys = live.keys,
+      .root = {},
+      .prompt_tokens = request.input_tokens,
+      .output_tokens = split_ && setup_.early_hand_over ? 1 : request.output_tokens,
+      .hold = split_};
   (split_ ? live.prefill_id : live.id) = worker.model->submit(submission);
   ++live.legs;
   ++worker.accepted[live.front];
@@ -209,7 +211,7 @@ void Player::submit(Live& live) {
 
 router::RouteRequest Player::route_request(const Live& live, router::Stage stage) const {
   const std::uint64_t beginning =
-      live.locals.empty() ? std::uint64_t{live.request} + 1 : live.locals.front();
+      live.keys.empty() ? std::uint64_t{live.request} + 1 : content_hash(live.keys.front());
   return {.stage = stage,
           .now = time_point(now_),
           .prompt_tokens = trace_.requests[live.request].input_tokens,
@@ -229,32 +231,44 @@ router::Placement Player::place(Live& live, router::Stage stage) {
 
 bool Player::start_passes() {
   if (touched_.empty()) return false;
-  std::ranges::sort(touched_);
+  std::swap(touched_, starting_);
+  std::ranges::sort(starting_);
   bool changed = false;
-  for (const std::uint32_t index : touched_) {
-    Worker& worker = *workers_[index];
-    worker.touched = false;
-    if (worker.busy) continue;
-    if (!worker.model->idle()) {
-      const Pass& pass = worker.model->start_pass();
-      if (pass.progress) {
-        worker.busy = changed = true;
-        worker.pass_started = now_;
-        worker.pass_took = pass.duration;
-        worker.pass_repeats = every_pass_ || pass.duration == Nanos::zero() ? 1 : pass.repeats;
-        worker.pass = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
-                       .decodes = !pass.emissions.empty() && worker.role != fleet::Role::kPrefill,
-                       .kv_use = static_cast<double>(worker.model->pool().active()) /
-                                 worker.model->pool().capacity()};
-        events_.push(now_ + pass.duration * worker.pass_repeats, EventKind::kPassEnd, index,
-                     ++worker.pass_serial);
-      }
-      tell_cache(index);
+  for (const std::uint32_t index : starting_) {
+    workers_[index]->touched = false;
+    // Passes that take no time are over at once.
+    while (start_pass(index)) {
+      changed = true;
+      if (workers_[index]->pass_took > Nanos::zero()) break;
+      end_pass(index);
     }
     tell_load(index);
   }
-  touched_.clear();
+  starting_.clear();
   return changed;
+}
+
+bool Player::start_pass(std::uint32_t index) {
+  Worker& worker = *workers_[index];
+  if (worker.busy || worker.model->idle()) return false;
+  const Pass& pass = worker.model->start_pass();
+  if (pass.progress) {
+    worker.busy = true;
+    worker.pass_started = now_;
+    worker.pass_took = pass.duration;
+    worker.pass_repeats = every_pass_ ? 1 : pass.repeats;
+    worker.pass = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
+                   .decodes = !pass.emissions.empty() && worker.role != fleet::Role::kPrefill,
+                   .kv_use = static_cast<double>(worker.model->pool().active()) /
+                             worker.model->pool().capacity()};
+    ++worker.pass_serial;
+    if (pass.duration > Nanos::zero()) {
+      events_.push(now_ + pass.duration * worker.pass_repeats, EventKind::kPassEnd, index,
+                   worker.pass_serial);
+    }
+  }
+  tell_cache(index);
+  return worker.busy;
 }
 
 void Player::end_pass(std::uint32_t index) {
@@ -291,6 +305,7 @@ void Player::end_after_this_pass(std::uint32_t index) {
 void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes) {
   Outcome& outcome = outcomes_[emission.tag];
   if (worker.role == fleet::Role::kPrefill) {
+    if (!emission.last) return;
     Live& live = live_of(emission.tag);
     outcome.cached_tokens = emission.cached_tokens;
     live.lease.release();

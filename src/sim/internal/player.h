@@ -60,6 +60,7 @@ class Player final {
   bool start_passes();
 
   // player.cc
+  bool start_pass(std::uint32_t worker);
   void end_pass(std::uint32_t worker);
   void end_after_this_pass(std::uint32_t worker);
   void emit(Worker& worker, const engine::simulated::Emission& emission, std::uint32_t passes);
@@ -112,6 +113,7 @@ class Player final {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<Front>> fronts_;
   std::vector<std::uint32_t> touched_;
+  std::vector<std::uint32_t> starting_;  // scratch
   std::deque<Action> actions_;             // to be taken at this moment, in order
   std::vector<Outcome> outcomes_;          // by request
   std::vector<std::uint32_t> live_index_;  // by request
