@@ -37,7 +37,7 @@ constexpr std::string_view kRepetition = "prefix-repetition";
 
 std::span<const Cell> published_cells() {
   static const std::vector<Cell> cells = {
-      {"llm-d b2b ladder", "llm-d-ladder", qwen(b2b())},
+      {"llm-d b2b, 9 requests/s", "shared-prefix:rate=9", qwen(b2b())},
       {"smg#1771, 1 gateway", kRepetition, qwen(smg(1))},
       {"smg#1771, 2 gateways", kRepetition, qwen(smg(2))},
       {"smg#1771, 4 gateways", kRepetition, qwen(smg(4))},

@@ -80,6 +80,7 @@ std::optional<Slot> Ledger::add(WorkerState state, Role role) {
     unseen_.resize(slots);
     unseen_counts_.resize(slots);
     queues_.resize(slots);
+    queues_.back().reserve(kQueueReserved);
     active_.grow(static_cast<std::uint32_t>(slots));
   }
   state_[slot] = state;

@@ -118,6 +118,9 @@ class Ledger final {
     void pop_until(std::uint64_t accepted) noexcept;
   };
 
+  /// Prompts in a worker's queue for which a charge allocates nothing, not even the first time.
+  static constexpr std::size_t kQueueReserved = 32;
+
   void clear_load(Slot slot);
   void touch(Slot slot) noexcept { revision_[slot] = ++revisions_; }
   void update_queued(Slot slot) noexcept;
