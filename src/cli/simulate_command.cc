@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
 #include "cli/flag_table.h"
@@ -84,6 +85,16 @@ struct SimulateFlags {
   double peer_delay_ms = 1;
   double event_delay_ms = 0;
   double load_delay_ms = 0;
+  double fault_restart_every_s = 0;
+  double fault_restart_takes_s = 10;
+  std::uint32_t fault_retries = 2;
+  double fault_deadline_ms = 0;
+  double fault_event_loss = 0;
+  double fault_event_duplicates = 0;
+  double fault_event_late = 0;
+  double fault_event_late_ms = 200;
+  double fault_slow_workers = 0;
+  double fault_slowdown = 3;
   std::string plot;
   bool json = false;
   bool progress = false;
@@ -142,6 +153,41 @@ void declare_load(FlagTable& table, SimulateFlags& f) {
   table.add("--seed", f.seed, "Of everything random: ties, draws, generated requests");
 }
 
+/// What goes wrong (sim/faults.h). Drawn from --seed.
+void declare_faults(FlagTable& table, SimulateFlags& f) {
+  table.group("Faults");
+  table
+      .add("--fault-restart-every-s", f.fault_restart_every_s,
+           "Each worker restarts so often on average, losing cache and requests, s; 0: never")
+      ->check(CLI::Range(0.0, 1e9));
+  table.add("--fault-restart-takes-s", f.fault_restart_takes_s, "and is away for so long, s")
+      ->check(CLI::Range(0.0, 1e9));
+  table
+      .add("--fault-retries", f.fault_retries,
+           "Tries more of a request lost with its worker before its first token")
+      ->check(CLI::Range(0U, 100U));
+  table
+      .add("--fault-deadline-ms", f.fault_deadline_ms,
+           "Requests that have not ended after so long fail, ms; 0: none do")
+      ->check(CLI::Range(0.0, 1e9));
+  table
+      .add("--fault-event-loss", f.fault_event_loss,
+           "Share of the messages about a worker's cache that are lost")
+      ->check(CLI::Range(0.0, 0.99));
+  table.add("--fault-event-duplicates", f.fault_event_duplicates, "Share that come twice")
+      ->check(CLI::Range(0.0, 0.99));
+  table
+      .add("--fault-event-late", f.fault_event_late,
+           "Share that come late, so that others overtake them,")
+      ->check(CLI::Range(0.0, 0.99));
+  table.add("--fault-event-late-ms", f.fault_event_late_ms, "by up to so much, ms")
+      ->check(CLI::Range(0.0, 1e6));
+  table.add("--fault-slow-workers", f.fault_slow_workers, "Share of workers that are slow,")
+      ->check(CLI::Range(0.0, 1.0));
+  table.add("--fault-slowdown", f.fault_slowdown, "taking so many times as long")
+      ->check(CLI::Range(1.0, 1000.0));
+}
+
 void declare_report(FlagTable& table, SimulateFlags& f) {
   table.group("Report");
   table.add("--slo-ttft-ms", f.slo_ttft_ms, "A good request's TTFT is at most this, ms")
@@ -195,6 +241,16 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.peer_delay = Nanos(std::llround(f.peer_delay_ms * 1e6));
   setup.event_delay = Nanos(std::llround(f.event_delay_ms * 1e6));
   setup.load_delay = Nanos(std::llround(f.load_delay_ms * 1e6));
+  setup.faults = {.restart_every = Nanos(std::llround(f.fault_restart_every_s * 1e9)),
+                  .restart_takes = Nanos(std::llround(f.fault_restart_takes_s * 1e9)),
+                  .retries_max = f.fault_retries,
+                  .deadline = Nanos(std::llround(f.fault_deadline_ms * 1e6)),
+                  .event_loss = f.fault_event_loss,
+                  .event_duplication = f.fault_event_duplicates,
+                  .event_lateness = f.fault_event_late,
+                  .event_late = Nanos(std::llround(f.fault_event_late_ms * 1e6)),
+                  .slow_workers = f.fault_slow_workers,
+                  .slowdown = f.fault_slowdown};
   return setup;
 }
 
@@ -260,6 +316,7 @@ Result<void> write_plot(const SimulateFlags& f, std::span<const SimulatedRun> ru
 int run_simulate(const SimulateFlags& f) {
   const Result<std::vector<std::string>> policies = policies_of(f);
   if (!policies) return fail_with(policies.error(), 2);
+  log::set_level(log::Level::kError);  // simulated routers log what goes wrong, as real ones do
   Result<sim::Setup> setup = setup_of(f);
   if (!setup) return fail_with(setup.error(), 2);
   const Result<sim::Trace> trace = trace_of(f);
@@ -300,6 +357,7 @@ void add_simulate(CLI::App& app, int& exit_status) {
       ->configurable(false);
   declare_fleet(table, *flags);
   declare_load(table, *flags);
+  declare_faults(table, *flags);
   declare_report(table, *flags);
   sub->callback([sub, flags, &exit_status] {
     exit_status = run_configured(*sub, flags->config_file, [&] { return run_simulate(*flags); });

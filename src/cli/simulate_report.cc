@@ -39,7 +39,8 @@ void append_run(std::string& out, const SimulatedRun& run, const sim::Setup& set
   fmt::format_to(to, R"(,"predicted_hit_ratio":{},"routers":{},"speed":{},"concurrency":{})",
                  number(r.predicted_hit_ratio), setup.routers, number(setup.speed),
                  setup.concurrency);
-  fmt::format_to(to, R"(,"seed":{}}})", setup.seed);
+  fmt::format_to(to, R"(,"shed":{},"retries":{},"kv_replays":{},"kv_snapshots":{},"seed":{}}})",
+                 r.shed, r.retries, r.kv_replays, r.kv_snapshots, setup.seed);
 }
 
 }  // namespace
@@ -77,9 +78,14 @@ std::string simulated_table(std::span<const SimulatedRun> runs, const sim::Setup
         r.policy, r.ttft_ms.mean, r.ttft_ms.p50, r.ttft_ms.p90, r.ttft_ms.p99, r.tpot_ms.mean,
         r.tpot_ms.p99, 100 * r.prefix_hit_ratio, r.output_tokens_per_s, 100 * r.goodput_ratio,
         r.imbalance, run.wall_s);
-    if (r.completed < r.requests) {
-      out += fmt::format("{:<16} {} of {} completed, {} rejected, {} failed\n", "", r.completed,
-                         r.requests, r.rejected, r.failed);
+    if (r.completed < r.requests || setup.faults.any()) {
+      out += fmt::format("{:<16} {} of {} completed, {} rejected, {} failed, {} shed", "",
+                         r.completed, r.requests, r.rejected, r.failed, r.shed);
+      if (setup.faults.any()) {
+        out += fmt::format("; {} retries, {} replays and {} snapshots of caches", r.retries,
+                           r.kv_replays, r.kv_snapshots);
+      }
+      out += '\n';
     }
   }
   out += "TTFT and TPOT in ms.";

@@ -20,7 +20,7 @@ TEST(SimulatedJson, HasTheDocumentedKeys) {
   for (const char* key :
        {"requests", "completed", "itl_ms", "tpot_ms", "e2e_ms", "prefix_hit_ratio",
         "requests_per_s", "output_tokens_per_s", "goodput_ratio", "imbalance", "duration_ms",
-        "wall_s", "peak_rss_bytes"}) {
+        "wall_s", "peak_rss_bytes", "failed", "shed", "retries"}) {
     EXPECT_NE(json.find('"' + std::string(key) + "\":"), std::string::npos) << key;
   }
 }
@@ -31,6 +31,16 @@ TEST(SimulatedTable, HasARowARunAndSaysWhatDidNotEnd) {
       simulated_table(std::vector{SimulatedRun{.report = report}}, {.workers = 4});
   EXPECT_NE(table.find("latency"), std::string::npos);
   EXPECT_NE(table.find("2 of 3 completed, 1 rejected"), std::string::npos);
+}
+
+TEST(SimulatedTable, SaysWhatBecameOfRequestsWhereThingsGoWrong) {
+  const sim::Report report{
+      .policy = "latency", .requests = 9, .completed = 6, .failed = 2, .shed = 1, .retries = 4};
+  sim::Setup setup{.workers = 4};
+  setup.faults.event_loss = 0.1;
+  const std::string table = simulated_table(std::vector{SimulatedRun{.report = report}}, setup);
+  EXPECT_NE(table.find("6 of 9 completed, 0 rejected, 2 failed, 1 shed; 4 retries"),
+            std::string::npos);
 }
 
 }  // namespace

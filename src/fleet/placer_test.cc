@@ -27,7 +27,9 @@ TEST(Placer, PoolsAreSharedOutAndOnlyThoseOfTheOneThatLeavesMove) {
     const std::uint64_t before = *placer_of(pool, alive);
     ++share[before];
     const std::uint64_t after = *placer_of(pool, std::vector<std::uint64_t>{0, 1, 3});
-    if (before != 2) EXPECT_EQ(after, before);
+    if (before != 2) {
+      EXPECT_EQ(after, before);
+    }
   }
   for (const auto& [replica, pools] : share) EXPECT_NEAR(pools, 1000, 120) << replica;
 }

@@ -55,6 +55,10 @@ struct Outcome {
   std::uint32_t tokens = 0;
   std::uint32_t cached_tokens = 0;  // of the prompt, the most of any admission
   bool completed = false;
+  bool failed = false;      // lost or late
+  bool shed = false;        // no worker took requests
+  std::uint32_t tries = 0;  // that came to nothing
+  Nanos ended{0};           // in whatever way
 };
 
 /// What a good request keeps to: its TTFT, and its mean time between tokens.
@@ -70,7 +74,8 @@ struct Report {
   std::uint64_t requests = 0;
   std::uint64_t completed = 0;
   std::uint64_t rejected = 0;  // no worker can ever run them
-  std::uint64_t failed = 0;    // lost with a worker, and no try was left
+  std::uint64_t failed = 0;    // lost with a worker and not to be tried again, or late
+  std::uint64_t shed = 0;      // no worker took requests when they came
   Latency ttft_ms;
   Latency itl_ms;   // all gaps between consecutive tokens, of all requests
   Latency tpot_ms;  // a request's (last - first) / (tokens - 1); of those with two tokens or more
@@ -86,6 +91,8 @@ struct Report {
   std::uint64_t passes = 0;
   std::uint64_t preemptions = 0;
   std::uint64_t retries = 0;       // of requests lost with a worker
+  std::uint64_t kv_replays = 0;    // that routers asked for, of workers' caches
+  std::uint64_t kv_snapshots = 0;  // as well
   double predicted_hit_ratio = 0;  // what the router believed to be cached / prompt tokens
   Series series;                   // empty unless Setup::series
 };

@@ -13,6 +13,23 @@ std::unexpected<Error> bad(std::string message) {
   return fail(Code::kInvalidArgument, std::move(message));
 }
 
+Result<void> check(const Faults& faults) {
+  for (const double share : {faults.event_loss, faults.event_duplication, faults.event_lateness}) {
+    if (!(share >= 0 && share < 1)) return bad("shares of events must be in [0, 1)");
+  }
+  if (!(faults.slow_workers >= 0 && faults.slow_workers <= 1)) {
+    return bad("the share of slow workers must be in [0, 1]");
+  }
+  if (!(faults.slowdown >= 1) || !std::isfinite(faults.slowdown)) {
+    return bad("slow workers must be at least as slow as others");
+  }
+  for (const Nanos time :
+       {faults.restart_every, faults.restart_takes, faults.deadline, faults.event_late}) {
+    if (time < Nanos::zero()) return bad("times must not be negative");
+  }
+  return {};
+}
+
 Result<void> check(const Setup& setup) {
   const bool split = setup.prefill_workers > 0 || setup.decode_workers > 0;
   if (split == (setup.workers > 0)) {
@@ -29,7 +46,7 @@ Result<void> check(const Setup& setup) {
   }
   if (!(setup.speed > 0) || !std::isfinite(setup.speed)) return bad("speed must be positive");
   if (!(setup.transfer_bytes_per_ns > 0)) return bad("the transfer bandwidth must be positive");
-  return {};
+  return check(setup.faults);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "engine/simulated/model.h"
 #include "router/policy.h"
+#include "sim/faults.h"
 #include "sim/metrics.h"
 #include "sim/trace.h"
 
@@ -50,6 +51,8 @@ struct Setup {
   Nanos event_delay{0};                             // from a worker's KV events to each router
   Nanos load_delay{0};                              // and from its load reports
   Nanos predict_for{0};  // what a router gave to a worker counts as cached there for so long
+  std::size_t index_budget_bytes = std::size_t{1} << 30;  // of each router's prefix index
+  Faults faults;
 };
 
 inline constexpr std::uint32_t kWorkersMax = 16384;
@@ -68,6 +71,7 @@ class Observer {
   /// Whether placed() is to be called: explanations cost time.
   [[nodiscard]] virtual bool wants_placements() const noexcept { return false; }
   virtual void first_token(std::size_t request) { (void)request; }
+  /// In whatever way.
   virtual void ended(std::size_t request) { (void)request; }
   /// Now and then. False: give up.
   virtual bool progress(std::uint64_t ended, std::uint64_t requests) {
@@ -78,7 +82,8 @@ class Observer {
 
 /// Plays a trace against a fleet on a virtual clock. Pure and deterministic: equal arguments give
 /// equal reports, to the last bit. Fails with kInvalidArgument if the setup makes no sense,
-/// kCancelled if the observer gave up.
+/// kCancelled if the observer gave up, kInternal if a checker of runs with faults finds that
+/// anything was leaked, late, or taken for what it is not (internal/player_audit.cc).
 Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer = nullptr);
 
 /// The same with a policy that is not in the table; `setup.policy` only names it in the report.

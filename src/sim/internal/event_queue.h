@@ -12,12 +12,18 @@ namespace penstock::sim {
 enum class EventKind : std::uint8_t {
   kPassEnd,
   kTransferEnd,
-  kRestart,
+  kRestart,   // a worker is away
+  kGone,      // and known to be
+  kWorkerUp,  // and back
+  kDeadline,
   kKvEvents,
+  kReplayed,  // what a router asked for
+  kSnapshot,
   kReport,
   kForwarded,  // a request has come to the router that places it
   kAnswered,   // and the choice back to the one that sends it to the worker
   kReserve,    // a prompt is computed, and a decode worker has been asked for
+  kTick,       // routers look at their workers
 };
 
 struct TimedEvent {
@@ -25,7 +31,7 @@ struct TimedEvent {
   EventKind kind = EventKind::kPassEnd;
   std::uint64_t order = 0;   // of scheduling: equal times and kinds stay in order
   std::uint32_t what = 0;    // a worker, a request or a message, by kind
-  std::uint32_t serial = 0;  // of the pass, for kPassEnd
+  std::uint32_t serial = 0;  // of the pass for kPassEnd, of the try for requests
 };
 
 /// What is still to happen, soonest first. Deterministic: no two events are equal in order.

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "engine/simulated/model.h"
 #include "fleet/ledger.h"
+#include "fleet/registry.h"
 #include "router/router.h"
 #include "sim/internal/kv_feed.h"
 #include "sim/series.h"
@@ -18,16 +19,19 @@ struct Action {
   enum class Kind : std::uint8_t { kReserve, kTransfer, kActivate, kRelease };
   Kind kind = Kind::kReserve;
   std::uint32_t request = 0;
+  std::uint32_t tries = 0;  // of the request, when this came up: later ones do not count
 };
 
 /// A worker: the scheduling model of the simulated engine, and what the simulation knows around it.
 struct Worker {
   Worker(const engine::simulated::ModelOptions& options, fleet::Role worker_role,
-         std::size_t routers, bool tells_cache)
+         std::size_t routers, bool tells_cache, bool remembers_cache)
       : role(worker_role),
         feed(tells_cache ? std::make_unique<KvFeed>() : nullptr),
         model(std::make_unique<engine::simulated::SchedulerModel>(options, feed.get())),
-        accepted(routers) {}
+        accepted(routers) {
+    if (feed != nullptr && remembers_cache) feed->memory = std::make_unique<KvMemory>();
+  }
 
   fleet::Role role;
   std::unique_ptr<KvFeed> feed;  // null: nobody wants to know
@@ -47,18 +51,40 @@ struct Worker {
   Nanos computing{0};                     // time in passes so far
   std::unique_ptr<TimeStrip> busy_strip;  // null: nobody plots
   std::vector<Action> deferred;           // until it is between passes
+
+  // Where things go wrong (player_faults.cc).
+  std::uint32_t life = 1;
+  bool down = false;
+  double slowdown = 1;
+  std::uint64_t events = 0;              // told of its cache in this life
+  std::uint64_t passes_before = 0;       // in lives before
+  std::uint64_t preemptions_before = 0;  // as well
+  std::vector<std::uint32_t> departing;  // Lives taken off it during the pass under way
 };
 
-/// One router replica with its own picture of the fleet. Slots are the workers' indices.
+/// One router replica with its own picture of the fleet.
 struct Front {
-  Front(std::unique_ptr<router::Policy> policy, std::uint64_t seed, Nanos predict_for)
-      : ledger({.count_distinct_blocks = policy->needs().active}),
-        index({.context = "simulated", .shards = 1}),
-        router(std::move(policy), ledger, index, seed, predict_for) {}
+  static constexpr std::uint32_t kNone = 0xFFFFFFFF;
+
+  Front(std::unique_ptr<router::Policy> policy, std::uint32_t worker_count,
+        std::size_t index_budget_bytes, std::uint64_t seed, Nanos predict_for)
+      : ledger({.slots_max = worker_count, .count_distinct_blocks = policy->needs().active}),
+        index({.context = "simulated",
+               .budget_bytes = index_budget_bytes,
+               .shards = 1,
+               .slots_max = worker_count}),
+        router(std::move(policy), ledger, index, seed, predict_for),
+        slots(worker_count, kNone),
+        workers(worker_count, kNone),
+        lives(worker_count, 0) {}
 
   fleet::Ledger ledger;
   kv::PrefixIndex index;
   router::Router router;
+  std::vector<kv::Slot> slots;                // by worker
+  std::vector<std::uint32_t> workers;         // by slot
+  std::vector<std::uint32_t> lives;           // of each worker, that has joined here; 0: none has
+  std::unique_ptr<fleet::Registry> registry;  // null: nothing goes wrong
 };
 
 }  // namespace penstock::sim

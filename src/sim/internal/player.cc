@@ -21,10 +21,12 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
       observer_(observer),
       needs_(make_policy()->needs()),
       split_(setup.workers == 0),
-      every_pass_(needs_.reports || needs_.outputs),
+      every_pass_(needs_.reports || needs_.outputs || setup.faults.any()),
       together_(setup.placing == Placing::kTogether && setup.routers > 1),
       outcomes_(trace.requests.size()),
-      live_index_(trace.requests.size(), kNone) {
+      live_index_(trace.requests.size(), kNone),
+      faulty_(setup.faults.any()),
+      rng_(mix64(setup.seed ^ 0x6661756c7473)) {
   for (std::size_t i = 0; i < outcomes_.size(); ++i) {
     const auto ns = static_cast<double>(trace.requests[i].at.count());
     outcomes_[i].arrival = Nanos(std::llround(ns / setup.speed));
@@ -34,7 +36,8 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
     ModelOptions options = setup.model;
     options.role = model_role;
     for (std::uint32_t i = 0; i < count; ++i) {
-      workers_.push_back(std::make_unique<Worker>(options, role, setup.routers, needs_.cached));
+      workers_.push_back(
+          std::make_unique<Worker>(options, role, setup.routers, needs_.cached, faulty_));
       if (setup.series) workers_.back()->busy_strip = std::make_unique<TimeStrip>();
     }
   };
@@ -47,15 +50,19 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
   std::iota(alive.begin(), alive.end(), 0);
   placer_ = static_cast<std::uint32_t>(*fleet::placer_of(setup.seed, alive));
   for (std::uint32_t i = 0; i < setup.routers; ++i) {
-    fronts_.push_back(
-        std::make_unique<Front>(make_policy(), mix64(setup.seed) + i, setup.predict_for));
-    for (const auto& worker : workers_) {
-      const auto slot = fronts_.back()->ledger.add(fleet::WorkerState::kReady, worker->role);
-      CHECK(slot.has_value());
-      fronts_.back()->ledger.set_cost(*slot, {.pass_tokens_max = setup.model.pass_tokens_max});
-      if (needs_.cached) fronts_.back()->ledger.set_trust(*slot, fleet::Trust::kExact);
+    fronts_.push_back(std::make_unique<Front>(
+        make_policy(), static_cast<std::uint32_t>(workers_.size()), setup.index_budget_bytes,
+        mix64(setup.seed) + i, setup.predict_for));
+    Front& front = *fronts_.back();
+    for (std::uint32_t index = 0; index < workers_.size() && !faulty_; ++index) {
+      const auto slot = front.ledger.add(fleet::WorkerState::kReady, workers_[index]->role);
+      CHECK(slot == index);
+      front.slots[index] = front.workers[index] = index;
+      front.ledger.set_cost(*slot, {.pass_tokens_max = setup.model.pass_tokens_max});
+      if (needs_.cached) front.ledger.set_trust(*slot, fleet::Trust::kExact);
     }
   }
+  if (faulty_) begin_faults();
 }
 
 Result<Report> Player::run() {
@@ -80,6 +87,8 @@ Result<Report> Player::run() {
     now_ = next;
   }
   CHECK_EQ(ended_, outcomes_.size());
+  if (faulty_) audit_end();
+  if (!violation_.empty()) return fail(Code::kInternal, violation_);
   return report();
 }
 
@@ -87,24 +96,26 @@ bool Player::handle_events() {
   bool changed = false;
   while (events_.next_at() <= now_) {
     const TimedEvent event = events_.pop();
-    if (event.kind == EventKind::kPassEnd && event.serial != workers_[event.what]->pass_serial) {
-      continue;
-    }
+    if (outdated(event)) continue;
     changed = true;
     switch (event.kind) {
       case EventKind::kPassEnd: end_pass(event.what); break;
-      case EventKind::kTransferEnd:
-        actions_.push_back({Action::Kind::kActivate, event.what});
-        break;
-      case EventKind::kRestart: break;
+      case EventKind::kTransferEnd: act(Action::Kind::kActivate, event.what); break;
+      case EventKind::kRestart: restart(event.what); break;
+      case EventKind::kGone: notice_gone(event.what, event.serial); break;
+      case EventKind::kWorkerUp: come_up(event.what); break;
+      case EventKind::kDeadline: expire(event.what); break;
+      case EventKind::kTick: tick(); break;
       case EventKind::kForwarded: {
         Live& live = live_of(event.what);
         batches_[live.front].push_back(&live);
         break;
       }
       case EventKind::kAnswered: submit(live_of(event.what)); break;
-      case EventKind::kReserve: actions_.push_back({Action::Kind::kReserve, event.what}); break;
+      case EventKind::kReserve: act(Action::Kind::kReserve, event.what); break;
       case EventKind::kKvEvents:
+      case EventKind::kReplayed:
+      case EventKind::kSnapshot:
       case EventKind::kReport:
         deliver(*messages_[event.what], event.kind);
         messages_unused_.push_back(event.what);
@@ -112,6 +123,18 @@ bool Player::handle_events() {
     }
   }
   return changed;
+}
+
+/// Of a pass or a try that came to nothing.
+bool Player::outdated(const TimedEvent& event) const {
+  switch (event.kind) {
+    case EventKind::kPassEnd: return event.serial != workers_[event.what]->pass_serial;
+    case EventKind::kTransferEnd:
+    case EventKind::kForwarded:
+    case EventKind::kAnswered:
+    case EventKind::kReserve: return event.serial != outcomes_[event.what].tries;
+    default: return false;
+  }
 }
 
 bool Player::take_arrivals() {
@@ -141,12 +164,15 @@ void Player::arrive(std::uint32_t request) {
   ++in_flight_;
   keys_of(trace_, trace_.requests[request], setup_.model.block_tokens, live.keys);
   live.locals.clear();
+  if (setup_.faults.deadline > Nanos::zero()) {
+    events_.push(now_ + setup_.faults.deadline, EventKind::kDeadline, request);
+  }
   if (needs_.cached || needs_.active) {
     for (const kv::BlockHash& key : live.keys) live.locals.push_back(content_hash(key));
   }
   if (together_) {
     // Also what came in at the placer itself: requests of one moment are placed together.
-    events_.push(now_ + setup_.peer_delay, EventKind::kForwarded, request);
+    push_for(live, now_ + setup_.peer_delay, EventKind::kForwarded);
   } else {
     batches_[live.front].push_back(&live);
   }
@@ -159,8 +185,8 @@ void Player::place_batch(std::uint32_t front) {
   const router::Stage stage = split_ ? router::Stage::kPrefill : router::Stage::kWhole;
   if (observer_ != nullptr && observer_->wants_placements()) {
     for (Live* live : batch) {
-      router::Placement placement = place(*live, stage);
-      placed(*live, placement);
+      Result<router::Placement> placement = place(*live, stage);
+      placement ? placed(*live, *placement) : shed(*live);
     }
   } else {
     requests_.clear();
@@ -168,8 +194,11 @@ void Player::place_batch(std::uint32_t front) {
     placements_.resize(batch.size());
     order_.resize(batch.size());
     const Result<void> done = fronts_[front]->router.place_together(requests_, placements_, order_);
-    CHECK(done.has_value());
-    for (const std::uint32_t i : order_) placed(*batch[i], placements_[i]);
+    if (done) {
+      for (const std::uint32_t i : order_) placed(*batch[i], placements_[i]);
+    } else {
+      for (Live* live : batch) shed(*live);
+    }
   }
   batch.clear();
 }
@@ -183,9 +212,10 @@ bool Player::can_run(const TraceRequest& request) const {
 void Player::placed(Live& live, router::Placement& placement) {
   predicted_cached_tokens_ += std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
   live.lease = std::move(placement.lease);
-  (split_ ? live.prefill_worker : live.worker) = placement.worker;
+  live.cached_blocks = placement.cached_blocks;
+  (split_ ? live.prefill_worker : live.worker) = fronts_[live.front]->workers[placement.worker];
   if (live.guest) {
-    events_.push(now_ + setup_.peer_delay, EventKind::kAnswered, live.request);
+    push_for(live, now_ + setup_.peer_delay, EventKind::kAnswered);
   } else {
     submit(live);
   }
@@ -195,6 +225,7 @@ void Player::submit(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
   const std::uint32_t index = split_ ? live.prefill_worker : live.worker;
   Worker& worker = *workers_[index];
+  if (worker.down) return lose(live, index);
   const Submission submission{
       .tag = live.request,
       .keys = live.keys,
@@ -203,6 +234,7 @@ void Player::submit(Live& live) {
       .output_tokens = split_ && setup_.early_hand_over ? 1 : request.output_tokens,
       .hold = split_};
   (split_ ? live.prefill_id : live.id) = worker.model->submit(submission);
+  (split_ ? live.on_prefill : live.on_worker) = true;
   ++live.legs;
   ++worker.accepted[live.front];
   end_after_this_pass(index);
@@ -220,13 +252,13 @@ router::RouteRequest Player::route_request(const Live& live, router::Stage stage
           .prefix_key = mix64(beginning)};
 }
 
-router::Placement Player::place(Live& live, router::Stage stage) {
+/// Fails when no worker of the needed role takes requests.
+Result<router::Placement> Player::place(Live& live, router::Stage stage) {
   const bool explain = observer_ != nullptr && observer_->wants_placements();
   Result<router::Placement> placement =
       fronts_[live.front]->router.place(route_request(live, stage), explain ? &why_ : nullptr);
-  CHECK(placement.has_value());
-  if (explain) observer_->placed(live.request, stage, placement->worker, why_);
-  return std::move(*placement);
+  if (explain && placement) observer_->placed(live.request, stage, placement->worker, why_);
+  return placement;
 }
 
 bool Player::start_passes() {
@@ -236,6 +268,7 @@ bool Player::start_passes() {
   bool changed = false;
   for (const std::uint32_t index : starting_) {
     workers_[index]->touched = false;
+    if (workers_[index]->down) continue;
     // Passes that take no time are over at once.
     while (start_pass(index)) {
       changed = true;
@@ -255,15 +288,17 @@ bool Player::start_pass(std::uint32_t index) {
   if (pass.progress) {
     worker.busy = true;
     worker.pass_started = now_;
-    worker.pass_took = pass.duration;
+    worker.pass_took = worker.slowdown == 1
+                           ? pass.duration
+                           : Nanos(std::llround(ns(pass.duration) * worker.slowdown));
     worker.pass_repeats = every_pass_ ? 1 : pass.repeats;
     worker.pass = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
                    .decodes = !pass.emissions.empty() && worker.role != fleet::Role::kPrefill,
                    .kv_use = static_cast<double>(worker.model->pool().active()) /
                              worker.model->pool().capacity()};
     ++worker.pass_serial;
-    if (pass.duration > Nanos::zero()) {
-      events_.push(now_ + pass.duration * worker.pass_repeats, EventKind::kPassEnd, index,
+    if (worker.pass_took > Nanos::zero()) {
+      events_.push(now_ + worker.pass_took * worker.pass_repeats, EventKind::kPassEnd, index,
                    worker.pass_serial);
     }
   }
@@ -284,6 +319,7 @@ void Player::end_pass(std::uint32_t index) {
   for (const Emission& emission : worker.model->finish_pass(worker.pass_repeats)) {
     emit(worker, emission, worker.pass_repeats);
   }
+  for (const std::uint32_t live : std::exchange(worker.departing, {})) leave(*lives_[live]);
   if (worker.role == fleet::Role::kDecode) grant(index);
   touch(index);
 }
@@ -308,18 +344,21 @@ void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes
     if (!emission.last) return;
     Live& live = live_of(emission.tag);
     outcome.cached_tokens = emission.cached_tokens;
+    if (faulty_) compare(live, live.prefill_worker, emission.cached_tokens);
     live.lease.release();
     if (live.guest) {
-      events_.push(now_ + 2 * setup_.peer_delay, EventKind::kReserve, live.request);
+      push_for(live, now_ + 2 * setup_.peer_delay, EventKind::kReserve);
     } else {
-      actions_.push_back({Action::Kind::kReserve, live.request});
+      act(Action::Kind::kReserve, live.request);
     }
     return;
   }
   const Nanos earliest = worker.pass_started + worker.pass_took;
   if (outcome.tokens == 0) {
     outcome.first = earliest;
-    live_of(emission.tag).lease.first_token();
+    Live& live = live_of(emission.tag);
+    live.lease.first_token();
+    if (faulty_ && !split_) compare(live, live.worker, emission.cached_tokens);
     if (observer_ != nullptr) observer_->first_token(emission.tag);
   } else {
     gaps_.add(earliest - outcome.last, 1);
@@ -336,19 +375,24 @@ void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes
 void Player::finish(Live& live) {
   Outcome& outcome = outcomes_[live.request];
   outcome.completed = true;
-  last_completion_ = now_;
+  outcome.ended = last_completion_ = now_;
+  if (faulty_) {
+    if (auto* of = health(live.front, live.worker)) of->request_ended({}, time_point(now_));
+  }
   if (observer_ != nullptr) observer_->ended(live.request);
   live.lease.release();
   fronts_[live.front]->router.finished(to_ms(outcome.first - outcome.arrival),
                                        to_ms(outcome.last - outcome.first));
   --in_flight_;
   ++ended_;
+  live.ended = true;
+  live.on_worker = false;
   leave(live);
 }
 
 /// One of its sequences is off its worker.
 void Player::leave(Live& live) {
-  if (--live.legs == 0) lives_unused_.push_back(live_index_[live.request]);
+  if (--live.legs == 0 && live.ended) lives_unused_.push_back(live_index_[live.request]);
 }
 
 Player::Live& Player::new_live(std::uint32_t request) {
@@ -364,6 +408,7 @@ Player::Live& Player::new_live(std::uint32_t request) {
   live.front = together_ ? placer_ : came_in_at;
   live.guest = live.front != came_in_at;
   live.worker = live.prefill_worker = kNone;
+  live.on_worker = live.on_prefill = live.ended = false;
   live.legs = 0;
   return live;
 }

@@ -5,8 +5,11 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/rng.h"
 #include "sim/internal/event_queue.h"
 #include "sim/internal/fleet.h"
 #include "sim/simulation.h"
@@ -41,14 +44,21 @@ class Player final {
     std::uint32_t prefill_worker = kNone;
     engine::simulated::SequenceId id = 0;
     engine::simulated::SequenceId prefill_id = 0;
-    std::uint32_t legs = 0;  // sequences on workers; at 0 this can be used again
+    bool on_worker = false;  // has a sequence there
+    bool on_prefill = false;
+    bool ended = false;
+    std::uint32_t legs = 0;  // sequences that need `keys`; at 0, and ended, this can be used again
+    std::uint32_t cached_blocks = 0;  // predicted
     std::vector<kv::BlockHash> keys;
     std::vector<std::uint64_t> locals;  // empty where the policy does not look
     fleet::Lease lease;                 // of the leg that runs
   };
   struct Message {  // under way to the routers
     std::uint32_t worker = 0;
-    KvBatch kv;
+    std::uint32_t life = 0;       // of the worker
+    std::uint32_t front = kNone;  // kNone: to each of them
+    fleet::KvBatch kv;
+    std::vector<fleet::KvBatch> replay;
     fleet::WorkerReport report;
     std::vector<std::uint64_t> accepted;
   };
@@ -61,6 +71,7 @@ class Player final {
 
   // player.cc
   bool start_pass(std::uint32_t worker);
+  [[nodiscard]] bool outdated(const TimedEvent& event) const;
   void end_pass(std::uint32_t worker);
   void end_after_this_pass(std::uint32_t worker);
   void emit(Worker& worker, const engine::simulated::Emission& emission, std::uint32_t passes);
@@ -70,12 +81,18 @@ class Player final {
   void submit(Live& live);
   void finish(Live& live);
   void leave(Live& live);
-  router::Placement place(Live& live, router::Stage stage);
+  Result<router::Placement> place(Live& live, router::Stage stage);
   [[nodiscard]] router::RouteRequest route_request(const Live& live, router::Stage stage) const;
   [[nodiscard]] bool can_run(const TraceRequest& request) const;
   Live& new_live(std::uint32_t request);
   [[nodiscard]] Live& live_of(std::uint64_t request) { return *lives_[live_index_[request]]; }
   void touch(std::uint32_t worker);
+  void push_for(const Live& live, Nanos at, EventKind kind) {
+    events_.push(at, kind, live.request, outcomes_[live.request].tries);
+  }
+  void act(Action::Kind kind, std::uint32_t request) {
+    actions_.push_back({kind, request, outcomes_[request].tries});
+  }
 
   // player_hand_over.cc: from prefill to decode workers.
   void reserve(Live& live);
@@ -83,7 +100,7 @@ class Player final {
   bool activate(const Live& live);
   bool release_source(Live& live);
   void grant(std::uint32_t worker);
-  void defer(std::uint32_t worker, Action action);
+  void defer(std::uint32_t worker, Action::Kind kind, std::uint32_t request);
   void wake(Worker& worker);
 
   // player_news.cc: what routers hear.
@@ -93,6 +110,34 @@ class Player final {
   std::uint32_t new_message(std::uint32_t worker);
   void deliver(const Message& message, EventKind kind);
   [[nodiscard]] TimePoint time_point(Nanos at) const noexcept { return TimePoint(at); }
+
+  // player_faults.cc: what goes wrong. Nothing of it is called where nothing can.
+  void begin_faults();
+  void join(Front& front, std::uint32_t worker);
+  void look(Front& front);
+  void schedule_restart(std::uint32_t worker);
+  void restart(std::uint32_t worker);
+  void notice_gone(std::uint32_t worker, std::uint32_t life);
+  void come_up(std::uint32_t worker);
+  void lose(Live& live, std::uint32_t blamed);
+  void take_off(Live& live);
+  void shed(Live& live);
+  void end_badly(Live& live);
+  void expire(std::uint32_t request);
+  void tick();
+  void compare(const Live& live, std::uint32_t worker, std::uint32_t cached_tokens);
+  void publish(std::uint32_t worker);
+  void fetch(std::uint32_t front, std::uint32_t worker);
+  void deliver_cache(const Message& message, EventKind kind);
+  [[nodiscard]] fleet::KvFollower* follower(std::uint32_t front, std::uint32_t worker);
+  [[nodiscard]] fleet::WorkerHealth* health(std::uint32_t front, std::uint32_t worker);
+  [[nodiscard]] bool happens(double probability) { return rng_.fraction() < probability; }
+
+  // player_audit.cc: what must be true whatever goes wrong.
+  void audit_moment();
+  void audit_end();
+  void audit_picture(std::uint32_t front, std::uint32_t worker);
+  void require(bool holds, std::string_view what, std::uint64_t of);
 
   // player_report.cc
   [[nodiscard]] Report report() const;
@@ -113,7 +158,7 @@ class Player final {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<Front>> fronts_;
   std::vector<std::uint32_t> touched_;
-  std::vector<std::uint32_t> starting_;  // scratch
+  std::vector<std::uint32_t> starting_;    // scratch
   std::deque<Action> actions_;             // to be taken at this moment, in order
   std::vector<Outcome> outcomes_;          // by request
   std::vector<std::uint32_t> live_index_;  // by request
@@ -133,7 +178,14 @@ class Player final {
   std::vector<router::RouteRequest> requests_;  // scratch
   std::vector<router::Placement> placements_;
   std::vector<std::uint32_t> order_;
-  std::vector<kv::StoredBlock> scratch_;
+  // Where things go wrong.
+  const bool faulty_;
+  Rng rng_;
+  std::uint64_t retries_ = 0;
+  std::uint64_t kv_replays_ = 0;
+  std::uint64_t kv_snapshots_ = 0;
+  std::vector<fleet::Registry::Due> due_;  // scratch
+  std::string violation_;                  // of what must be true; the first
 };
 
 }  // namespace penstock::sim

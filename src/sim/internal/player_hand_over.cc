@@ -23,6 +23,7 @@ bool Player::hand_over() {
   while (!actions_.empty()) {
     const Action action = actions_.front();
     actions_.pop_front();
+    if (action.tries != outcomes_[action.request].tries) continue;  // it is off these workers
     Live& live = live_of(action.request);
     switch (action.kind) {
       case Action::Kind::kReserve:
@@ -43,14 +44,17 @@ bool Player::hand_over() {
 /// Chooses the decode worker and claims room there.
 void Player::reserve(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
-  router::Placement placement = place(live, router::Stage::kDecode);
-  live.lease = std::move(placement.lease);
-  live.worker = placement.worker;
+  Result<router::Placement> placement = place(live, router::Stage::kDecode);
+  if (!placement) return lose(live, kNone);
+  live.lease = std::move(placement->lease);
+  live.worker = fronts_[live.front]->workers[placement->worker];
   Worker& worker = *workers_[live.worker];
+  if (worker.down) return lose(live, live.worker);
   live.id = worker.model->reserve({.tag = live.request,
                                    .keys = live.keys,
                                    .prompt_tokens = request.input_tokens,
                                    .output_tokens = request.output_tokens});
+  live.on_worker = true;
   ++live.legs;
   ++worker.accepted[live.front];
   end_after_this_pass(live.worker);
@@ -60,7 +64,7 @@ void Player::reserve(Live& live) {
 void Player::grant(std::uint32_t index) {
   const auto granted = workers_[index]->model->grant_reservation();
   if (!granted) return;
-  actions_.push_back({Action::Kind::kTransfer, static_cast<std::uint32_t>(granted->tag)});
+  act(Action::Kind::kTransfer, static_cast<std::uint32_t>(granted->tag));
   tell_cache(index);
 }
 
@@ -68,18 +72,18 @@ void Player::start_transfer(const Live& live) {
   const double bytes = static_cast<double>(trace_.requests[live.request].input_tokens) *
                        static_cast<double>(setup_.kv_bytes_per_token);
   const Nanos took(std::llround(bytes / setup_.transfer_bytes_per_ns));
-  events_.push(now_ + took, EventKind::kTransferEnd, live.request);
+  push_for(live, now_ + took, EventKind::kTransferEnd);
 }
 
 bool Player::activate(const Live& live) {
   Worker& worker = *workers_[live.worker];
   if (worker.busy) {
-    defer(live.worker, {Action::Kind::kActivate, live.request});
+    defer(live.worker, Action::Kind::kActivate, live.request);
     return false;
   }
   worker.model->activate(live.id);
   touch(live.worker);
-  actions_.push_back({Action::Kind::kRelease, live.request});
+  act(Action::Kind::kRelease, live.request);
   grant(live.worker);
   tell_cache(live.worker);
   return true;
@@ -88,18 +92,19 @@ bool Player::activate(const Live& live) {
 bool Player::release_source(Live& live) {
   Worker& worker = *workers_[live.prefill_worker];
   if (worker.busy) {
-    defer(live.prefill_worker, {Action::Kind::kRelease, live.request});
+    defer(live.prefill_worker, Action::Kind::kRelease, live.request);
     return false;
   }
   worker.model->release_held(live.prefill_id);
   touch(live.prefill_worker);
+  live.on_prefill = false;
   leave(live);
   return true;
 }
 
-void Player::defer(std::uint32_t index, Action action) {
+void Player::defer(std::uint32_t index, Action::Kind kind, std::uint32_t request) {
   end_after_this_pass(index);
-  workers_[index]->deferred.push_back(action);
+  workers_[index]->deferred.push_back({kind, request, outcomes_[request].tries});
 }
 
 /// The worker is between passes.

@@ -8,8 +8,10 @@ namespace penstock::sim {
 void Player::tell_cache(std::uint32_t index) {
   Worker& worker = *workers_[index];
   if (worker.feed == nullptr || worker.feed->batch.empty()) return;
-  if (setup_.event_delay == Nanos::zero()) {
-    for (const auto& front : fronts_) worker.feed->batch.apply(front->index, index, scratch_);
+  if (faulty_) {
+    publish(index);
+  } else if (setup_.event_delay == Nanos::zero()) {
+    for (const auto& front : fronts_) worker.feed->batch.apply(front->index, index);
   } else {
     const std::uint32_t message = new_message(index);
     std::swap(messages_[message]->kv, worker.feed->batch);
@@ -25,7 +27,7 @@ void Player::tell_load(std::uint32_t index) {
   if (setup_.load_delay == Nanos::zero()) {
     for (std::size_t i = 0; i < fronts_.size(); ++i) {
       report.accepted = worker.accepted[i];
-      fronts_[i]->router.report(index, report);
+      fronts_[i]->router.report(fronts_[i]->slots[index], report);
     }
     return;
   }
@@ -60,20 +62,27 @@ std::uint32_t Player::new_message(std::uint32_t worker) {
   }
   const std::uint32_t message = messages_unused_.back();
   messages_unused_.pop_back();
-  messages_[message]->worker = worker;
-  messages_[message]->kv.clear();
+  Message& of = *messages_[message];
+  of.worker = worker;
+  of.life = workers_[worker]->life;
+  of.front = kNone;
+  of.kv.clear();
+  of.replay.clear();
   return message;
 }
 
 void Player::deliver(const Message& message, EventKind kind) {
+  if (faulty_ && kind != EventKind::kReport) return deliver_cache(message, kind);
   for (std::size_t i = 0; i < fronts_.size(); ++i) {
+    Front& front = *fronts_[i];
     if (kind == EventKind::kKvEvents) {
-      message.kv.apply(fronts_[i]->index, message.worker, scratch_);
-    } else {
-      fleet::WorkerReport report = message.report;
-      report.accepted = message.accepted[i];
-      fronts_[i]->router.report(message.worker, report);
+      message.kv.apply(front.index, message.worker);
+      continue;
     }
+    if (faulty_ && front.lives[message.worker] != message.life) continue;
+    fleet::WorkerReport report = message.report;
+    report.accepted = message.accepted[i];
+    front.router.report(front.slots[message.worker], report);
   }
 }
 

@@ -14,6 +14,8 @@ Report Player::report() const {
   std::uint64_t cached = 0;
   for (std::size_t i = 0; i < outcomes_.size(); ++i) {
     const Outcome& outcome = outcomes_[i];
+    r.failed += outcome.failed ? 1 : 0;
+    r.shed += outcome.shed ? 1 : 0;
     if (!outcome.completed) continue;
     ++r.completed;
     r.output_tokens += outcome.tokens;
@@ -30,9 +32,12 @@ Report Player::report() const {
   r.predicted_hit_ratio = ratio(static_cast<double>(predicted_cached_tokens_), input);
   r.imbalance = imbalance();
   for (const auto& worker : workers_) {
-    r.passes += worker->model->passes();
-    r.preemptions += worker->model->preemptions();
+    r.passes += worker->passes_before + worker->model->passes();
+    r.preemptions += worker->preemptions_before + worker->model->preemptions();
   }
+  r.retries = retries_;
+  r.kv_replays = kv_replays_;
+  r.kv_snapshots = kv_snapshots_;
   if (setup_.series) r.series = series();
   return r;
 }
