@@ -36,7 +36,8 @@ HEAVY = re.compile(r'(^|/)(boost/|grpc|llama\.h$|chat\.h$|simdjson\.h$)')
 
 CODE = re.compile(r'(\.(h|cc|py|sh|cmake|proto|js|mjs|ts|css)|CMakeLists\.txt|Makefile)$')
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
-MODULE = re.compile(r'^\s*penstock_module\((\w+)(?:\s+USES\s+([^)]*?))?(?:\s+LIBS\b[^)]*)?\)')
+MODULE = re.compile(r'^\s*penstock_module\((\w+)(?:\s+USES\s+([^)]*?))?'
+                    r'(?:\s+(?:LIBS|SINGLE_THREADED)\b[^)]*)?\)')
 
 # What must not be in the project: (pattern, what it is, how to mend it).
 WORDS = [
