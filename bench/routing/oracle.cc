@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <numeric>
 #include <thread>
@@ -191,6 +192,7 @@ void print_oracle(const sim::Trace& conversation, std::uint32_t proposals) {
                ours.ttft_ms.mean, ours.tpot_ms.mean, found.ttft_ms.mean, found.tpot_ms.mean,
                100 * (1 - found.ttft_ms.mean / ours.ttft_ms.mean),
                100 * (1 - found.tpot_ms.mean / ours.tpot_ms.mean));
+    std::fflush(stdout);
   }
 }
 

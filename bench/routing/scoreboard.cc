@@ -236,7 +236,7 @@ int run(const Flags& f) {
              f.seeds);
   published(f, traces);
   scoreboard(f, traces);
-  if (f.oracle > 0 && f.only.empty()) {
+  if (f.oracle > 0 && (f.only.empty() || f.only == "oracle")) {
     fmt::print("\n## How much a policy that knows the future gains\n");
     print_oracle(traces.get("conversation", 0), f.oracle);
   }
@@ -253,7 +253,8 @@ int main(int argc, char** argv) {
       "All routing policies on published workloads and on the scoreboard's, simulated; the "
       "first policy is held to the best of the others");
   app.add_option("--data", flags.data, "Folder of the recorded traces")->capture_default_str();
-  app.add_option("--only", flags.only, "Cells whose names contain this");
+  app.add_option("--only", flags.only,
+                 "Cells whose names contain this; oracle: none but that part");
   app.add_option("--policies", flags.policies, "Of the scoreboard")->delimiter(',');
   app.add_option("--seeds", flags.seeds, "Runs of each; the median is shown")
       ->check(CLI::Range(1, 99))

@@ -143,7 +143,7 @@ class Fleet final {
   std::vector<std::vector<std::uint64_t>> prompts_;
   std::vector<std::uint64_t> generations_;
   std::vector<std::uint64_t> accepted_;
-  std::vector<fleet::Lease> leases_{std::max<std::size_t>(64, workers_)};
+  std::vector<fleet::Lease> leases_ = std::vector<fleet::Lease>(std::max(16U, workers_ / 2));
   std::size_t next_ = 0;
   std::vector<std::uint32_t> depths_ = std::vector<std::uint32_t>(workers_);
   std::vector<char> from_ = std::vector<char>(std::size_t{workers_} * 192);

@@ -10,13 +10,15 @@ namespace penstock::router {
 namespace {
 
 constexpr std::string_view kTerms[] = {"first token ms", "others' waiting ms", "stalled ms",
-                                       "slowed ms",      "uncached tokens",    "queued tokens"};
+                                       "work ms",        "uncached tokens",    "queued tokens"};
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::uint32_t kRounds = 10;
 constexpr std::size_t kSwapMax = 64;
 constexpr std::size_t kMoveMax = 400;
 constexpr double kEpsilonMs = 1e-6;
 constexpr double kStreamPriceMax = 0.25;
+constexpr double kWorkPrice = 2;
+constexpr double kBacklogWindow = 50;  // questions
 
 /// A mean over about the last kWindow values, from a prior.
 class Mean final {
@@ -66,25 +68,26 @@ class Latency final : public Policy {
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();
     if (q.stage == Stage::kDecode) return pick_decode(q, rng, why);
+    refresh(q);
     const Prices prices = this->prices();
     LeastCost least(rng);
-    refresh(q);
     for (const Slot slot : q.candidates) {
       const Outlook& outlook = outlooks_[slot];
       const Item item = item_of(q, 0, slot);
-      const Added added = outlook.added(item, outlook.rest_ms(q.now), prices);
+      const double rest_ms = outlook.rest_ms(q.now);
+      if (why == nullptr && outlook.least_ms(item.tokens, rest_ms) > least.cost()) continue;
+      const Added added = outlook.added(item, rest_ms);
       const double cost = added.cost(prices);
       least.offer(slot, cost);
       if (why != nullptr) {
         why->add(slot, cost,
-                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.slowed_ms,
+                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.work_ms,
                   item.tokens, outlook.queued_tokens()});
       }
     }
     Choice choice = least.choice("least added ms");
     const Outlook& chosen = outlooks_[choice.slot];
-    choice.ttft_ms =
-        chosen.added(item_of(q, 0, choice.slot), chosen.rest_ms(q.now), prices).first_token_ms;
+    choice.ttft_ms = chosen.added(item_of(q, 0, choice.slot), chosen.rest_ms(q.now)).first_token_ms;
     return choice;
   }
 
@@ -124,22 +127,26 @@ class Latency final : public Policy {
   }
 
   [[nodiscard]] Prices prices() const noexcept {
-    return {
-        .stream = std::min(kStreamPriceMax, ttft_ms_.value() / std::max(1.0, decode_ms_.value())),
-        .steps = 0};
+    const double share = ttft_ms_.value() / std::max(1.0, decode_ms_.value());
+    return {.stream = std::min(kStreamPriceMax, share), .work = kWorkPrice * backlog_};
   }
 
   void refresh(const Question& q) {
     if (outlooks_.size() < q.fleet.slots()) outlooks_.resize(q.fleet.slots());
+    double queued = 0;
     for (const Slot slot : q.candidates) {
-      if (outlooks_[slot].revision() == q.fleet.revision[slot]) continue;
-      outlooks_[slot].refresh(q.fleet, slot, decode_ms_.value());
+      if (outlooks_[slot].revision() != q.fleet.revision[slot]) {
+        outlooks_[slot].refresh(q.fleet, slot, decode_ms_.value());
+      }
+      queued += outlooks_[slot].queued();
     }
+    const auto workers = static_cast<double>(q.candidates.size());
+    backlog_ += (queued / workers - backlog_) / kBacklogWindow;
   }
 
   void start_plan(std::span<const Question> questions) {
-    prices_ = prices();
     refresh(questions.front());
+    prices_ = prices();
     slots_ = questions.front().candidates;
     if (shares_.size() < slots_.size()) shares_.resize(slots_.size());
     for (std::size_t w = 0; w < slots_.size(); ++w) {
@@ -229,6 +236,7 @@ class Latency final : public Policy {
     return true;
   }
 
+  double backlog_ = 0;  // prompts not begun a worker, as those who come find it
   Mean ttft_ms_{300};
   Mean decode_ms_{3000};
   std::vector<Outlook> outlooks_;  // by slot

@@ -22,6 +22,8 @@ void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms
   places_ = report.running_max > 0 ? report.running_max : std::numeric_limits<double>::infinity();
   place_ms_ = stream_ms / places_;
   decode_ms_ = cost_.decode_ms(std::min(1.0, report.kv_blocks_used / capacity_));
+  const bool grows = cost_.prefill_base_ms >= 0 && cost_.prefill_token2_ms >= 0;
+  least_token_ms_ = grows ? std::max(0.0, cost_.prefill_token_ms) : 0;  // a fit may be odd
   free_at_ = TimePoint::min();
   if (report.pass_started != TimePoint::min()) {
     const double took_ms = cost_.prefill_ms(report.pass.prefill_tokens) +
@@ -45,17 +47,19 @@ void Outlook::start(const fleet::FleetView& fleet, Slot slot) {
   } else {
     tail_.decoding = fleet.requests[slot] - fleet.prefills[slot];
   }
-  queued_tokens_ = 0;
+  queued_tokens_ = queued_ = 0;
   for (const fleet::QueuedPrefill& prompt : std::span(queue).last(whole)) {
     feed(tail_, prompt.uncached_tokens, prompt.new_blocks);
     queued_tokens_ += prompt.uncached_tokens;
+    ++queued_;
   }
   // What ends in passes that are full by now cannot change any more.
-  tail_.waited_ms = tail_.stalled_ms = 0;
+  tail_.waited_ms = tail_.stalled_ms = tail_.work_ms = 0;
 }
 
 void Outlook::feed(Tail& tail, double tokens, double blocks) const noexcept {
   tail.blocks += blocks;
+  tail.work_ms += work_ms(tokens, blocks, tail.blocks);
   ++tail.requests;
   const double ready = ready_ms(tail.requests, tail.blocks);  // it waits at the head of the queue
   if (tail.start_ms < ready) {
@@ -96,12 +100,11 @@ double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& p
   }
   if (with != nullptr) feed(tail, with->tokens, with->blocks);
   if (tail.tokens > 0 || tail.ending > 0) close(tail);
-  return tail.waited_ms +
-         prices.stream * (tail.stalled_ms + prices.steps * step_ms(tail.decoding, tail.blocks));
+  return tail.waited_ms + prices.stream * tail.stalled_ms + prices.work * tail.work_ms;
 }
 
 /// What feed() and close() would give, with the full passes in between counted at once.
-Added Outlook::added(const Item& item, double rest_ms, const Prices& prices) const noexcept {
+Added Outlook::added(const Item& item, double rest_ms) const noexcept {
   const double streams = tail_.decoding + tail_.ending;  // once the pass being filled is over
   const double step_ms_each = streams > 0 ? decode_ms_ : 0;
   const double before_ms = cost_.prefill_ms(tail_.tokens);
@@ -109,8 +112,7 @@ Added Outlook::added(const Item& item, double rest_ms, const Prices& prices) con
   const double ready = ready_ms(tail_.requests + 1, blocks);
   const double space = std::max(0.0, room(tail_));
   double start_ms = rest_ms + tail_.start_ms;
-  Added added{.slowed_ms =
-                  prices.steps * (step_ms(streams + 1, blocks) - step_ms(streams, tail_.blocks))};
+  Added added{.work_ms = work_ms(item.tokens, item.blocks, blocks)};
   double left = item.tokens;
   if (start_ms < ready) {
     if (tail_.tokens > 0) start_ms += before_ms + step_ms_each;
@@ -128,7 +130,8 @@ Added Outlook::added(const Item& item, double rest_ms, const Prices& prices) con
     start_ms += with_ms + step_ms_each;
   }
   const double pass_tokens = std::max(1.0, pass_tokens_ - streams);
-  const double full_passes = std::ceil(left / pass_tokens) - 1;
+  // As many as are full before the last one; tokens are whole numbers.
+  const auto full_passes = static_cast<double>(static_cast<std::int64_t>((left - 1) / pass_tokens));
   const double full_ms = cost_.prefill_ms(pass_tokens);
   const double last_ms = cost_.prefill_ms(left - full_passes * pass_tokens);
   added.stalled_ms += streams * (full_passes * full_ms + last_ms);

@@ -19,7 +19,7 @@ struct Item {
 /// What delays are worth against each other: all in ms of waiting for a first token.
 struct Prices {
   double stream = 0;  // of a ms by which a running answer is late
-  double steps = 0;   // decode steps that streams are expected to go on for
+  double work = 0;    // of a ms of a worker's time, to those who will wait for it
 };
 
 /// What a prompt adds to a worker, predicted.
@@ -27,10 +27,10 @@ struct Added {
   double first_token_ms = 0;  // until its own first token
   double waiting_ms = 0;      // to the first tokens of others, in sum
   double stalled_ms = 0;      // to running answers, in sum: they stand still while it is computed
-  double slowed_ms = 0;       // to running answers and its own: more KV makes each step longer
+  double work_ms = 0;         // that it takes of the worker's time, which all who come later miss
 
   [[nodiscard]] double cost(const Prices& prices) const noexcept {
-    return first_token_ms + waiting_ms + prices.stream * (stalled_ms + slowed_ms);
+    return first_token_ms + waiting_ms + prices.stream * stalled_ms + prices.work * work_ms;
   }
 };
 
@@ -48,9 +48,15 @@ class Outlook final {
     return free_at_ > now ? to_ms(free_at_ - now) : 0;
   }
   [[nodiscard]] double queued_tokens() const noexcept { return queued_tokens_; }
+  /// Prompts that are not begun.
+  [[nodiscard]] double queued() const noexcept { return queued_; }
+  /// What added().cost() is at least, for a prompt of so many tokens: much cheaper.
+  [[nodiscard]] double least_ms(double tokens, double rest_ms) const noexcept {
+    return rest_ms + tail_.start_ms + least_token_ms_ * tokens;
+  }
 
   /// What one more prompt at the end of the queue adds. O(1).
-  [[nodiscard]] Added added(const Item& item, double rest_ms, const Prices& prices) const noexcept;
+  [[nodiscard]] Added added(const Item& item, double rest_ms) const noexcept;
 
   /// What all of `plan`, in order, costs once it is at the end of the queue: with `with` (if not
   /// null) before the first that has more tokens, without question `without`. Only differences
@@ -69,6 +75,7 @@ class Outlook final {
     double requests = 0;    // that run, and those queued
     double waited_ms = 0;   // first-token times of prompts that ended in passes closed since
     double stalled_ms = 0;  // prefill time x streams that stood still for it, in those
+    double work_ms = 0;     // of prompts fed since
   };
 
   void start(const fleet::FleetView& fleet, Slot slot);
@@ -84,9 +91,9 @@ class Outlook final {
     if (requests > places_) ms = std::max(ms, (requests - places_) * place_ms_);
     return ms;
   }
-  /// The time that all streams together take for one step.
-  [[nodiscard]] double step_ms(double streams, double blocks) const noexcept {
-    return streams * cost_.decode_ms(std::min(1.0, blocks / capacity_));
+  /// A full pool is shared by time: blocks then cost as long as it takes others to let them go.
+  [[nodiscard]] double work_ms(double tokens, double blocks, double blocks_then) const noexcept {
+    return cost_.prefill_token_ms * tokens + (blocks_then > capacity_ ? blocks * block_ms_ : 0);
   }
 
   std::uint64_t revision_ = 0;
@@ -100,6 +107,8 @@ class Outlook final {
   double places_ = std::numeric_limits<double>::infinity();  // to run in
   double place_ms_ = 0;  // until one of all running requests ends
   double queued_tokens_ = 0;
+  double queued_ = 0;
+  double least_token_ms_ = 0;
 };
 
 }  // namespace penstock::router

@@ -58,13 +58,15 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     worker(rng);
     Outlook outlook;
     outlook.refresh(ledger_.view(), slot_, 3000);
-    const Prices prices{.stream = rng.fraction(), .steps = 100 * rng.fraction()};
+    const Prices prices{.stream = rng.fraction(), .work = 3 * rng.fraction()};
     const double rest_ms = outlook.rest_ms(now_);
     const Item item{.tokens = 1.0 + rng.below(8000), .blocks = 1.0 + rng.below(150)};
     const double without = outlook.cost({}, rest_ms, prices);
     const double with = outlook.cost({}, rest_ms, prices, &item);
-    ASSERT_NEAR(outlook.added(item, rest_ms, prices).cost(prices), with - without,
-                1e-6 * (1 + with))
+    ASSERT_NEAR(outlook.added(item, rest_ms).cost(prices), with - without, 1e-6 * (1 + with))
+        << seed;
+    ASSERT_LE(outlook.least_ms(item.tokens, rest_ms),
+              outlook.added(item, rest_ms).cost(prices) + 1e-6)
         << seed;
   }
 }
@@ -87,7 +89,7 @@ TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
   EXPECT_EQ(outlook.rest_ms(now_ + std::chrono::seconds(1)), 0);
   // The next pass has room for 997 prompt tokens: 600 of the one before, 396 of the newcomer's
   // 500 (two answers begin in it), and 104 in the pass after, in which four answers run.
-  const Added added = outlook.added({.tokens = 500, .blocks = 8}, 3, {});
+  const Added added = outlook.added({.tokens = 500, .blocks = 8}, 3);
   EXPECT_DOUBLE_EQ(added.waiting_ms, 0.1 * 396);
   EXPECT_DOUBLE_EQ(added.stalled_ms, 0.1 * 396 * 3 + (10 + 0.1 * 104) * 4);
   EXPECT_DOUBLE_EQ(added.first_token_ms, 3 + (10 + 0.1 * 996 + 5) + (10 + 0.1 * 104 + 5));
