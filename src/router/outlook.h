@@ -37,7 +37,7 @@ struct Added {
 /// What a worker is about to do, as far as the router knows: the rest of the running pass, then the
 /// prompts given to it that have no first token, in order, as many tokens a pass as it takes. Valid
 /// until something changes there (FleetView::revision), whatever the time. A value.
-class Outlook final {
+class alignas(64) Outlook final {
  public:
   /// `stream_ms`: how long an answer takes from its first token to its last, on average.
   void refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms);
@@ -96,8 +96,11 @@ class Outlook final {
     return cost_.prefill_token_ms * tokens + (blocks_then > capacity_ ? blocks * block_ms_ : 0);
   }
 
+  // What every choice looks at of every worker comes first, up to tail_'s first: a cache line.
   std::uint64_t revision_ = 0;
   TimePoint free_at_ = TimePoint::min();  // the running pass ends
+  double queued_ = 0;
+  double least_token_ms_ = 0;
   Tail tail_;
   fleet::PassCost cost_;
   double decode_ms_ = 0;  // a step with what is in use now
@@ -107,8 +110,6 @@ class Outlook final {
   double places_ = std::numeric_limits<double>::infinity();  // to run in
   double place_ms_ = 0;  // until one of all running requests ends
   double queued_tokens_ = 0;
-  double queued_ = 0;
-  double least_token_ms_ = 0;
 };
 
 }  // namespace penstock::router
