@@ -16,8 +16,8 @@ struct Event {
 
   std::uint64_t sequence = 0;
   Kind kind = Kind::kCleared;
-  BlockHash hash;    // kStored, kRemoved
-  BlockHash parent;  // kStored: the block before, or the chain root
+  BlockHash hash;             // kStored, kRemoved
+  BlockHash parent;           // kStored: the block before, or the chain root
   bool begins_chain = false;  // kStored: `parent` is the root, and no block
   /// kStored: hash of the block's own tokens with the adapter and salt of the request that it was
   /// computed for (kv/local_hash.h). The tokens alone do not say whose they are.
