@@ -32,6 +32,7 @@ class RoutingTest(unittest.TestCase):
         cls.addClassCleanup(cls.server.kill)
 
     def tearDown(self):
+        self.doCleanups()
         self.server.wait_until_idle()
         self.server.check_log()
 
@@ -62,7 +63,7 @@ class PlacementTest(RoutingTest):
         homes = []
         for turn in range(4):
             for i, prompt in enumerate(prompts):
-                answer = self.ask(prompt, return_token_ids=True)
+                answer = self.ask(prompt, return_token_ids=True, cache_salt='conversations')
                 decision = self.decision(answer)
                 cached = answer.json()['usage']['prompt_tokens_details']['cached_tokens']
                 self.assertEqual(decision['predicted']['cached_tokens'], cached)
@@ -189,6 +190,7 @@ class OtherPoliciesTest(RoutingTest):
 
     def test_pages_want_the_key(self):
         self.server.key = None
+        self.addCleanup(setattr, self.server, 'key', 'secret')
         for page in ('workers', 'decisions', 'requests'):
             self.assertEqual(self.server.get(f'/debug/{page}').status, 401)
         url = f'http://127.0.0.1:{self.server.port}'
