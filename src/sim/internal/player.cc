@@ -214,7 +214,8 @@ void Player::placed(Live& live, router::Placement& placement) {
   live.lease = std::move(placement.lease);
   live.cached_blocks = placement.cached_blocks;
   (split_ ? live.prefill_worker : live.worker) = fronts_[live.front]->workers[placement.worker];
-  if (live.guest) {
+  if (together_) {
+    // What came in at the placer waits as long: else the plan's order is lost on the way.
     push_for(live, now_ + setup_.peer_delay, EventKind::kAnswered);
   } else {
     submit(live);
@@ -346,7 +347,7 @@ void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes
     outcome.cached_tokens = emission.cached_tokens;
     if (faulty_) compare(live, live.prefill_worker, emission.cached_tokens);
     live.lease.release();
-    if (live.guest) {
+    if (together_) {
       push_for(live, now_ + 2 * setup_.peer_delay, EventKind::kReserve);
     } else {
       act(Action::Kind::kReserve, live.request);
@@ -404,9 +405,7 @@ Player::Live& Player::new_live(std::uint32_t request) {
   lives_unused_.pop_back();
   Live& live = live_of(request);
   live.request = request;
-  const auto came_in_at = static_cast<std::uint32_t>(request % fronts_.size());
-  live.front = together_ ? placer_ : came_in_at;
-  live.guest = live.front != came_in_at;
+  live.front = together_ ? placer_ : static_cast<std::uint32_t>(request % fronts_.size());
   live.worker = live.prefill_worker = kNone;
   live.on_worker = live.on_prefill = live.ended = false;
   live.legs = 0;

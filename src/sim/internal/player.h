@@ -39,7 +39,6 @@ class Player final {
   struct Live {
     std::uint32_t request = 0;
     std::uint32_t front = 0;       // the router that places it
-    bool guest = false;            // it came in at another
     std::uint32_t worker = kNone;  // where the client's tokens come from
     std::uint32_t prefill_worker = kNone;
     engine::simulated::SequenceId id = 0;
