@@ -1,5 +1,7 @@
 #include "sim/internal/player.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -86,7 +88,13 @@ Result<Report> Player::run() {
     if (next == Nanos::max()) break;
     now_ = next;
   }
-  CHECK_EQ(ended_, outcomes_.size());
+  if (ended_ < outcomes_.size()) {
+    return fail(
+        Code::kUnprocessable,
+        fmt::format("{} of {} requests never end: they wait for KV blocks that others of them "
+                    "hold; give the workers more blocks, or requests a deadline",
+                    outcomes_.size() - ended_, outcomes_.size()));
+  }
   if (faulty_) audit_end();
   if (!violation_.empty()) return fail(Code::kInternal, violation_);
   return report();

@@ -204,7 +204,10 @@ void Player::tick() {
     look(*fronts_[front]);
   }
   audit_moment();
-  if (ended_ < outcomes_.size()) events_.push(now_ + kTickEvery, EventKind::kTick, 0);
+  // If nothing else is to come, nothing ever will: run() says so.
+  const bool more =
+      events_.next_at() < Nanos::max() || (setup_.concurrency == 0 && arrived_ < outcomes_.size());
+  if (more && ended_ < outcomes_.size()) events_.push(now_ + kTickEvery, EventKind::kTick, 0);
 }
 
 /// The worker says how much of a prompt it had.
