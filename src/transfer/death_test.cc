@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -36,6 +37,7 @@ class Child final {
     CHECK_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
     pid_ = fork();
     if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
       const std::uint64_t word = life();
       CHECK_EQ(write(ends[1], &word, sizeof word), static_cast<ssize_t>(sizeof word));
       for (;;) pause();

@@ -45,9 +45,10 @@ void DeathWatch::work() {
   for (;;) {
     epoll_event event{};
     if (epoll_wait(epoll_.get(), &event, 1, -1) != 1) continue;
-    if (event.data.u64 == 0) return;
+    const std::uint64_t id = event.data.u64;  // the event is packed: nothing may refer into it
+    if (id == 0) return;
     const std::lock_guard lock(mutex_);
-    const auto at = watched_.find(event.data.u64);
+    const auto at = watched_.find(id);
     if (at == watched_.end()) continue;
     at->second.gone->store(true, std::memory_order_release);
     epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, at->second.fd, nullptr);
