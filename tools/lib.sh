@@ -2,8 +2,9 @@
 
 penstock_cache() { printf '%s' "${PENSTOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/penstock}"; }
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
-[ -t 2 ] || say() { printf '==> %s\n' "$*" >&2; }
+# Nobody may be there to read it: that stops nothing.
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2 || :; }
+[ -t 2 ] || say() { printf '==> %s\n' "$*" >&2 || :; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # What a script leaves half done when it ends, however it ends: a folder to remove and a job to

@@ -51,12 +51,9 @@ void give_large_blocks_back() {
 /// Of a process that is started with a standard stream closed, the next file or socket would get
 /// its number, and with it what is printed and logged.
 void open_standard_streams() {
-  int last = -1;
-  while (last < STDERR_FILENO) {
-    last = open("/dev/null", O_RDWR);
-    if (last < 0) return;
-  }
-  close(last);
+  int opened = open("/dev/null", O_RDWR);
+  while (opened >= 0 && opened <= STDERR_FILENO) opened = open("/dev/null", O_RDWR);
+  if (opened >= 0) close(opened);
 }
 
 /// A report that did not reach its file must not look like one that did.

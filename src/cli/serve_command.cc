@@ -349,14 +349,16 @@ void fit_connections(net::HttpServerOptions& http) {
 }
 
 /// Ends the process when its threads do not: one that is stuck inside llama.cpp cannot be told.
-/// While this lives the process has `wait`, and until the next signal.
+/// While this lives the process has `wait`, and one second from the next signal on (`timeout` and
+/// some supervisors send each signal twice at once).
 class LastResort {
  public:
   LastResort(const Signals& signals, const Clock& clock, Nanos wait)
-      : thread_([this, &signals, &clock, deadline = Deadline(clock.now() + wait)] {
+      : thread_([this, &signals, &clock, ends_at = clock.now() + wait]() mutable {
           while (!over_) {
             const bool told = signals.next(std::chrono::milliseconds(50)) != 0;
-            if (over_ || (!told && !deadline.passed(clock.now()))) continue;
+            if (told) ends_at = std::min(ends_at, clock.now() + std::chrono::seconds(1));
+            if (over_ || clock.now() < ends_at) continue;
             log::error("a thread does not end; leaving without it");
             std::_Exit(1);
           }

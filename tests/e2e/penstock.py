@@ -309,9 +309,9 @@ def run(*arguments, env=None, seconds=WAIT_S):
 class Server(Process):
     """`penstock serve` on a free port, by default with the simulated engine."""
 
-    def __init__(self, *flags, model=MODEL, speedup='max', ready=True, env=None, key=None):
+    def __init__(self, *flags, model=MODEL, speedup='max', port=0, ready=True, env=None, key=None):
         """`ready`: wait until it serves its model, not only until it listens."""
-        super().__init__('serve', '--model', model, '--speedup', str(speedup), '--port', '0',
+        super().__init__('serve', '--model', model, '--speedup', str(speedup), '--port', str(port),
                          *flags, env=env)
         self.key = key
         try:

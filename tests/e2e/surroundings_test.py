@@ -118,7 +118,7 @@ class RestartTest(unittest.TestCase):
         first.signal(signal.SIGKILL)
         first.wait()
         # The clients have not closed their ends: the system still knows of them.
-        with Server('--port', str(first.port)) as second:
+        with Server(port=first.port) as second:
             self.assertEqual(second.port, first.port)
             self.assertEqual(second.complete().status, 200)
             second.stop()
@@ -128,17 +128,17 @@ class PipelineTest(unittest.TestCase):
 
     def test_who_asks_for_much_and_reads_nothing_costs_little(self):
         with Server() as server:
-            expected = server.complete(max_tokens=2000).text()
+            expected = server.complete(max_tokens=20_000).text()
             before = server.resident_bytes()
             with server.connect(receive_buffer=4096) as connection:
                 request = request_bytes('POST', COMPLETIONS,
-                                        completion_body(stream=True, max_tokens=2000))
-                connection.send(request * 40)
+                                        completion_body(stream=True, max_tokens=20_000))
+                connection.send(request * 8)
                 wait_until(lambda: any(one['held_tokens'] for one in server.debug_requests()),
                            'the first waits for its reader')
                 self.assertEqual(server.complete().status, 200)
                 self.assertLess(server.resident_bytes() - before, 64 << 20)
-                for _ in range(40):
+                for _ in range(8):
                     answer = connection.read_response()
                     text = ''.join(document['choices'][0]['text']
                                    for document in documents_of(answer))
