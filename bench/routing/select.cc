@@ -4,29 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <new>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/counted_new.h"
 #include "base/rng.h"
 #include "router/router.h"
-
-namespace {
-
-std::uint64_t allocations = 0;
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  std::abort();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace penstock::bench {
 namespace {
@@ -181,7 +166,7 @@ void row(std::uint32_t workers) {
   int round = 0;
   const Percentiles place = measure(fleet, [&] {
     const std::uint32_t prompt = fleet.any_prompt();
-    const std::uint64_t before = allocations;
+    const std::uint64_t before = allocations.load();
     const double ns = fleet.place(prompt);
     allocated += round++ >= kWarmUp ? allocations - before : 0;
     return ns;

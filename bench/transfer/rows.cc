@@ -20,29 +20,18 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <new>
 #include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/check.h"
+#include "base/counted_new.h"
 #include "base/rng.h"
 #include "transfer/checksum.h"
 #include "transfer/host_server.h"
 #include "transfer/peer.h"
 #include "transfer/tcp_server.h"
-
-namespace {
-std::atomic<std::uint64_t> allocations{0};
-}
-void* operator new(std::size_t size) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t /*size*/) noexcept { std::free(memory); }
 
 namespace {
 

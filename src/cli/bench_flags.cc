@@ -164,7 +164,6 @@ Result<std::string> read_file(const std::string& path) {
   return std::move(text).str();
 }
 
-/// Base URLs are given with and without the /v1 that OpenAI's clients want at their end.
 Result<void> read_prompts(const BenchFlags& f, BenchPlan& plan) {
   const load::Endpoint endpoint = plan.options.request.endpoint;
   const std::uint64_t seed = plan.options.seed;

@@ -2,25 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "base/counted_new.h"
 #include "router/router.h"
-
-namespace {
-
-thread_local std::uint64_t allocations = 0;
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  std::abort();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace penstock::router {
 namespace {
@@ -50,9 +35,9 @@ TEST(Router, PlacesAndAccountsWithoutAllocating) {
       leases[i % leases.size()] = std::move(placement->lease);
     };
     for (std::size_t i = 0; i < 2 * leases.size(); ++i) place(i);
-    const std::uint64_t before = allocations;
+    const std::uint64_t before = allocations.load();
     for (std::size_t i = 0; i < 1000; ++i) place(i);
-    EXPECT_EQ(allocations, before) << entry.name;
+    EXPECT_EQ(allocations.load(), before) << entry.name;
   }
 }
 

@@ -1,30 +1,9 @@
 // A transfer takes no memory: neither its submission nor the threads that carry it.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+#include "base/counted_new.h"
 #include "transfer/tcp_server.h"
 #include "transfer/test_blocks.h"
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__has_feature)
-#define PENSTOCK_COUNTS_ALLOCATIONS 1
-#endif
-
-namespace {
-std::atomic<std::uint64_t> allocations{0};
-}
-
-#ifdef PENSTOCK_COUNTS_ALLOCATIONS
-void* operator new(std::size_t size) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t /*size*/) noexcept { std::free(memory); }
-#endif
 
 namespace penstock::transfer {
 namespace {
@@ -32,9 +11,6 @@ namespace {
 using namespace std::chrono_literals;
 
 TEST(Allocation, NoneForATransfer) {
-#ifndef PENSTOCK_COUNTS_ALLOCATIONS
-  GTEST_SKIP() << "the sanitizer has the allocator";
-#endif
   const SteadyClock clock;
   const std::string secret = "a secret of thirty-two characters";
   const Layout layout = Layout::by_block(4000, 2, 256);
