@@ -38,6 +38,7 @@ Error explain(const HttpServerOptions& options, ErrorCode failure) {
 ErrorCode open_and_bind(TcpAcceptor& acceptor, const tcp::endpoint& endpoint, bool shared) {
   ErrorCode failure;
   acceptor.open(endpoint.protocol(), failure);
+  if (!failure) acceptor.non_blocking(true, failure);
   if (!failure) acceptor.set_option(asio::socket_base::reuse_address(true), failure);
   if (!failure && shared) acceptor.set_option(ReusePort(true), failure);
   if (!failure) acceptor.bind(endpoint, failure);

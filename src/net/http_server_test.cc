@@ -173,6 +173,25 @@ TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrderAlsoWhenItAnswersLater) {
   for (int i = 0; i < kRequests; ++i) ASSERT_EQ(client.read_answer().body, fmt::format("/{}", i));
 }
 
+TEST_F(HttpServerTest, ATickBetweenTwoPipelinedRequestsEndsNothing) {
+  // So much waits that reading is paused, and the loop is so late that the answer and the next
+  // tick come in one turn, in this order.
+  start([](Exchange& e) {
+    e.own(std::make_unique<LaterAnswer>(e));
+    if (e.request().target != "/1") return;
+    const auto late = std::chrono::steady_clock::now() + 600ms;
+    while (std::chrono::steady_clock::now() < late) {
+    }
+  });
+  RawSocket client = connect();
+  constexpr int kRequests = 4;
+  std::string all;
+  for (int i = 0; i < kRequests; ++i)
+    all += fmt::format("GET /{} HTTP/1.1\r\nHost: x\r\nX: {:*>30000}\r\n\r\n", i, i);
+  ASSERT_TRUE(client.send(all));
+  for (int i = 0; i < kRequests; ++i) ASSERT_EQ(client.read_answer().body, fmt::format("/{}", i));
+}
+
 TEST_F(HttpServerTest, PipelinedGarbageEndsTheConnectionAfterTheAnswerBeforeIt) {
   start(echo);
   RawSocket client = connect();
@@ -610,7 +629,14 @@ TEST_F(HttpServerTest, StopEndsEverythingOnceAndForAll) {
   // A task that posts itself for ever must not keep the server from stopping.
   std::function<void()> again = [&] { server_->loop(0).post([&] { again(); }); };
   server_->loop(0).post([&] { again(); });
-  server_->stop();
+  std::jthread stopper;
+  {  // Nor may connections be forgotten that come in the very moment.
+    const Held first(server_->loop(0));
+    const Held second(server_->loop(1));
+    for (int i = 0; i < 100; ++i) clients.push_back(connect());
+    stopper = std::jthread([&] { server_->stop(); });
+  }
+  stopper.join();
   EXPECT_EQ(gone, 10);
   for (RawSocket& client : clients) EXPECT_TRUE(client.at_end());
   EXPECT_EQ(server_->stats().connections_open, 0U);

@@ -278,11 +278,10 @@ void ServerConnection::on_answer_sent() {
   }
   state_ = State::kIdle;
   if (processing_) return;  // which goes on with the next request by itself
-  if (input_.empty()) {
-    server_.set_deadline(slot_, server_.deadline_in(server_.options().idle_timeout));
-  } else {
-    resume_soon();
-  }
+  // Also with a next request at hand: a tick may come before its turn, and must not find the
+  // deadline by which it looked after the client of the last one.
+  server_.set_deadline(slot_, server_.deadline_in(server_.options().idle_timeout));
+  if (!input_.empty()) resume_soon();
 }
 
 void ServerConnection::linger() {

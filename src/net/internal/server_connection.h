@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -95,6 +96,8 @@ class ServerConnection final
 
   // Output (server_exchange.cc).
   void send(std::initializer_list<std::string_view> parts);
+  std::size_t offer(std::span<const asio::const_buffer> parts, std::size_t total_bytes,
+                    ErrorCode& failure);
   void keep_unsent(std::initializer_list<std::string_view> parts, std::size_t sent_bytes);
   void wait_until_writable(bool progressed);
   void on_socket_writable(ErrorCode failure);

@@ -56,11 +56,13 @@ void ServerLoop::release_body(std::size_t size_bytes) noexcept {
 }
 
 void ServerLoop::accept_next() {
-  acceptor_->async_accept([this](ErrorCode failure, TcpSocket socket) {
-    if (failure == asio::error::operation_aborted) return;
+  // Not async_accept: a socket that it has accepted as the loop stops would stay open, unheard of.
+  acceptor_->async_wait(TcpAcceptor::wait_read, [this](ErrorCode failure) {
+    if (failure) return;  // closed
+    TcpSocket socket = acceptor_->accept(failure);
     if (!failure) {
       on_accepted(std::move(socket));
-    } else if (failure != asio::error::connection_aborted) {
+    } else if (failure != asio::error::connection_aborted && failure != asio::error::would_block) {
       accept_paused_ = true;  // no descriptor or memory for it now: trying at once would spin
       return;
     }
