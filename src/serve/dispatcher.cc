@@ -124,6 +124,9 @@ Dispatcher::~Dispatcher() { CHECK_EQ(ledger_.in_flight(), 0U); }
 void Dispatcher::hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
                              std::vector<std::uint64_t>& out) const {
   out.clear();
+  const router::Policy::Needs& needs = router_.needs();
+  const bool all = needs.cached || needs.active;
+  if (!all) prompt = prompt.first(std::min<std::size_t>(prompt.size(), block_tokens_));
   kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out);
 }
 

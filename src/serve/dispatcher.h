@@ -129,7 +129,8 @@ class Dispatcher final {
   }
   [[nodiscard]] std::string_view policy() const noexcept { return policy_; }
 
-  /// What DispatchRequest::locals wants, in place of what `out` holds. Takes no lock.
+  /// What DispatchRequest::locals wants, in place of what `out` holds: the hash of each block, or
+  /// of the first alone for a policy that does not ask what is cached where. Takes no lock.
   void hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
                    std::vector<std::uint64_t>& out) const;
 

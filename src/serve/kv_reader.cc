@@ -48,6 +48,8 @@ void KvReader::take_snapshot(TimePoint now) {
   fill_batch();
   batch_.last = sequence;
   follower_.snapshot(batch_, now);
+  events_ = {};  // as much as the worker holds: not kept for the next time
+  batch_ = {};
 }
 
 /// Blocks that follow each other go in as one store.
