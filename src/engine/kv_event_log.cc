@@ -7,6 +7,11 @@
 
 namespace penstock::engine {
 
+kv::Event* KvEventLog::find(std::uint64_t sequence) noexcept {
+  const std::uint64_t oldest = last_sequence() + 1 - events_.size();
+  return sequence >= oldest ? &events_[sequence - oldest] : nullptr;
+}
+
 void KvEventLog::append(kv::Event event) {
   const std::uint64_t sequence = last_sequence() + 1;
   event.sequence = sequence;
@@ -18,25 +23,37 @@ void KvEventLog::append(kv::Event event) {
 void KvEventLog::stored(kv::Event block) {
   const std::lock_guard lock(mutex_);
   block.kind = kv::Event::Kind::kStored;
-  held_.push_back(block);
-  held_by_hash_[block.hash] = std::prev(held_.end());
-  append(std::move(block));
+  block.sequence = last_sequence() + 1;
+  kv::Event told = {.kind = block.kind,
+                    .hash = block.hash,
+                    .parent = block.parent,
+                    .begins_chain = block.begins_chain,
+                    .local = block.local,
+                    .tokens = {}};
+  const bool is_new = held_.try_emplace(block.hash, std::move(block)).second;
+  if (!is_new) told.tokens = held_.at(told.hash).tokens;  // held is the first that was told
+  append(std::move(told));
+}
+
+/// What only a held block had becomes the event's own, if that is still kept.
+void KvEventLog::forget(kv::Event& block) {
+  if (kv::Event* told = find(block.sequence)) told->tokens = std::move(block.tokens);
 }
 
 void KvEventLog::removed(const kv::BlockHash& hash) {
   const std::lock_guard lock(mutex_);
-  const auto found = held_by_hash_.find(hash);
-  if (found == held_by_hash_.end()) return;
-  held_.erase(found->second);
-  held_by_hash_.erase(found);
-  append({.kind = kv::Event::Kind::kRemoved, .hash = hash});
+  const auto found = held_.find(hash);
+  if (found == held_.end()) return;
+  forget(found->second);
+  held_.erase(found);
+  append({.kind = kv::Event::Kind::kRemoved, .hash = hash, .tokens = {}});
 }
 
 void KvEventLog::cleared() {
   const std::lock_guard lock(mutex_);
+  for (auto& [hash, block] : held_) forget(block);
   held_.clear();
-  held_by_hash_.clear();
-  append({.kind = kv::Event::Kind::kCleared});
+  append({.kind = kv::Event::Kind::kCleared, .tokens = {}});
 }
 
 Result<void> KvEventLog::read(std::uint64_t from, std::size_t count_max,
@@ -50,14 +67,23 @@ Result<void> KvEventLog::read(std::uint64_t from, std::size_t count_max,
   }
   const std::uint64_t first = std::min<std::uint64_t>(from - oldest, events_.size());
   const std::size_t count = std::min<std::size_t>(count_max, events_.size() - first);
-  for (std::size_t i = 0; i < count; ++i) out.push_back(events_[first + i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    const kv::Event& event = events_[first + i];
+    out.push_back(event);
+    if (event.kind != kv::Event::Kind::kStored || !event.tokens.empty()) continue;
+    const auto held = held_.find(event.hash);
+    if (held != held_.end()) out.back().tokens = held->second.tokens;
+  }
   return {};
 }
 
 std::vector<kv::Event> KvEventLog::snapshot(std::uint64_t& sequence) const {
   const std::lock_guard lock(mutex_);
   sequence = last_sequence();
-  std::vector<kv::Event> events(held_.begin(), held_.end());
+  std::vector<kv::Event> events;
+  events.reserve(held_.size());
+  for (const auto& [hash, block] : held_) events.push_back(block);
+  std::ranges::sort(events, {}, &kv::Event::sequence);  // parents were stored before their children
   for (kv::Event& event : events) event.sequence = sequence;
   return events;
 }

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
-#include <list>
 #include <mutex>
 #include <unordered_map>
 
@@ -32,13 +31,15 @@ class KvEventLog final : public kv::EventSource {
 
  private:
   void append(kv::Event event);
+  void forget(kv::Event& block);
+  [[nodiscard]] kv::Event* find(std::uint64_t sequence) noexcept;  // null: no longer kept
 
   const std::size_t events_max_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> last_sequence_ = 0;  // written under mutex_
+  // A block's tokens lie once: with the block while it is held, and then with the event.
   std::deque<kv::Event> events_;
-  std::list<kv::Event> held_;  // in the order stored, so parents come first
-  std::unordered_map<kv::BlockHash, std::list<kv::Event>::iterator> held_by_hash_;
+  std::unordered_map<kv::BlockHash, kv::Event> held_;
 };
 
 }  // namespace penstock::engine

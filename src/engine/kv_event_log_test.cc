@@ -106,7 +106,12 @@ TEST(KvEventLog, ASnapshotIsWhatTheEventsAddUpToWithParentsFirst) {
     }
   }
   std::map<kv::BlockHash, kv::Event> held;
-  for (const kv::Event& event : read_all(log, 1)) apply(held, event);
+  for (const kv::Event& event : read_all(log, 1)) {
+    if (event.kind == Kind::kStored) {  // whether its block is held, removed or cleared by now
+      EXPECT_EQ(event.tokens, std::vector{static_cast<Token>(event.hash.low)});
+    }
+    apply(held, event);
+  }
   std::uint64_t sequence = 0;
   std::set<kv::BlockHash> seen;
   for (const kv::Event& event : log.snapshot(sequence)) {
