@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: build serve test bench lint fuzz clean help
+.PHONY: build serve model-there test bench lint fuzz clean help
 
 # make serve
 WORKERS ?=
@@ -14,7 +14,7 @@ STAGES ?=
 # make fuzz
 FUZZ_SECONDS ?= 60
 
-say := @printf '==> %s\n'
+say := @. tools/lib.sh; say
 
 build:
 	@tools/setup.sh
@@ -25,12 +25,16 @@ build:
 	@cmake --build build --target penstock
 	$(say) "penstock: built, build/penstock"
 
-serve: build
-	@[ "$(MODEL)" != demo ] || tools/model.sh >/dev/null
+serve: model-there build
 	@set -- build/penstock serve --model "$(MODEL)" --port $(PORT) \
 	  $(if $(WORKERS),--workers $(WORKERS)) $(ARGS); \
 	printf '==> %s\n' "$$*" "stop it with Ctrl-C"; \
 	exec "$$@"
+
+# Before minutes of building, not after.
+model-there:
+	@case "$(MODEL)" in demo | simulated) ;; *) [ -e "$(MODEL)" ] || \
+	  { printf 'error: %s\n' "MODEL=$(MODEL): no such file or folder" >&2; exit 1; } ;; esac
 
 test:
 	@.ci/run $(STAGES)
@@ -65,11 +69,11 @@ help:
 	@printf '%s\n' \
 	  'make serve   set everything up, build, and serve a small real model on port 8000' \
 	  '               make serve PORT=9000 WORKERS=2' \
-	  '               make serve MODEL=~/models/llama.gguf ARGS="--api-key secret"' \
+	  '               make serve MODEL=~/models/llama.gguf ARGS="--api-key-file keys.txt"' \
 	  'make build   set up and build build/penstock' \
 	  'make test    everything CI runs: all tests, sanitizers, fuzzing, official SDKs' \
-	  '               make test STAGES="release test"      only the release build and its tests' \
-	  'make bench   measure, beside the floor and the peers, as docs state it' \
+	  '               make test STAGES="setup release test"   only the release build and its tests' \
+	  'make bench   measure beside the floor and the peers (bench/README.md)' \
 	  'make lint    clang-format and clang-tidy over everything' \
 	  'make fuzz    fuzz each parser; make fuzz FUZZ_SECONDS=600 for longer' \
 	  'make clean   remove what was built here' \

@@ -3,7 +3,7 @@
 #
 #   tools/setup.sh          what building needs
 #   tools/setup.sh --test   also what only testing needs
-#   tools/setup.sh --bench  also what only benchmarks need
+#   tools/setup.sh --bench  also what only testing and benchmarks need
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/lib.sh"
@@ -18,7 +18,8 @@ esac
 
 wanted() {  # package names, one a line
   sed -e 's/#.*//' "$here/../packages.txt" |
-    awk -v purpose="[$purpose]" 'NF == 1 || $2 == purpose { print $1 }'
+    awk -v purpose="$purpose" 'NF == 1 || $2 == "[" purpose "]" ||
+      (purpose == "bench" && $2 == "[test]") { print $1 }'
 }
 
 installed() {  # names and what they provide, so that another vendor's nodejs with npm in it counts

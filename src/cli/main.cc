@@ -15,7 +15,7 @@
 namespace {
 
 constexpr const char* kDescription =
-    "Penstock turns GPUs, or one laptop, into one fast OpenAI-compatible service.\n"
+    "Penstock serves language models in GGUF with an OpenAI-compatible API.\n"
     "\n"
     "  penstock serve --model demo          serve a small real model on http://127.0.0.1:8000\n"
     "  penstock serve --model model.gguf    serve your own\n"
@@ -23,9 +23,10 @@ constexpr const char* kDescription =
     "  penstock simulate trace.jsonl --workers 8 --policy all\n"
     "  penstock top --url http://127.0.0.1:8000  watch its workers\n"
     "\n"
-    "Every flag of a subcommand can also be set in the environment (PENSTOCK_PORT=8080 for\n"
-    "--port 8080) or in a TOML file given with --config. A flag beats the environment, and the\n"
-    "environment beats the file.";
+    "Every flag can also be set in the environment: of serve as PENSTOCK_PORT=8080 for --port "
+    "8080,\n"
+    "of the others with their name (PENSTOCK_BENCH_URL); serve's also in a TOML file given with\n"
+    "--config. A flag beats the environment, and the environment beats the file.";
 
 /// All option names of a subcommand, for suggestions.
 std::vector<std::string> names_of(const CLI::App& app) {

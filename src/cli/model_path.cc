@@ -11,7 +11,9 @@
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -88,13 +90,23 @@ Result<std::string> demo_model(const std::atomic<bool>& give_up) {
 
 Result<std::string> resolve_model(const std::string& model, const std::atomic<bool>& give_up) {
   if (model == "demo" || model == "simulated") return demo_model(give_up);
+  return find_model(model);
+}
+
+Result<std::string> find_model(const std::string& model) {
+  if (model == "demo" || model == "simulated") return model;
   std::error_code problem;
   if (!fs::exists(model, problem)) {
     return fail(Code::kNotFound, fmt::format("{}: no such file; --model takes demo, simulated, a "
                                              ".gguf file, or a folder with one",
                                              model));
   }
-  if (!fs::is_directory(model, problem)) return model;
+  if (!fs::is_directory(model, problem)) {
+    std::array<char, 4> magic{};
+    std::ifstream(model, std::ios::binary).read(magic.data(), magic.size());
+    if (std::string_view(magic.data(), magic.size()) == "GGUF") return model;
+    return fail(Code::kInvalidArgument, fmt::format("{} is not a model in GGUF", model));
+  }
   std::vector<std::string> found;
   for (fs::directory_iterator entry(model, problem), end; !problem && entry != end;
        entry.increment(problem)) {
@@ -105,7 +117,9 @@ Result<std::string> resolve_model(const std::string& model, const std::atomic<bo
   }
   if (found.size() == 1) return found[0];
   return fail(Code::kInvalidArgument,
-              fmt::format("{} holds {} .gguf files; name one of them", model, found.size()));
+              found.empty()
+                  ? fmt::format("{} holds no .gguf file", model)
+                  : fmt::format("{} holds {} .gguf files; name one of them", model, found.size()));
 }
 
 std::string model_name(const std::string& model) {

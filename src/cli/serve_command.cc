@@ -200,6 +200,9 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     return fail(Code::kInvalidArgument,
                 "--model is required: demo, simulated, a .gguf file, or a folder with one");
   }
+  if (const Result<std::string> found = find_model(f.model); !found) {
+    return std::unexpected(found.error());
+  }
   const Result<log::Level> level = log::parse_level(f.log_level);
   if (!level) return std::unexpected(level.error());
   log::set_level(*level);
@@ -381,8 +384,12 @@ int check_flags(ServeFlags& flags) {
   const Result<serve::ModelOptions> settled = settle(flags);
   const Result<void> fine =
       settled ? net::check_address(flags.http) : std::unexpected(settled.error());
-  if (!fine) fmt::print(stderr, "penstock serve: {}\n", fine.error().message);
-  return fine ? 0 : 2;
+  if (!fine) {
+    fmt::print(stderr, "penstock serve: {}\n", fine.error().message);
+    return 2;
+  }
+  fmt::print("these settings are fine\n");
+  return 0;
 }
 
 int run_serve(ServeFlags& flags) {

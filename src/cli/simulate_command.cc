@@ -39,7 +39,7 @@ std::string footer() {
       "  penstock simulate conversation.jsonl --prefill 4 --decode 4 --speed 2 --json\n"
       "      prefill and decode on different workers, arrivals twice as fast\n"
       "  penstock simulate shared-prefix:groups=150,users=5,rate=20,requests=3000 --workers 8\n"
-      "      requests made up by a generator; shared-prefix: alone lists its settings\n"
+      "      requests made up by a generator; a wrong setting lists the right ones\n"
       "\n"
       "TRACE is a file or GENERATOR[:SETTING=VALUE,...]. Generators:\n";
   for (const sim::GeneratorEntry& entry : sim::generators()) {

@@ -87,10 +87,13 @@ class CommandLineTest(unittest.TestCase):
             broken = os.path.join(folder, 'broken.gguf')
             with open(broken, 'wb') as file:
                 file.write(b'GGUF' + b'\0' * 100)
-            for model in ('/nowhere.gguf', folder + '/', broken):
+            other = os.path.join(folder, 'other.gguf')
+            with open(other, 'wb') as file:
+                file.write(b'# Notes')
+            for model, status in (('/nowhere.gguf', 2), (folder + '/', 2), (other, 2), (broken, 1)):
                 with self.subTest(model), \
                      Process('serve', '--model', model, '--port', '0') as process:
-                    self.assertEqual(process.wait(), 1)
+                    self.assertEqual(process.wait(), status)
                     self.assertIn(os.path.basename(model), process.stderr())
 
 
@@ -108,9 +111,9 @@ class ConfigTest(unittest.TestCase):
     def check(self, *arguments, env=None):
         return run('serve', '--config', self.file, '--check-config', *arguments, env=env)
 
-    def test_check_config_says_nothing_when_all_is_well(self):
+    def test_check_config_says_that_all_is_well(self):
         self.write('model = "simulated"\nspeedup = "max"\nport = 0\napi-key = ["a", "b"]\n')
-        self.assertEqual(self.check(), (0, '', ''))
+        self.assertEqual(self.check(), (0, 'these settings are fine\n', ''))
 
     def test_E23_what_is_wrong_in_a_file_is_named(self):
         for line, says in (('prot = 0', 'unknown key prot (did you mean port?)'),
@@ -147,7 +150,8 @@ class ConfigTest(unittest.TestCase):
 
     def test_environment_alone(self):
         env = {'PENSTOCK_MODEL': 'simulated'}
-        self.assertEqual(run('serve', '--check-config', env=env), (0, '', ''))
+        self.assertEqual(run('serve', '--check-config', env=env),
+                         (0, 'these settings are fine\n', ''))
         status, _, error = run('serve', '--check-config', env={**env, 'PENSTOCK_PORT': 'http'})
         self.assertEqual(status, 2)
         self.assertIn('--port', error)
