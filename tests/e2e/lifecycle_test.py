@@ -19,6 +19,7 @@ CHAT = '/v1/chat/completions'
 COMPLETIONS = '/v1/completions'
 MODEL_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../tools/model.sh')
 
+FINE = 'these settings are fine\n'
 ENDLESS = 100_000  # tokens: minutes, at the speeds here
 
 
@@ -113,7 +114,7 @@ class ConfigTest(unittest.TestCase):
 
     def test_check_config_says_that_all_is_well(self):
         self.write('model = "simulated"\nspeedup = "max"\nport = 0\napi-key = ["a", "b"]\n')
-        self.assertEqual(self.check(), (0, 'these settings are fine\n', ''))
+        self.assertEqual(self.check(), (0, FINE, ''))
 
     def test_E23_what_is_wrong_in_a_file_is_named(self):
         for line, says in (('prot = 0', 'unknown key prot (did you mean port?)'),
@@ -137,21 +138,21 @@ class ConfigTest(unittest.TestCase):
                 file.write(text)
                 file.flush()
                 status, out, error = self.check('--chat-template', template)
-                self.assertEqual((status, out), (2 if says else 0, ''), error)
+                self.assertEqual((status, out), (2, '') if says else (0, FINE), error)
                 self.assertIn(says, error)
         for host, says in (('127.0.0.1', ''), ('0.0.0.0', ''), ('192.0.2.1', '192.0.2.1'),
                            ('nowhere', 'nowhere')):
             with self.subTest(host):
                 status, out, error = self.check('--host', host)
-                self.assertEqual((status, out), (2 if says else 0, ''), error)
+                self.assertEqual((status, out), (2, '') if says else (0, FINE), error)
                 self.assertIn(says, error)
         with Server() as server:  # a port that is taken is no fault of the configuration
-            self.assertEqual(self.check('--port', str(server.port)), (0, '', ''))
+            self.assertEqual(self.check('--port', str(server.port)), (0, FINE, ''))
 
     def test_environment_alone(self):
         env = {'PENSTOCK_MODEL': 'simulated'}
         self.assertEqual(run('serve', '--check-config', env=env),
-                         (0, 'these settings are fine\n', ''))
+                         (0, FINE, ''))
         status, _, error = run('serve', '--check-config', env={**env, 'PENSTOCK_PORT': 'http'})
         self.assertEqual(status, 2)
         self.assertIn('--port', error)
