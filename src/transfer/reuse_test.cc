@@ -84,16 +84,33 @@ class Reuse : public ::testing::TestWithParam<PathKind> {
 };
 
 TEST_P(Reuse, WhatArrivesIsWhatWasNamed) {
-  std::atomic<bool> stop{false};
-  std::jthread writer([&] {
-    for (std::uint64_t round = 0; !stop; ++round) rewrite(round);
+  // So many rewrites the writer may do in all: a few while each pull is under way, and none in
+  // every fourth, so that blocks arrive and blocks are missed whatever is quick on this machine.
+  constexpr std::uint64_t kStop = UINT64_MAX;
+  std::atomic<std::uint64_t> allowed{0};
+  std::jthread writer([&](const std::stop_token& token) {
+    const std::stop_callback stop(token, [&] {  // also when the test fails
+      allowed = kStop;
+      allowed.notify_one();
+    });
+    for (std::uint64_t done = 0; allowed != kStop;) {
+      if (done < allowed) {
+        rewrite(done++);
+      } else {
+        allowed.wait(done);
+      }
+    }
   });
+  std::uint64_t rewrites = 0;
   std::size_t arrived = 0;
   std::size_t missed = 0;
   // The list is read by the owner's threads over TCP: it stays as it is while a grant is open.
   for (int round = 0; round < 1000 || arrived == 0 || missed == 0; ++round) {
     name_blocks();
     const GrantId grant = from->grants().open(order.granted, kClock.now() + 1h).value();
+    rewrites += static_cast<std::uint64_t>(round % 4) * 4;
+    allowed = rewrites;
+    allowed.notify_one();
     ASSERT_TRUE(peer->pull(transfer, order.pull(grant), *to).has_value());
     ASSERT_TRUE(transfer.wait(Deadline(kClock.now() + 20s), kClock));
     ASSERT_TRUE(from->grants().close(grant, Deadline(kClock.now() + 20s), kClock).has_value());
@@ -111,7 +128,6 @@ TEST_P(Reuse, WhatArrivesIsWhatWasNamed) {
           std::all_of(bytes, bytes + kBlockBytes, [&](std::byte byte) { return byte == wanted; }));
     }
   }
-  stop = true;
 }
 
 std::string name(const ::testing::TestParamInfo<PathKind>& info) {
