@@ -51,10 +51,15 @@ void end(FileOp& op, int moved) noexcept {
     op.error_number = -moved;
   } else if (static_cast<std::uint32_t>(moved) != op.size_bytes) {
     op.status = BlockStatus::kTruncated;
-  } else if (op.kind == FileOp::Kind::kRead && checksum(op.memory, op.size_bytes) != op.checksum) {
-    op.status = BlockStatus::kCorrupt;
   } else {
     op.status = BlockStatus::kArrived;
+    if (op.kind == FileOp::Kind::kWrite) return;
+    const Checksum came = checksum(op.memory, op.size_bytes);
+    if (op.kind == FileOp::Kind::kReadUnknown) {
+      op.checksum = came;
+    } else if (came != op.checksum) {
+      op.status = BlockStatus::kCorrupt;
+    }
   }
 }
 

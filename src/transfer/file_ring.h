@@ -14,13 +14,17 @@ namespace penstock::transfer {
 /// One read or write of a whole piece, between an open file and memory that stays where it is. With
 /// a file opened O_DIRECT, memory, offset and size are multiples of what the file system asks for.
 struct FileOp {
-  enum class Kind : std::uint8_t { kRead, kWrite };
+  enum class Kind : std::uint8_t {
+    kRead,
+    kReadUnknown,  // what should come is not known beforehand: who asks verifies it
+    kWrite,
+  };
   Kind kind = Kind::kRead;
   int fd = -1;
   std::uint64_t offset_bytes = 0;
   std::byte* memory = nullptr;
   std::uint32_t size_bytes = 0;
-  Checksum checksum = 0;  // of a read what it must be; of a write what it became
+  Checksum checksum = 0;  // of kRead what it must be; else what it became
   /// kArrived; kTruncated: the file has less; kCorrupt; kPathFailed: `error_number` says why.
   BlockStatus status = BlockStatus::kPending;
   int error_number = 0;

@@ -56,6 +56,14 @@ TEST_F(File, ReadsWhatWasWritten) {
   EXPECT_TRUE(ring_->run({}));
 }
 
+TEST_F(File, AReadOfTheUnknownSaysWhatCame) {
+  const Checksum written = ops_[3].checksum;
+  ops_[3].kind = FileOp::Kind::kReadUnknown;
+  ops_[3].checksum = 0;
+  ASSERT_TRUE(ring_->run(ops_));
+  EXPECT_EQ(ops_[3].checksum, written);
+}
+
 TEST_F(File, AFlippedBitATruncatedFileAndABadDescriptorAreMissesOfTheirOwn) {
   std::byte byte{};
   const auto flipped = static_cast<off_t>(ops_[7].offset_bytes + 4095);

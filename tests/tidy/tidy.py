@@ -13,8 +13,8 @@ import sys
 # A module may include only from floors below its own; two on one floor may not see each other.
 FLOORS = {
     'base': 0,
-    'net': 1,
-    'kv': 2, 'transfer': 2, 'text': 2, 'api': 2,
+    'net': 1, 'kv': 1, 'transfer': 1,
+    'tiers': 2, 'text': 2, 'api': 2,
     'engine': 3,
     'fleet': 4,
     'router': 5, 'planner': 5,

@@ -1,0 +1,34 @@
+#include "tiers/block_io.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace penstock::tiers {
+namespace {
+
+constexpr unsigned kDepth = 32;  // operations under way: what a disk needs to be busy
+
+class RingIo final : public BlockIo {
+ public:
+  explicit RingIo(std::unique_ptr<transfer::FileRing> ring) : ring_(std::move(ring)) {}
+  void run(std::span<transfer::FileOp> ops) override { ring_->run(ops); }
+  int sync(int fd) override { return fdatasync(fd) == 0 ? 0 : errno; }
+  int allocate(int fd, std::uint64_t size_bytes) override {
+    return posix_fallocate(fd, 0, static_cast<off_t>(size_bytes));
+  }
+
+ private:
+  std::unique_ptr<transfer::FileRing> ring_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<BlockIo>> make_ring_io() {
+  auto ring = transfer::FileRing::create(kDepth);
+  if (!ring) return std::unexpected(ring.error());
+  return std::make_unique<RingIo>(std::move(*ring));
+}
+
+}  // namespace penstock::tiers

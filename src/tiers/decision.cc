@@ -1,0 +1,25 @@
+#include "tiers/decision.h"
+
+namespace penstock::tiers {
+
+LoadChoice choose_load(std::span<const Tier> tiers, const LoadCosts& costs) noexcept {
+  LoadChoice best;
+  double load_ns = 0;
+  bool queued = false;
+  for (std::size_t i = 0; i < tiers.size(); ++i) {
+    if (tiers[i] == Tier::kDisk) {
+      if (!queued) load_ns += costs.disk_queue_ns;
+      queued = true;
+      load_ns += costs.disk_ns;
+    } else {
+      load_ns += costs.host_ns;
+    }
+    const double recompute_ns = costs.recompute_ns * static_cast<double>(i + 1);
+    if (recompute_ns - load_ns > best.recompute_ns - best.load_ns) {
+      best = {static_cast<std::uint32_t>(i + 1), load_ns, recompute_ns};
+    }
+  }
+  return best;
+}
+
+}  // namespace penstock::tiers

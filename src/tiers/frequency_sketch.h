@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tiers/key.h"
+
+namespace penstock::tiers {
+
+/// About how often each key was asked for lately: a count-min sketch (four rows, counts to 15) that
+/// halves all counts after every eight askings a counter of a row, so that old fame fades. Never
+/// says less than the truth of the present age. Memory: four bytes a counter. Not thread safe.
+class FrequencySketch final {
+ public:
+  /// `blocks`: how many keys it is to tell apart well.
+  explicit FrequencySketch(std::uint64_t blocks);
+
+  void add(const Key& key) noexcept;
+  [[nodiscard]] std::uint32_t estimate(const Key& key) const noexcept;
+
+ private:
+  static constexpr std::uint32_t kRows = 4;
+  static constexpr std::uint8_t kCountMax = 15;
+  static constexpr std::uint64_t kAgeFactor = 8;
+
+  [[nodiscard]] std::uint64_t at(const Key& key, std::uint32_t row) const noexcept;
+
+  std::uint64_t width_;  // a power of two
+  std::uint64_t added_ = 0;
+  std::vector<std::uint8_t> counts_;
+};
+
+}  // namespace penstock::tiers

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "tiers/block_io.h"
+#include "tiers/record.h"
+#include "transfer/memory.h"
+
+namespace penstock::tiers {
+
+/// Memory that O_DIRECT takes, zeroed.
+class PageBuffer final {
+ public:
+  explicit PageBuffer(std::uint64_t bytes);
+  [[nodiscard]] std::byte* data() const noexcept { return data_.get(); }
+  [[nodiscard]] std::uint64_t size_bytes() const noexcept { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const noexcept { std::free(data); }
+  };
+  std::uint64_t bytes_;
+  std::unique_ptr<std::byte, Free> data_;
+};
+
+/// One file of records. What it is and where it lies never changes; `entries`, `next` and `live`
+/// are the store's, under its lock. Whoever reads or writes it holds it, so that the descriptor
+/// stays open when the file is dropped meanwhile.
+class Segment final {
+ public:
+  /// A new file, space set aside. The error number is 0 or why there is none.
+  struct Created {
+    std::shared_ptr<Segment> segment;
+    int error_number = 0;
+  };
+  static Created create(const std::string& folder, std::uint64_t id, const Geometry& geometry,
+                        const Key& compatibility, BlockIo& io);
+
+  /// A file found: entries from its footer, or where that is missing or damaged from its records,
+  /// each of them verified. Of other blocks (`compatibility`, size) it has none. Fails with
+  /// kUnprocessable when it has no header that can be read, kUnavailable when it cannot be opened.
+  static Result<std::shared_ptr<Segment>> open(const std::string& path, const Geometry& geometry,
+                                               const Key& compatibility, BlockIo& io);
+
+  /// Writes the footer: nothing is added any more. False: that failed, recovery will have to scan.
+  bool write_footer(BlockIo& io);
+  void unlink() const noexcept;
+
+  /// The header of a record of this segment, ready to be written.
+  [[nodiscard]] RecordHeader header_of(std::uint32_t record, const Key& key,
+                                       std::uint64_t generation, std::uint32_t recompute_us,
+                                       transfer::Checksum block_sum) const noexcept;
+  /// Whether that is what was read at `record`.
+  [[nodiscard]] bool is_mine(const RecordHeader& header, std::uint32_t record) const noexcept;
+
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] std::uint64_t id() const noexcept { return header_.segment; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return header_.segment_bytes; }
+  [[nodiscard]] std::int64_t created_unix_s() const noexcept { return header_.created_unix_s; }
+  [[nodiscard]] bool fits() const noexcept { return fits_; }      // of our blocks
+  [[nodiscard]] bool sealed() const noexcept { return sealed_; }  // it has a footer
+  [[nodiscard]] bool direct() const noexcept { return direct_; }
+
+  std::vector<FooterEntry> entries;  // one a record
+  std::uint32_t next = 0;            // first record never written
+  std::uint32_t live = 0;            // entries that the index refers to
+
+ private:
+  Segment(std::string path, transfer::Fd fd, bool direct, const Geometry& geometry,
+          const SegmentHeader& header);
+  bool read_footer(BlockIo& io);
+  void scan(BlockIo& io);
+  void take_record(std::span<const std::byte> bytes, std::uint32_t record,
+                   transfer::Checksum record_sum);
+
+  const std::string path_;
+  const transfer::Fd fd_;
+  const bool direct_;
+  const Geometry geometry_;
+  const SegmentHeader header_;
+  bool fits_ = true;
+  bool sealed_ = false;
+};
+
+/// "0000000000000007.segment"
+[[nodiscard]] std::string segment_name(std::uint64_t id);
+
+}  // namespace penstock::tiers

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <list>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "tiers/budget.h"
+#include "tiers/frequency_sketch.h"
+#include "tiers/internal/segment.h"
+#include "tiers/store.h"
+#include "transfer/arena.h"
+#include "transfer/meter.h"
+
+namespace penstock::tiers {
+
+/// What the index knows of a block. Gone when it is in no tier and nobody holds it.
+struct Store::Entry {
+  enum class Host : std::uint8_t {
+    kNone,
+    kFilling,  // reserved, not committed
+    kLoading,  // coming from disk
+    kReady,
+    kBad,  // did not verify: nobody gets it any more
+  };
+  static constexpr std::uint32_t kNoSlot = UINT32_MAX;
+
+  Key key;
+  double recompute_ns = 0;
+
+  Host host = Host::kNone;
+  Keep keep = Keep::kHeld;
+  bool to_disk = false;  // waits to be written, or is being written
+  std::uint32_t slot = kNoSlot;
+  std::uint32_t pins = 0;
+  std::list<Entry*>::iterator place;  // in `lru` while kReady
+
+  std::shared_ptr<Segment> segment;  // on disk
+  std::uint32_t record = 0;
+  std::uint64_t generation = 0;
+  transfer::Checksum record_sum = 0;
+  Deadline wanted_until;  // while kLoading
+};
+
+/// All of a store, under one lock that is never held during I/O or a copy. The writer's thread
+/// alone makes, fills and drops segments.
+struct Store::State {
+  State(const Options& options_, const Clock& clock_);
+
+  const Options options;
+  const Clock& clock;
+  const Key compatibility;
+  const Geometry geometry;
+  int lock_fd = -1;
+
+  mutable std::mutex mutex;
+  std::condition_variable work_changed;  // for our threads
+  std::condition_variable done_changed;  // for those who wait for them
+  std::unordered_map<Key, Entry> index;
+  std::unique_ptr<transfer::Arena> arena;
+  std::vector<std::uint32_t> free_slots;
+  std::list<Entry*> lru;  // coldest first
+  FrequencySketch sketch;
+  std::deque<Entry*> to_write;
+  std::deque<Entry*> to_read;
+  std::size_t under_way = 0;  // blocks being written
+  std::size_t reading = 0;    // blocks being read
+
+  std::deque<std::shared_ptr<Segment>> segments;  // oldest first; the last one is being filled
+  std::uint64_t disk_bytes = 0;
+  std::uint64_t next_segment = 1;
+  std::uint64_t generation = 0;
+  double oldest_value = 0;  // a block of the oldest segment, at the mean; see `value`
+  std::uint64_t cold_refusals = 0;
+  Breaker breaker;
+  WearBudget wear;
+  transfer::Meter reads;
+  transfer::Meter copies;
+  Stats stats;
+  bool stopping = false;
+  TimePoint stop_by;
+
+  std::unique_ptr<BlockIo> write_io;
+  std::unique_ptr<BlockIo> read_io;
+  std::thread writer;
+  std::thread reader;
+
+  // store.cc; under the lock unless said otherwise.
+  Result<void> take_memory();
+  [[nodiscard]] bool has_disk() const noexcept { return write_io != nullptr; }
+  [[nodiscard]] std::byte* record(std::uint32_t slot) const noexcept {
+    return arena->part(slot, 0) - kRecordHeaderBytes;
+  }
+  [[nodiscard]] Entry* find(const Key& key);
+  [[nodiscard]] double value(const Entry& entry) const noexcept;
+  [[nodiscard]] double value(const Key& key, double recompute_ns) const noexcept;
+  [[nodiscard]] double disk_block_ns() const noexcept;
+  bool wanted_on_disk(const Key& key, double recompute_ns);
+  [[nodiscard]] std::uint32_t take_slot();  // kNoSlot: none
+  [[nodiscard]] std::size_t records_left() const noexcept;
+  void queue_write(Entry& entry);
+  void became_ready(Entry& entry);
+  void drop_host(Entry& entry);
+  void drop_disk(Entry& entry);
+  void forget_if_gone(Entry& entry);
+  void unpin(Entry& entry);
+  void refuse(Reason reason) { ++stats.refused[static_cast<std::size_t>(reason)]; }
+  void miss(Reason reason) { ++stats.missed[static_cast<std::size_t>(reason)]; }
+
+  // disk.cc: recovery, and the two threads, which let go of the lock for I/O.
+  Result<void> open_disk();
+  void index_segment(const std::shared_ptr<Segment>& segment);
+  void write_forever();
+  void write_batch(std::unique_lock<std::mutex>& lock, std::vector<Entry*> batch);
+  std::shared_ptr<Segment> segment_to_fill(std::unique_lock<std::mutex>& lock, int& error);
+  void make_room(std::unique_lock<std::mutex>& lock, std::uint64_t bytes);
+  bool drop_oldest(std::unique_lock<std::mutex>& lock);
+  void drop_entries(const Segment& segment);
+  void update_oldest_value();
+  void settle_write(Entry& entry, const std::shared_ptr<Segment>& segment,
+                    const transfer::FileOp& op, const RecordHeader& header, int sync_error);
+  void read_forever();
+  void read_batch(std::unique_lock<std::mutex>& lock, const std::vector<Entry*>& batch);
+  void settle_read(Entry& entry, const std::shared_ptr<Segment>& segment,
+                   const transfer::FileOp& op);
+  void quarantine(Segment& segment);
+  void stop();
+};
+
+}  // namespace penstock::tiers

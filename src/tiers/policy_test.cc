@@ -1,0 +1,94 @@
+// The small parts that admission is made of: keys, fame, wear, the breaker.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "base/rng.h"
+#include "tiers/budget.h"
+#include "tiers/frequency_sketch.h"
+
+namespace penstock::tiers {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(Key, NamesAllTokensTheTenantAndTheMeaning) {
+  const std::vector<Token> tokens{1, 2, 3};
+  const Key root = root_key("model", "");
+  const Key first = next_key(root, tokens);
+  EXPECT_EQ(first, next_key(root_key("model", ""), tokens));
+  EXPECT_NE(first, next_key(root_key("model", "tenant"), tokens));
+  EXPECT_NE(first, next_key(root_key("model2", ""), tokens));
+  EXPECT_NE(root_key("ab", "c"), root_key("a", "bc"));
+  EXPECT_NE(first, next_key(root, std::vector<Token>{1, 2, 4}));
+  EXPECT_NE(first, next_key(first, tokens));
+}
+
+Key key(std::uint64_t i) { return {mix64(i), mix64(~i)}; }
+
+TEST(FrequencySketch, NeverSaysLessThanTheTruth) {
+  FrequencySketch sketch(1000);
+  for (std::uint64_t i = 0; i < 1000; ++i) {
+    for (std::uint64_t n = 0; n <= i % 10; ++n) sketch.add(key(i));
+  }
+  std::uint64_t over = 0;
+  for (std::uint64_t i = 0; i < 1000; ++i) {
+    ASSERT_GE(sketch.estimate(key(i)), i % 10 + 1);
+    over += sketch.estimate(key(i)) - (i % 10 + 1);
+  }
+  EXPECT_LE(over, 100U);
+}
+
+TEST(FrequencySketch, OldFameFades) {
+  FrequencySketch sketch(512);
+  for (int n = 0; n < 100; ++n) sketch.add(key(1));
+  EXPECT_EQ(sketch.estimate(key(1)), 15U);
+  for (std::uint64_t i = 0; i < 50'000; ++i) sketch.add(key(10 + i));
+  EXPECT_LT(sketch.estimate(key(1)), 15U);
+}
+
+TEST(WearBudget, IsADaysBytesAndFillsEvenly) {
+  TimePoint now{};
+  WearBudget budget(1000, 0, now);
+  EXPECT_TRUE(budget.allows(1000, now));
+  EXPECT_FALSE(budget.allows(1001, now));
+  budget.spend(600);
+  EXPECT_TRUE(budget.is_short(now));
+  now += 12h;
+  EXPECT_TRUE(budget.allows(899, now));
+  EXPECT_FALSE(budget.allows(901, now));
+  now += 1000h;
+  EXPECT_FALSE(budget.allows(1001, now));
+  EXPECT_FALSE(WearBudget(1000, 5000, now).allows(1, now));
+  WearBudget none(0, 0, now);
+  none.spend(1000);
+  EXPECT_TRUE(none.allows(1 << 30, now));
+  EXPECT_FALSE(none.is_short(now));
+}
+
+TEST(Breaker, OpensAfterFailuresInARowAndWaitsLongerEachTime) {
+  TimePoint now{};
+  Breaker breaker;
+  breaker.failed(now);
+  breaker.failed(now);
+  breaker.succeeded();
+  breaker.failed(now);
+  breaker.failed(now);
+  EXPECT_TRUE(breaker.allows(now));
+  breaker.failed(now);
+  EXPECT_FALSE(breaker.allows(now + 999ms));
+  now += 1s;
+  EXPECT_TRUE(breaker.allows(now));
+  breaker.failed(now);
+  EXPECT_FALSE(breaker.allows(now + 1999ms));
+  now += 2s;
+  EXPECT_TRUE(breaker.allows(now));
+  for (int i = 0; i < 100; ++i) breaker.failed(now);
+  EXPECT_TRUE(breaker.allows(now + 1min));
+  breaker.succeeded();
+  breaker.failed(now + 2min);
+  EXPECT_TRUE(breaker.allows(now + 2min));
+}
+
+}  // namespace
+}  // namespace penstock::tiers
