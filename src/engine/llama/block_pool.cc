@@ -14,6 +14,7 @@ struct BlockPool::Block {
   kv::BlockHash root;
   Block* parent = nullptr;
   std::vector<Token> tokens;
+  tiers::Key key;
   std::uint32_t slot = 0;
   std::vector<Block*> children;
   std::uint32_t pins = 0;
@@ -126,11 +127,16 @@ std::vector<BlockPool::Block*>& BlockPool::siblings(const Block& block) {
 }
 
 std::span<const std::byte> BlockPool::bytes(const Pin& pin) const noexcept {
-  return {memory_ + pin.block_->slot * options_.block_bytes, options_.block_bytes};
+  return bytes_of(*pin.block_);
+}
+
+std::span<std::byte> BlockPool::bytes_of(const Block& block) const noexcept {
+  return {memory_ + block.slot * options_.block_bytes, options_.block_bytes};
 }
 
 BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
-                                   std::span<const Token> tokens, std::uint64_t local) {
+                                   std::span<const Token> tokens, std::uint64_t local,
+                                   const tiers::Key& key) {
   CHECK_EQ(tokens.size(), options_.block_tokens);
   const kv::BlockHash parent_hash = parent ? parent.block_->hash : root;
   const kv::BlockHash hash = kv::chain_next(parent_hash, tokens);
@@ -143,12 +149,15 @@ BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
   if (free_.empty()) {
     if (evictable_.empty()) return {};
     ++evictions_;
-    drop(*evictable_.begin()->second);
+    Block& victim = *evictable_.begin()->second;
+    if (options_.evicted) options_.evicted(victim.key, bytes_of(victim));
+    drop(victim);
   }
   auto made = std::make_unique<Block>();
   made->hash = hash;
   made->root = root;
   made->parent = parent.block_;
+  made->key = key;
   made->tokens.assign(tokens.begin(), tokens.end());
   made->slot = free_.back();
   made->last_use = ++clock_;
@@ -161,7 +170,7 @@ BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
                   .begins_chain = !parent,
                   .local = local,
                   .tokens = block.tokens});
-  return {Pin(this, &block), {memory_ + block.slot * options_.block_bytes, options_.block_bytes}};
+  return {Pin(this, &block), bytes_of(block)};
 }
 
 void BlockPool::drop(Block& block) {

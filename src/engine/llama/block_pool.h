@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <set>
 #include <span>
@@ -10,6 +11,7 @@
 
 #include "engine/kv_event_log.h"
 #include "kv/block.h"
+#include "tiers/key.h"
 
 namespace penstock::engine::llama {
 
@@ -25,6 +27,8 @@ class BlockPool final {
     std::uint32_t block_tokens = 64;
     std::size_t block_bytes = 0;     // KV of one block
     std::uint64_t budget_bytes = 0;  // rounded down to whole blocks
+    /// Hears of a block that has to go for another, while its bytes are still there. May be empty.
+    std::function<void(const tiers::Key& key, std::span<const std::byte> bytes)> evicted;
   };
 
   BlockPool(const Options& options, KvEventLog& events);
@@ -68,15 +72,16 @@ class BlockPool final {
   [[nodiscard]] std::span<const std::byte> bytes(const Pin& pin) const noexcept;
 
   /// Makes room for the block `tokens` after `parent` (an empty pin: the first of a chain under
-  /// `root`); `local` is what events call it. On success the block is held and `bytes`
-  /// (block_bytes) is to be filled before the next call; if it was held already, `bytes` is empty.
-  /// An empty pin: no room, every slot is pinned.
+  /// `root`); `local` is what events call it, `key` what `evicted` does. On success the block is
+  /// held and `bytes` (block_bytes) is to be filled before the next call; if it was held already,
+  /// `bytes` is empty. An empty pin: no room, every slot is pinned.
   struct Place {
     Pin pin;
     std::span<std::byte> bytes;
   };
   [[nodiscard]] Place insert(const kv::BlockHash& root, const Pin& parent,
-                             std::span<const Token> tokens, std::uint64_t local);
+                             std::span<const Token> tokens, std::uint64_t local,
+                             const tiers::Key& key = {});
 
   /// Drops every block that is not pinned, leaf first.
   void clear();
@@ -89,6 +94,7 @@ class BlockPool final {
   static constexpr std::size_t kChildrenSeenMax = 1024;
   using LeafKey = std::pair<std::uint64_t, Block*>;  // last use, block
 
+  [[nodiscard]] std::span<std::byte> bytes_of(const Block& block) const noexcept;
   Block* find(const kv::BlockHash& hash, std::span<const Token> tokens);
   void touch(Block& block);
   void became_evictable(Block& block);

@@ -127,8 +127,9 @@ Result<void> Context::start(const LlamaOptions& options) {
           context_tokens_);
     }
   }
-  compatibility_key_ = fmt::format("llama.cpp-state{}/{}/{}", LLAMA_STATE_SEQ_VERSION,
-                                   model_->fingerprint(), options.quantized_kv ? "q8_0" : "f16");
+  compatibility_key_ =
+      fmt::format("llama.cpp {}/state{}/{}/{}", llama_version(), LLAMA_STATE_SEQ_VERSION,
+                  model_->fingerprint(), options.quantized_kv ? "q8_0" : "f16");
   learn_codec();
   return {};
 }

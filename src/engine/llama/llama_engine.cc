@@ -15,11 +15,12 @@
 #include "base/log.h"
 #include "engine/kv_event_log.h"
 #include "engine/llama/batch_shape.h"
-#include "engine/llama/block_pool.h"
 #include "engine/llama/context.h"
 #include "engine/llama/outbox.h"
+#include "engine/llama/prefix_cache.h"
 #include "engine/llama/sampler.h"
 #include "engine/llama/sequence.h"
+#include "engine/llama/shared_store.h"
 #include "engine/request_inbox.h"
 #include "engine/tenant_shares.h"
 
@@ -30,7 +31,7 @@ namespace {
 class LlamaEngine final : public Engine {
  public:
   LlamaEngine(std::shared_ptr<const text::ModelFile> model, const LlamaOptions& options,
-              const Clock& clock, std::unique_ptr<Context> context);
+              const Clock& clock, std::unique_ptr<Context> context, tiers::Store* store);
   ~LlamaEngine() override;
 
   const EngineInfo& info() const override { return info_; }
@@ -61,7 +62,9 @@ class LlamaEngine final : public Engine {
 
   [[nodiscard]] std::list<SequencePtr>::iterator next_to_start();
   void start(Sequence& sequence);
-  void restore_prefix(Sequence& sequence);
+  void restore(Sequence& sequence);
+  void take_fetched();
+  void wait_for_fetch() const;
   [[nodiscard]] Sequence* twin_of(const Sequence& waiting);
   void compute_part(Sequence& sequence, std::uint32_t budget);
   void decode_together(std::span<Sequence*> group);
@@ -85,7 +88,7 @@ class LlamaEngine final : public Engine {
   LoadReport load_;  // as of the last publish()
 
   // The compute thread's own.
-  BlockPool pool_;
+  PrefixCache cache_;
   std::list<SequencePtr> waiting_;    // in order of arrival
   TenantShares shares_;               // of all that wait or run
   std::vector<SequencePtr> running_;  // in the order they started
@@ -102,21 +105,14 @@ class LlamaEngine final : public Engine {
   std::thread thread_;
 };
 
-BlockPool::Options pool_options(const Context& context, const LlamaOptions& options) {
-  const bool reuses = context.codec() != nullptr;
-  return {.block_tokens = options.block_tokens,
-          .block_bytes = reuses ? context.codec()->bytes_per_token() * options.block_tokens : 1,
-          .budget_bytes = reuses ? options.reuse_bytes : 0};
-}
-
 LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const LlamaOptions& options,
-                         const Clock& clock, std::unique_ptr<Context> context)
+                         const Clock& clock, std::unique_ptr<Context> context, tiers::Store* store)
     : model_(std::move(model)),
       options_(options),
       clock_(clock),
       context_(std::move(context)),
       inbox_({.sequences_max = options.sequences_max, .queue_max = options.queue_max}),
-      pool_(pool_options(*context_, options), events_) {
+      cache_(*context_, options, events_, store, clock) {
   info_ = {.model = model_->fingerprint(),
            .kv_compatibility_key = context_->compatibility_key(),
            .block_tokens = options.block_tokens,
@@ -124,7 +120,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
            .context_tokens_max = context_->context_tokens(),
            .sequences_max = options.sequences_max,
            .queue_max = options.queue_max,
-           .kv_blocks_max = pool_.blocks_max(),
+           .kv_blocks_max = cache_.pool().blocks_max(),
            .vocabulary_size = static_cast<std::uint32_t>(
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
            .embedding_size = context_->embedding_size()};
@@ -196,10 +192,13 @@ void LlamaEngine::run() {
   while (take_inbox()) {
     end_expired();
     admit();
+    take_fetched();
     begin_pass();
     const std::uint32_t prefill_tokens = compute_prompts();
     settle();  // a first token does not wait for the others' next one
-    end_pass(prefill_tokens, decode());
+    const bool decoded = decode();
+    end_pass(prefill_tokens, decoded);
+    if (prefill_tokens == 0 && !decoded) wait_for_fetch();
     run_embeddings();
     settle();
     if (running_.empty()) outbox_.forget_sinks();
@@ -278,7 +277,7 @@ void LlamaEngine::admit() {
 
 /// A running sequence that is still computing blocks `waiting` begins with and the pool lacks.
 Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
-  if (pool_.blocks_max() == 0) return nullptr;
+  if (cache_.pool().blocks_max() == 0) return nullptr;
   for (const SequencePtr& s : running_) {
     if (s->decoding() || s->root != waiting.root) continue;
     const auto [a, b] = std::ranges::mismatch(s->request.prompt, waiting.request.prompt);
@@ -298,38 +297,29 @@ Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
 void LlamaEngine::start(Sequence& sequence) {
   sequence.stream = free_streams_.back();
   free_streams_.pop_back();
-  restore_prefix(sequence);
+  if (!cache_.begin_fetch(sequence)) restore(sequence);
+}
+
+void LlamaEngine::restore(Sequence& sequence) {
+  if (!cache_.restore(sequence)) ++counts_.sequence_errors;
   counts_.prompt_tokens += sequence.prompt_tokens();
   counts_.cached_tokens += sequence.cached;
   shares_.serve(sequence.request.tenant, sequence.prompt_tokens() - sequence.cached);
 }
 
-void LlamaEngine::restore_prefix(Sequence& sequence) {
-  if (pool_.blocks_max() == 0) return;
-  std::vector<BlockPool::Pin> chain = pool_.match(sequence.root, sequence.request.prompt);
-  const std::uint32_t whole = static_cast<std::uint32_t>(chain.size()) * options_.block_tokens;
-  static const BlockPool::Pin kNone;
-  const BlockPool::Part part = pool_.match_part(sequence.root, chain.empty() ? kNone : chain.back(),
-                                                std::span(sequence.request.prompt).subspan(whole));
-  const bool part_fits = whole + options_.block_tokens <= context_->context_tokens();
-  const std::uint32_t reused = reusable_tokens(
-      sequence.prompt_tokens(), whole + (part_fits ? part.tokens : 0), 1, options_.exact);
-  std::vector<std::span<const std::byte>> blocks;
-  for (const BlockPool::Pin& pin : chain) {
-    if (blocks.size() * options_.block_tokens < reused) blocks.push_back(pool_.bytes(pin));
+/// Lets in what has come from the store, a slice of it while others decode.
+void LlamaEngine::take_fetched() {
+  const Nanos slice = any_decoding() ? Nanos(std::chrono::milliseconds(options_.slice_ms))
+                                     : Nanos(std::chrono::hours(1));
+  for (const SequencePtr& s : running_) {
+    if (s->fetching() && cache_.take_fetched(*s, slice)) restore(*s);
   }
-  if (reused > whole) blocks.push_back(pool_.bytes(part.pin));
-  if (!blocks.empty()) {
-    if (!context_->load(*sequence.stream, blocks, options_.block_tokens)) {
-      log::warn("a cached prefix of {} tokens could not be restored; it is computed anew", reused);
-      ++counts_.sequence_errors;
-      return;
-    }
-    context_->truncate(*sequence.stream, reused);  // the last block may hold more than is shared
-  }
-  sequence.computed = sequence.cached = reused;
-  sequence.settled = reused;
-  sequence.chain = std::move(chain);  // all that matched: publishing starts after it
+}
+
+/// Nothing else is to be done: sleeps until it is there, and looks at the inbox now and then.
+void LlamaEngine::wait_for_fetch() const {
+  const auto fetching = std::ranges::find_if(running_, [](const auto& s) { return s->fetching(); });
+  if (fetching != running_.end()) (*fetching)->fetch->wait(std::chrono::milliseconds(1));
 }
 
 std::uint32_t LlamaEngine::prompt_budget(bool others_decode) const {
@@ -366,6 +356,7 @@ void LlamaEngine::begin_pass() {
   PassWork work;
   std::uint32_t budget = prompt_budget(any_decoding());
   for (const SequencePtr& s : running_) {
+    if (s->fetching()) continue;
     const std::uint32_t left = s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
     const std::uint32_t part = std::min(left, budget);
     work.prefill_tokens += part;
@@ -388,7 +379,7 @@ std::uint32_t LlamaEngine::compute_prompts() {
   std::uint32_t budget = prompt_budget(any_decoding());
   std::uint32_t tokens = 0;
   for (const SequencePtr& s : running_) {
-    while (s->request.sink != nullptr && !s->decoding() && budget > 0) {
+    while (s->request.sink != nullptr && !s->fetching() && !s->decoding() && budget > 0) {
       const std::uint32_t before = s->computed;
       compute_part(*s, budget);
       tokens += s->computed - before;
@@ -422,6 +413,7 @@ void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
   }
   const double row_ms = to_ms(clock_.now() - start) / rows;
   row_ms_ = 0.7 * row_ms_ + 0.3 * row_ms;
+  cache_.set_token_cost(Nanos(static_cast<std::int64_t>(row_ms_ * 1e6)));
 }
 
 bool LlamaEngine::decode() {
@@ -482,29 +474,8 @@ void LlamaEngine::draw(Sequence& s, std::int32_t row) {
   }
 }
 
-/// Puts the full blocks that this sequence computed and the pool lacks into the pool; with `exact`
-/// only settled ones, so that whatever the pool holds may be reused.
 void LlamaEngine::publish(Sequence& s) {
-  const std::uint32_t size = options_.block_tokens;
-  const std::uint32_t reach = options_.exact ? std::min(s.computed, s.settled) : s.computed;
-  if (pool_.blocks_max() == 0 || reach / size <= s.chain.size()) return;
-  const std::span<const std::uint8_t> state = context_->save(*s.stream, s.computed);
-  if (state.empty()) {
-    ++counts_.sequence_errors;
-    return;
-  }
-  static const BlockPool::Pin kNoParent;
-  while (s.chain.size() < reach / size) {
-    const auto first = static_cast<std::uint32_t>(s.chain.size()) * size;
-    const BlockPool::Pin& parent = s.chain.empty() ? kNoParent : s.chain.back();
-    const std::span<const Token> tokens = std::span(s.tokens).subspan(first, size);
-    BlockPool::Place place = pool_.insert(s.root, parent, tokens, s.locals.block(tokens));
-    if (!place.pin) break;  // every slot is pinned by running sequences
-    if (!place.bytes.empty()) {
-      context_->codec()->cut(state, s.computed, first, size, place.bytes);
-    }
-    s.chain.push_back(std::move(place.pin));
-  }
+  if (!cache_.publish(s)) ++counts_.sequence_errors;
 }
 
 void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
@@ -518,6 +489,7 @@ void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
                       std::greater<>{});  // the lowest next: streams in a row batch best
     s.stream.reset();
   }
+  s.end_fetch();
   s.chain.clear();
   outbox_.add(
       s.request.sink,
@@ -550,9 +522,9 @@ void LlamaEngine::publish(std::span<const RequestId> ended) {
     ++counts_.waiting;
     counts_.waiting_prefill_tokens += s->prompt_tokens();
   }
-  counts_.kv_blocks_used = pool_.blocks_held();
-  counts_.kv_blocks_max = pool_.blocks_max();
-  counts_.blocks_evicted = pool_.evictions();
+  counts_.kv_blocks_used = cache_.pool().blocks_held();
+  counts_.kv_blocks_max = cache_.pool().blocks_max();
+  counts_.blocks_evicted = cache_.pool().evictions();
   counts_.kv_blocks_active = active_blocks();
   counts_.kv_blocks_active_max = active_blocks_max();
   counts_.pass_tokens_max = prompt_budget(any_decoding());
@@ -579,8 +551,17 @@ Result<std::unique_ptr<Engine>> make_llama_engine(std::shared_ptr<const text::Mo
   CHECK(model->has_weights());
   Result<std::unique_ptr<llama::Context>> context = llama::Context::make(model, options);
   if (!context) return std::unexpected(context.error());
-  return std::make_unique<llama::LlamaEngine>(std::move(model), options, clock,
-                                              std::move(*context));
+  tiers::Store* store = nullptr;
+  const llama::StateCodec* codec = (*context)->codec();
+  if (options.store != nullptr && codec != nullptr) {
+    const std::size_t block_bytes = codec->bytes_per_token() * options.block_tokens;
+    Result<tiers::Store*> opened = options.store->open(
+        llama::PrefixCache::store_key(**context, options), static_cast<std::uint32_t>(block_bytes));
+    if (!opened) return std::unexpected(opened.error());
+    store = *opened;
+  }
+  return std::make_unique<llama::LlamaEngine>(std::move(model), options, clock, std::move(*context),
+                                              store);
 }
 
 }  // namespace penstock::engine

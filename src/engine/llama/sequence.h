@@ -10,6 +10,7 @@
 #include "engine/llama/sampler.h"
 #include "kv/block.h"
 #include "kv/local_hash.h"
+#include "tiers/store.h"
 
 namespace penstock::engine::llama {
 
@@ -33,6 +34,19 @@ struct Sequence {
   std::uint32_t cached = 0;             // of those, taken from the pool
   std::uint32_t drawn = 0;
   std::vector<BlockPool::Pin> chain;  // the pool's blocks of positions 0.., as far as known
+
+  // With a store behind the pool.
+  std::vector<tiers::Key> keys;              // of its full blocks, as far as needed
+  std::optional<tiers::Store::Fetch> fetch;  // while blocks of the prompt are on their way
+  std::vector<tiers::Store::Pin> fetched;    // they have come, and go into the pool
+  std::size_t imported = 0;                  // of those, in the pool
+
+  [[nodiscard]] bool fetching() const noexcept { return fetch.has_value(); }
+  void end_fetch() {
+    fetch.reset();
+    fetched.clear();
+    imported = 0;
+  }
 
   [[nodiscard]] std::uint32_t prompt_tokens() const noexcept {
     return static_cast<std::uint32_t>(request.prompt.size());
