@@ -33,6 +33,8 @@
 namespace penstock::cli {
 namespace {
 
+constexpr std::uint64_t kKvHostMib = 256;
+
 /// Everything the flags of `penstock serve` set. The defaults are right for one machine.
 struct ServeFlags {
   std::string config_file;
@@ -42,6 +44,10 @@ struct ServeFlags {
   std::uint32_t workers = 1;
   std::uint32_t sequences = 0;
   std::uint64_t kv_cache_mib = 1024;
+  std::string kv_disk;
+  std::uint64_t kv_disk_mib = 8192;
+  std::uint64_t kv_host_mib = 0;
+  std::uint64_t kv_disk_writes_gib = 0;
   std::string kv_type = "f16";
   std::string speedup = "1";
   serve::DispatchOptions dispatch;
@@ -99,6 +105,21 @@ void declare(CLI::App& sub, ServeFlags& f) {
       ->group("Engine");
   add("--kv-cache-mib", f.kv_cache_mib,
       "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
+      ->check(CLI::Range(0, 1 << 24))
+      ->group("Engine");
+  add("--kv-disk", f.kv_disk,
+      "Folder for KV of prompts that is there again after a restart (default: none)")
+      ->group("Engine");
+  add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB")
+      ->check(CLI::Range(1, 1 << 28))
+      ->group("Engine");
+  add("--kv-disk-writes-gib", f.kv_disk_writes_gib,
+      "Written to --kv-disk a day at most, GiB, for the disk's sake; 0: no limit")
+      ->check(CLI::Range(0, 1 << 20))
+      ->group("Engine");
+  add("--kv-host-mib", f.kv_host_mib,
+      "Host memory between the workers' KV and --kv-disk, shared by them, MiB; 0: 256 with "
+      "--kv-disk, else none")
       ->check(CLI::Range(0, 1 << 24))
       ->group("Engine");
   add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
@@ -249,6 +270,11 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   model.llama.sequences_max = f.sequences != 0 ? f.sequences : std::max(2U, 8 / f.workers);
   model.llama.reuse_bytes = f.kv_cache_mib << 20;
   model.llama.quantized_kv = f.kv_type == "q8_0";
+  model.store.disk_folder = f.kv_disk;
+  model.store.disk_bytes = f.kv_disk.empty() ? 0 : f.kv_disk_mib << 20;
+  model.store.wear_bytes_per_day = f.kv_disk_writes_gib << 30;
+  model.store.host_bytes = (f.kv_host_mib == 0 && !f.kv_disk.empty() ? kKvHostMib : f.kv_host_mib)
+                           << 20;
   if (f.speedup == "max") {
     model.speedup = std::numeric_limits<double>::infinity();
   } else {

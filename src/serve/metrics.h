@@ -5,6 +5,10 @@
 #include <string>
 #include <string_view>
 
+namespace penstock::tiers {
+struct Stats;
+}
+
 namespace penstock::serve {
 
 struct DispatcherView;
@@ -36,6 +40,9 @@ class Metrics final {
 
   /// The workers and their router, as they are when a page is asked for.
   void set(const DispatcherView& view);
+
+  /// The KV store behind the workers, likewise.
+  void set(const tiers::Stats& stats);
 
   /// The page, in text exposition format 0.0.4.
   [[nodiscard]] std::string page() const;

@@ -67,6 +67,10 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     each.llama.threads = std::max(1U, cores / std::max(1U, options.workers));
   }
   each.llama.reuse_bytes /= std::max(1U, options.workers);
+  if (options.store.host_bytes > 0 && !options.simulated) {
+    model->store_ = std::make_shared<engine::SharedStore>(options.store, clock);
+    each.llama.store = model->store_;
+  }
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =

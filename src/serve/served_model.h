@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "engine/llama/llama_engine.h"
+#include "engine/llama/shared_store.h"
 #include "serve/dispatcher.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -23,6 +24,7 @@ struct ModelOptions {
   std::uint32_t workers = 1;       // engines, each with its own context and thread
   std::string chat_template;       // replaces the model's own, if not empty
   engine::LlamaOptions llama;
+  tiers::Options store;  // behind all workers' reusable KV; host_bytes 0: none
   DispatchOptions dispatch;
 };
 
@@ -44,6 +46,10 @@ class ServedModel final {
     return dispatcher_->engine(0).info();
   }
   [[nodiscard]] Dispatcher& dispatcher() noexcept { return *dispatcher_; }
+  /// Null: there is none.
+  [[nodiscard]] const tiers::Store* store() const noexcept {
+    return store_ != nullptr ? store_->get() : nullptr;
+  }
 
  private:
   ServedModel() = default;
@@ -52,6 +58,7 @@ class ServedModel final {
   std::int64_t created_ = 0;
   std::unique_ptr<const text::Tokenizer> tokenizer_;
   std::unique_ptr<const text::ChatTemplate> template_;
+  std::shared_ptr<engine::SharedStore> store_;
   std::unique_ptr<Dispatcher> dispatcher_;
 };
 

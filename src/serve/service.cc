@@ -209,6 +209,7 @@ void Service::answer_metrics(net::Exchange& exchange) {
   metrics_.set(gauges);
   if (ServedModel* model = model_.load()) {
     metrics_.set(model->dispatcher().view());
+    if (const tiers::Store* store = model->store()) metrics_.set(store->stats());
   }
   exchange.respond(200, "text/plain; version=0.0.4; charset=utf-8", metrics_.page());
 }

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""KV of prompts that outlives the server: the demo model's greedy answers are the same token ids
+computed anew, restored after an orderly restart, and restored after kill -9.
+
+PENSTOCK_BIN names the program.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import exact_prompts
+from penstock import Server, wait_until
+
+TOKENS = 16
+CASES = {f'long-{i}': exact_prompts.long_text(i, 12 + 9 * i) for i in range(6)}
+# The same beginning, then something else: what both share is restored.
+CASES['shared'] = CASES['long-5'] + ' Now say what the river does.'
+
+
+def ask(server, text):
+    response = server.chat(text, model='demo', temperature=0, max_tokens=TOKENS,
+                           return_token_ids=True)
+    assert response.status == 200, response
+    answer = response.json()
+    usage = answer['usage']
+    return (answer['choices'][0].get('token_ids', []),
+            usage['prompt_tokens_details']['cached_tokens'], usage['prompt_tokens'])
+
+
+def serve(folder, *flags):
+    return Server('--exact', '--sequences', '2', '--kv-disk', folder, '--kv-disk-mib', '2048',
+                  *flags, model='demo')
+
+
+def wait_until_written(server, blocks):
+    wait_until(lambda: server.metric('penstock_kv_tier_blocks{tier="disk"}') >= blocks,
+               f'{blocks} blocks are on disk')
+
+
+class TiersTest(unittest.TestCase):
+    def restored(self, end, *flags):
+        with tempfile.TemporaryDirectory() as folder:
+            with serve(folder, *flags) as server:
+                expected = {name: ask(server, text) for name, text in CASES.items()}
+                blocks = sum(prompt // 64 for tokens, cached, prompt in expected.values()
+                             if not cached)
+                wait_until_written(server, blocks)
+                end(server)
+            self.assertEqual([cached for name, (_, cached, _) in expected.items()
+                              if name == 'long-0'], [0])
+            with serve(folder, *flags) as server:
+                self.assertGreaterEqual(server.metric('penstock_kv_tier_recovered_blocks'), blocks)
+                for name, text in CASES.items():
+                    tokens, cached, prompt = ask(server, text)
+                    self.assertEqual(tokens, expected[name][0], name)
+                    # With --exact 64 rows and more are computed anew, to the next whole part.
+                    self.assertGreaterEqual(cached, max(0, prompt // 64 * 64 - 128), name)
+                self.assertGreater(server.metric('penstock_kv_tier_given_total{tier="disk"}'), 0)
+                missed = {name: value for name, value in server.metrics().items()
+                          if name.startswith('penstock_kv_tier_missed_total') and value}
+                self.assertEqual(missed, {})
+                server.stop()
+
+    def test_S3_after_an_orderly_restart(self):
+        self.restored(lambda server: server.stop())
+
+    def test_S3_after_kill_9(self):
+        self.restored(lambda server: server.signal(signal.SIGKILL))
+
+    def test_quantized(self):
+        self.restored(lambda server: server.stop(), '--kv-type', 'q8_0')
+
+    def test_S13_a_damaged_disk_is_recomputed(self):
+        text = CASES['long-3']
+        with tempfile.TemporaryDirectory() as folder:
+            with serve(folder) as server:
+                expected, _, prompt = ask(server, text)
+                wait_until_written(server, prompt // 64)
+                server.stop()
+            for name in os.listdir(folder):
+                if not name.endswith('.segment'):
+                    continue
+                with open(os.path.join(folder, name), 'r+b') as file:
+                    for at in range(500_000, os.path.getsize(file.name), 1_000_000):
+                        file.seek(at)
+                        file.write(b'not what was here')
+            with serve(folder) as server:
+                tokens, cached, _ = ask(server, text)
+                self.assertEqual(tokens, expected)
+                self.assertLess(cached, 64)
+                server.stop()
+
+
+if __name__ == '__main__':
+    unittest.main()
