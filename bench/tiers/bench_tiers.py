@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""KV in tiers: what the disk tier reads and writes beside the same disk's raw io_uring figure in
+the same run, how long recovery takes, and the time to first token of a long prompt that is
+computed, in the worker's pool, in host memory, or on disk after a restart (demo model).
+
+    bench/tiers/run.sh [--folder DIR] [--mib N] [--only disk|recovery|ttft]
+"""
+
+import argparse
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import servers
+
+ROWS = os.path.join(servers.ROOT, 'build', 'tiers_rows')
+BLOCK_BYTES = [65536, 1474560]  # small, and 64 tokens of the demo model
+WORDS = 'river lock barge weir canal water turbine gate level pump mill stone'.split()
+
+
+def rows(mode, folder, block_bytes, mib):
+    done = subprocess.run([ROWS, mode, folder, str(block_bytes), str(mib)], check=True,
+                          stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
+
+
+def disk(folder, mib):
+    lines = []
+    for block_bytes in BLOCK_BYTES:
+        row = rows('disk', folder, block_bytes, mib)
+        lines.append([f'{block_bytes // 1024} KiB',
+                      f"{row['raw_write']:.2f}", f"{row['write']:.2f}",
+                      f"{row['write'] / row['raw_write']:.2f}",
+                      f"{row['raw_read']:.2f}", f"{row['read']:.2f}",
+                      f"{row['read'] / row['raw_read']:.2f}"])
+    print(servers.table(['block', 'raw write GB/s', 'write', 'ratio', 'raw read GB/s', 'read',
+                         'ratio'], lines))
+
+
+def recovery(folder, mib):
+    lines = []
+    for block_bytes in BLOCK_BYTES:
+        row = rows('recovery', folder, block_bytes, mib)
+        lines.append([f'{block_bytes // 1024} KiB', f"{row['disk_gib']:.2f}",
+                      f"{row['recovery_ms']:.1f}",
+                      f"{row['recovery_ms'] / row['disk_gib'] * 100 / 1000:.2f}"])
+    print(servers.table(['block', 'GiB', 'recovery ms', 's for 100 GiB, extrapolated'], lines))
+
+
+def prompt(seed, words):
+    chooser = random.Random(seed)
+    return ' '.join(chooser.choice(WORDS) for _ in range(words))
+
+
+def ttft_ms(server, text):
+    """(ms to the first token, cached tokens, prompt tokens)"""
+    connection = http.client.HTTPConnection('127.0.0.1', server.port, timeout=600)
+    body = json.dumps({'model': 'demo', 'stream': True, 'temperature': 0, 'max_tokens': 4,
+                       'stream_options': {'include_usage': True},
+                       'messages': [{'role': 'user', 'content': text}]})
+    start = time.monotonic()
+    connection.request('POST', '/v1/chat/completions', body,
+                       {'Content-Type': 'application/json'})
+    response = connection.getresponse()  # the head waits for the first token
+    took = 1000 * (time.monotonic() - start)
+    events = [line[6:] for line in response.read().decode().splitlines()
+              if line.startswith('data: {')]
+    usage = json.loads(events[-1])['usage']
+    connection.close()
+    return took, usage['prompt_tokens_details']['cached_tokens'], usage['prompt_tokens']
+
+
+def serve(folder, *flags):
+    port = servers.free_port()
+    return servers.Server('penstock', [
+        servers.PENSTOCK, 'serve', '--model', 'demo', '--port', str(port), '--sequences', '1',
+        '--kv-disk', folder, '--kv-host-mib', '512', *flags], port, '/ready')
+
+
+def written(server):
+    connection = http.client.HTTPConnection('127.0.0.1', server.port)
+    connection.request('GET', '/metrics')
+    for line in connection.getresponse().read().decode().splitlines():
+        if line.startswith('penstock_kv_tier_blocks{tier="disk"}'):
+            return float(line.split()[-1])
+    return 0
+
+
+def ttft(folder):
+    text, other = prompt(1, 2800), prompt(2, 2800)
+    lines = []
+
+    def measure(server, what):
+        took, cached, tokens = ttft_ms(server, text)
+        lines.append([what, f'{took:.0f}', cached, tokens])
+        return tokens
+
+    with serve(folder + '/kv') as server:
+        blocks = measure(server, 'computed') // 64
+        measure(server, "the worker's pool")
+        while written(server) < blocks:
+            time.sleep(0.05)
+    with serve(folder + '/kv') as server:
+        measure(server, 'disk, after a restart')
+    with serve(folder + '/kv2', '--kv-cache-mib', '96') as server:
+        ttft_ms(server, text)
+        ttft_ms(server, other)  # pushes it out of the pool
+        measure(server, 'host memory')
+    print(servers.table(['prompt from', 'TTFT ms', 'cached tokens', 'of'], lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--folder', help='on the disk to measure (default: a temporary one)')
+    parser.add_argument('--mib', type=int, default=512, help='of blocks, for disk and recovery')
+    parser.add_argument('--only', choices=['disk', 'recovery', 'ttft'])
+    flags = parser.parse_args()
+    print(servers.machine())
+    with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
+        if flags.only in (None, 'disk'):
+            disk(folder, flags.mib)
+        if flags.only in (None, 'recovery'):
+            recovery(folder, flags.mib)
+        if flags.only in (None, 'ttft'):
+            ttft(folder)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,10 @@
+#!/bin/bash
+# KV on disk beside the disk's raw figure, recovery, and a long prompt from each tier; see
+# bench_tiers.py --help.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+tools/llama.sh >/dev/null
+tools/model.sh >/dev/null
+cmake --preset release --log-level=WARNING -DPENSTOCK_BENCH=ON >/dev/null
+cmake --build build --target tiers_rows penstock >/dev/null
+exec python3 -B bench/tiers/bench_tiers.py "$@"
