@@ -3,7 +3,7 @@
 the same run, how long recovery takes, and the time to first token of a long prompt that is
 computed, in the worker's pool, in host memory, or on disk after a restart (demo model).
 
-    bench/tiers/run.sh [--folder DIR] [--mib N] [--only disk|recovery|ttft]
+    bench/tiers/run.sh [--folder DIR] [--mib N] [--words N] [--only disk|recovery|ttft]
 """
 
 import argparse
@@ -93,12 +93,13 @@ def written(server):
     return 0
 
 
-def ttft(folder):
-    text, other = prompt(1, 2800), prompt(2, 2800)
+def ttft(folder, words):
+    text, other = prompt(1, words), prompt(2, words)
     lines = []
 
     def measure(server, what):
         took, cached, tokens = ttft_ms(server, text)
+        servers.say(f'{what}: {took:.0f} ms, {cached} of {tokens} tokens cached')
         lines.append([what, f'{took:.0f}', cached, tokens])
         return tokens
 
@@ -121,16 +122,17 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--folder', help='on the disk to measure (default: a temporary one)')
     parser.add_argument('--mib', type=int, default=512, help='of blocks, for disk and recovery')
+    parser.add_argument('--words', type=int, default=2000, help='of the long prompt')
     parser.add_argument('--only', choices=['disk', 'recovery', 'ttft'])
     flags = parser.parse_args()
-    print(servers.machine())
+    print(servers.machine(), flush=True)
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         if flags.only in (None, 'disk'):
             disk(folder, flags.mib)
         if flags.only in (None, 'recovery'):
             recovery(folder, flags.mib)
         if flags.only in (None, 'ttft'):
-            ttft(folder)
+            ttft(folder, flags.words)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <numeric>
 
@@ -124,13 +125,13 @@ double write_blocks(Store& store, const Bench& bench, std::uint64_t first) {
 double read_blocks(Store& store, const Bench& bench, std::span<const std::uint32_t> order) {
   constexpr std::size_t kRun = 32;
   const TimePoint start = SteadyClock().now();
-  std::vector<Store::Fetch> under_way;
+  std::deque<Store::Fetch> under_way;
   std::uint64_t came = 0;
   const auto take_first = [&] {
     while (!under_way.front().wait(1s)) {
     }
     came += under_way.front().take().size();
-    under_way.erase(under_way.begin());
+    under_way.pop_front();
   };
   for (std::size_t at = 0; at < order.size(); at += kRun) {
     std::vector<Key> keys;
