@@ -165,8 +165,10 @@ void disk_row(const Bench& bench) {
     }
     auto store = Store::open(bench.options(), clock).value();
     const std::vector<std::uint32_t> order = shuffled(bench.blocks, rng);
-    rates[2].push_back(raw(file.get(), order, size, false));
+    const auto read_raw = [&] { rates[2].push_back(raw(file.get(), order, size, false)); };
+    if (round % 2 == 0) read_raw();
     rates[3].push_back(read_blocks(*store, bench, order));
+    if (round % 2 == 1) read_raw();
     ::unlink(path.c_str());
   }
   fmt::print(R"({{"block_bytes": {}, "blocks": {}, "raw_write": {:.3f}, "write": {:.3f}, )"
@@ -185,12 +187,14 @@ void recovery_row(const Bench& bench) {
     write_blocks(*store, bench, 0);
   }
   std::vector<double> times;
+  std::vector<double> recovery;
   Stats stats;
   for (int round = 0; round < kRounds; ++round) {
     const TimePoint start = clock.now();
     auto store = Store::open(bench.options(), clock).value();
     times.push_back(1e3 * seconds_since(start));
     stats = store->stats();
+    recovery.push_back(stats.recovery_ms);
     CHECK_EQ(stats.recovered_blocks, bench.blocks);
   }
   fmt::print(

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 #include "base/log.h"
 
@@ -175,44 +176,60 @@ bool Segment::write_footer(BlockIo& io) {
   return written;
 }
 
-/// Reads what there is of records. A write that was cut off leaves one that does not verify; those
-/// written with it may be whole, and are behind it.
-void Segment::scan(BlockIo& io) {
-  const auto at_once = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(kScanBytes / geometry_.record_bytes, 1, geometry_.records));
-  const PageBuffer buffer(at_once * geometry_.record_bytes);
+/// Reads `bytes` of each of these records, one behind the other.
+std::vector<FileOp> Segment::read_records(std::span<const std::uint32_t> records,
+                                          std::uint64_t bytes, const PageBuffer& buffer,
+                                          BlockIo& io) const {
   std::vector<FileOp> ops;
-  for (std::uint32_t first = 0; first < geometry_.records; first += at_once) {
-    ops.clear();
-    for (std::uint32_t i = 0; i < std::min(at_once, geometry_.records - first); ++i) {
-      ops.push_back({.kind = FileOp::Kind::kReadUnknown,
-                     .fd = fd(),
-                     .offset_bytes = geometry_.record_at(first + i),
-                     .memory = buffer.data() + i * geometry_.record_bytes,
-                     .size_bytes = static_cast<std::uint32_t>(geometry_.record_bytes)});
+  for (const std::uint32_t record : records) {
+    ops.push_back({.kind = FileOp::Kind::kReadUnknown,
+                   .fd = fd(),
+                   .offset_bytes = geometry_.record_at(record),
+                   .memory = buffer.data() + ops.size() * bytes,
+                   .size_bytes = static_cast<std::uint32_t>(bytes)});
+  }
+  io.run(ops);
+  return ops;
+}
+
+/// Reads what there is of records: first whose header is there, then those whole. A write that was
+/// cut off leaves one that does not verify; those written with it may be whole, and are behind it.
+void Segment::scan(BlockIo& io) {
+  std::vector<std::uint32_t> records(geometry_.records);
+  std::iota(records.begin(), records.end(), 0);
+  std::vector<std::uint32_t> written;
+  {
+    const PageBuffer pages(records.size() * kPageBytes);
+    for (const FileOp& op : read_records(records, kPageBytes, pages, io)) {
+      RecordHeader header;
+      std::memcpy(&header, op.memory, sizeof header);
+      const auto record = static_cast<std::uint32_t>((op.memory - pages.data()) / kPageBytes);
+      if (op.status != BlockStatus::kArrived || !is_mine(header, record)) continue;
+      written.push_back(record);
+      next = record + 1;  // also if it is torn: its place is not written a second time
     }
-    io.run(ops);
-    for (std::uint32_t i = 0; i < ops.size(); ++i) {
-      if (ops[i].status == BlockStatus::kArrived) {
-        take_record({ops[i].memory, geometry_.record_bytes}, first + i, ops[i].checksum);
-      }
+  }
+  const std::size_t at_once = std::max<std::uint64_t>(kScanBytes / geometry_.record_bytes, 1);
+  const PageBuffer buffer(std::min(at_once, written.size() + 1) * geometry_.record_bytes);
+  for (std::size_t first = 0; first < written.size(); first += at_once) {
+    const auto some = std::span(written).subspan(first, std::min(at_once, written.size() - first));
+    const std::vector<FileOp> ops = read_records(some, geometry_.record_bytes, buffer, io);
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      if (ops[i].status == BlockStatus::kArrived) take_record(ops[i], some[i]);
     }
   }
 }
 
-void Segment::take_record(std::span<const std::byte> bytes, std::uint32_t record,
-                          transfer::Checksum record_sum) {
+void Segment::take_record(const FileOp& op, std::uint32_t record) {
   RecordHeader header;
-  std::memcpy(&header, bytes.data(), sizeof header);
-  if (!is_mine(header, record)) return;
-  next = record + 1;  // also if it is torn: its place is not written a second time
-  if (transfer::checksum(bytes.data() + kRecordHeaderBytes, geometry_.block_bytes) !=
-      header.block_sum) {
+  std::memcpy(&header, op.memory, sizeof header);
+  if (!is_mine(header, record) || transfer::checksum(op.memory + kRecordHeaderBytes,
+                                                     geometry_.block_bytes) != header.block_sum) {
     return;
   }
   entries[record] = {.key = header.key,
                      .generation = header.generation,
-                     .record_sum = record_sum,
+                     .record_sum = op.checksum,
                      .recompute_us = header.recompute_us};
 }
 

@@ -76,8 +76,11 @@ class Segment final {
           const SegmentHeader& header);
   bool read_footer(BlockIo& io);
   void scan(BlockIo& io);
-  void take_record(std::span<const std::byte> bytes, std::uint32_t record,
-                   transfer::Checksum record_sum);
+  [[nodiscard]] std::vector<transfer::FileOp> read_records(std::span<const std::uint32_t> records,
+                                                           std::uint64_t bytes,
+                                                           const PageBuffer& buffer,
+                                                           BlockIo& io) const;
+  void take_record(const transfer::FileOp& op, std::uint32_t record);
 
   const std::string path_;
   const transfer::Fd fd_;
