@@ -137,6 +137,33 @@ function(penstock_module name)
   endif()
 endfunction()
 
+# penstock_protos(TARGET FILES...): what protoc makes of src/FILES, messages and gRPC services, to be
+# included as "path/of/file.pb.h" and "path/of/file.grpc.pb.h".
+function(penstock_protos target)
+  set(generated ${CMAKE_BINARY_DIR}/generated)
+  set(sources "")
+  foreach(proto ${ARGN})
+    cmake_path(REMOVE_EXTENSION proto OUTPUT_VARIABLE stem)
+    set(outputs ${generated}/${stem}.pb.cc ${generated}/${stem}.pb.h
+                ${generated}/${stem}.grpc.pb.cc ${generated}/${stem}.grpc.pb.h)
+    list(TRANSFORM ARGN PREPEND ${CMAKE_SOURCE_DIR}/src/ OUTPUT_VARIABLE inputs)
+    add_custom_command(
+      OUTPUT ${outputs}
+      COMMAND ${CMAKE_COMMAND} -E make_directory ${generated}
+      COMMAND protobuf::protoc --proto_path=${CMAKE_SOURCE_DIR}/src --cpp_out=${generated}
+              --grpc_out=${generated} --plugin=protoc-gen-grpc=${GRPC_CPP_PLUGIN}
+              ${CMAKE_SOURCE_DIR}/src/${proto}
+      DEPENDS ${inputs}
+      VERBATIM)
+    list(APPEND sources ${outputs})
+  endforeach()
+  add_library(${target} STATIC ${sources})
+  target_include_directories(${target} SYSTEM PUBLIC ${generated})
+  target_link_libraries(${target} PUBLIC PkgConfig::GRPC protobuf::libprotobuf)
+  target_compile_options(${target} PRIVATE -w)
+  set_target_properties(${target} PROPERTIES CXX_CLANG_TIDY "")
+endfunction()
+
 function(penstock_fuzzer module source)
   cmake_path(GET source STEM LAST_ONLY target)
   cmake_path(REMOVE_EXTENSION source LAST_ONLY OUTPUT_VARIABLE stem)

@@ -61,10 +61,11 @@ struct Output {
   std::optional<FinishReason> finish;  // present exactly once a request, in its last Output
   Usage usage;                         // valid with the first token and with finish
   std::string error;                   // with kError: for the client
+  Code error_code = Code::kInternal;   // with kError: whose fault it is
 };
 
 /// Where an engine leaves what it made. One sink serves many requests, so that a step's worth of
-/// outputs costs one hand-over. Called on the engine's own thread; must not block.
+/// outputs costs one hand-over. Called on the engine's own threads; must not block.
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
@@ -131,6 +132,9 @@ class Engine {
   virtual Result<void> embed(EmbedRequest request, EmbedDone done) = 0;
 
   [[nodiscard]] virtual LoadReport load() const = 0;
+
+  /// False: it cannot be reached now, and what is given to it would fail. One load.
+  [[nodiscard]] virtual bool connected() const { return true; }
 
   /// Null: this worker does not tell what it caches.
   [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;

@@ -56,6 +56,18 @@ void KvEventLog::cleared() {
   append({.kind = kv::Event::Kind::kCleared, .tokens = {}});
 }
 
+void KvEventLog::reset(std::uint64_t sequence, std::span<const kv::Event> held) {
+  const std::lock_guard lock(mutex_);
+  events_.clear();
+  held_.clear();
+  // Only the order counts: parents before children, and all before what comes.
+  std::uint64_t order = sequence - std::min<std::uint64_t>(sequence, held.size());
+  for (const kv::Event& block : held) {
+    held_.insert_or_assign(block.hash, block).first->second.sequence = order++;
+  }
+  last_sequence_.store(sequence, std::memory_order_release);
+}
+
 Result<void> KvEventLog::read(std::uint64_t from, std::size_t count_max,
                               std::vector<kv::Event>& out) const {
   const std::lock_guard lock(mutex_);

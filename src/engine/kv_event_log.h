@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 
 #include "kv/events.h"
@@ -21,6 +22,9 @@ class KvEventLog final : public kv::EventSource {
   void stored(kv::Event block);
   void removed(const kv::BlockHash& hash);
   void cleared();
+  /// Another log's state is taken over: `held` (stored events, parents first) after its event
+  /// `sequence`. Readers that are behind need a snapshot.
+  void reset(std::uint64_t sequence, std::span<const kv::Event> held);
 
   [[nodiscard]] std::uint64_t last_sequence() const noexcept override {
     return last_sequence_.load(std::memory_order_acquire);

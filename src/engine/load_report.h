@@ -11,6 +11,7 @@ struct PassWork {
   std::uint32_t prefill_tokens = 0;  // new prompt tokens
   bool decodes = false;              // it continues or finishes any answer
   double kv_use = 0;                 // of the KV that running requests can use, in [0, 1]
+  friend bool operator==(const PassWork&, const PassWork&) = default;
 };
 
 /// A pass that has ended.
@@ -18,6 +19,7 @@ struct TimedPass {
   std::uint64_t ordinal = 0;  // of the worker's passes, from 1; 0: there was none yet
   PassWork work;
   Nanos took{0};
+  friend bool operator==(const TimedPass&, const TimedPass&) = default;
 };
 
 /// What a worker says of itself. Reports are ordered by `generation`; an older one is dropped.
@@ -46,6 +48,7 @@ struct LoadReport {
   PassWork pass;                              // that pass, as planned
   TimedPass last_prefill_pass;                // the last that computed any prompt token
   TimedPass last_decode_pass;                 // the last that computed none
+  friend bool operator==(const LoadReport&, const LoadReport&) = default;
 };
 
 /// Times the passes of one worker for its reports. The worker's thread.

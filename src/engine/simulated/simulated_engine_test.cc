@@ -4,63 +4,18 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <future>
-#include <map>
-#include <mutex>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "engine/simulated/answer.h"
+#include "engine/sink_for_test.h"
 
 namespace penstock::engine {
 namespace {
 
 using simulated::whole_answer;
-
-/// Keeps all it is given; a test waits for what it needs.
-class Sink final : public OutputSink {
- public:
-  void deliver(std::span<Output> outputs) override {
-    const std::lock_guard lock(mutex_);
-    ++calls_;
-    for (Output& output : outputs) {
-      EXPECT_FALSE(finished_.contains(output.request.value)) << "an output after the end";
-      if (output.token) tokens_[output.request.value].push_back(*output.token);
-      if (output.finish) finished_[output.request.value] = *output.finish;
-    }
-    changed_.notify_all();
-  }
-  FinishReason wait(std::uint64_t id) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return finished_.contains(id); });
-    return finished_[id];
-  }
-  void wait_for_tokens(std::uint64_t id, std::size_t count) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return tokens_[id].size() >= count; });
-  }
-  std::vector<Token> tokens(std::uint64_t id) {
-    const std::lock_guard lock(mutex_);
-    return tokens_[id];
-  }
-  std::size_t finished() {
-    const std::lock_guard lock(mutex_);
-    return finished_.size();
-  }
-  int calls() {
-    const std::lock_guard lock(mutex_);
-    return calls_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int calls_ = 0;
-  std::map<std::uint64_t, std::vector<Token>> tokens_;
-  std::map<std::uint64_t, FinishReason> finished_;
-};
 
 SimulatedOptions fast() {
   SimulatedOptions options;
@@ -85,7 +40,7 @@ GenerateRequest request(std::uint64_t id, OutputSink& sink, std::uint32_t max_to
 class SimulatedEngineTest : public ::testing::Test {
  protected:
   SteadyClock clock_;
-  Sink sink_;  // declared before the engines of the tests: it outlives them
+  TestSink sink_;  // declared before the engines of the tests: it outlives them
 };
 
 TEST_F(SimulatedEngineTest, AnswersAsPredicted) {
@@ -313,7 +268,7 @@ TEST_F(SimulatedEngineTest, ManyThreadsEachGetTheirAnswersWhole) {
     std::vector<std::jthread> clients;
     for (std::uint64_t t = 0; t < kThreads; ++t) {
       clients.emplace_back([&, t] {
-        Sink sink;
+        TestSink sink;
         for (std::uint64_t i = 0; i < kEach; ++i) {
           const std::uint64_t id = t * kEach + i + 1;
           const GenerateRequest r = request(id, sink, 1 + i % 150, 1 + (i * 37) % 700);

@@ -1,0 +1,158 @@
+#include "engine/remote/internal/rpc.h"
+
+#include <fmt/format.h>
+#include <grpc/support/log.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "base/log.h"
+#include "engine/remote/internal/wire.h"
+#include "engine/remote/penstock.pb.h"
+
+namespace penstock::engine::rpc {
+
+namespace ps = ::penstock::v1;
+
+namespace {
+
+constexpr const char* kSecret = "penstock-secret";
+constexpr const char* kInstance = "penstock-instance";
+constexpr int kMessageBytesMax = 64 << 20;  // a prompt of a million tokens takes 3 MiB
+constexpr int kKeepaliveMs = 5000;
+
+/// Takes as long whatever the bytes are.
+bool same_secret(std::string_view given, std::string_view known) {
+  unsigned difference = given.size() == known.size() ? 0 : 1;
+  for (std::size_t i = 0; i < known.size(); ++i) {
+    difference |= static_cast<unsigned char>(i < given.size() ? given[i] : 0) ^
+                  static_cast<unsigned char>(known[i]);
+  }
+  return difference == 0;
+}
+
+grpc::StatusCode status_code(Code code) {
+  switch (code) {
+    case Code::kInvalidArgument:
+    case Code::kContextLength:
+    case Code::kUnprocessable: return grpc::StatusCode::INVALID_ARGUMENT;
+    case Code::kUnauthorized: return grpc::StatusCode::UNAUTHENTICATED;
+    case Code::kNotFound:
+    case Code::kModelNotFound: return grpc::StatusCode::NOT_FOUND;
+    case Code::kOverloaded: return grpc::StatusCode::RESOURCE_EXHAUSTED;
+    case Code::kUnimplemented: return grpc::StatusCode::UNIMPLEMENTED;
+    case Code::kUnavailable: return grpc::StatusCode::UNAVAILABLE;
+    case Code::kTimeout:
+    case Code::kDeadlineExceeded: return grpc::StatusCode::DEADLINE_EXCEEDED;
+    case Code::kCancelled: return grpc::StatusCode::CANCELLED;
+    default: return grpc::StatusCode::INTERNAL;
+  }
+}
+
+Code code_of(grpc::StatusCode code) {
+  switch (code) {
+    case grpc::StatusCode::INVALID_ARGUMENT: return Code::kInvalidArgument;
+    case grpc::StatusCode::UNAUTHENTICATED: return Code::kUnauthorized;
+    case grpc::StatusCode::NOT_FOUND: return Code::kNotFound;
+    case grpc::StatusCode::RESOURCE_EXHAUSTED: return Code::kOverloaded;
+    case grpc::StatusCode::UNIMPLEMENTED: return Code::kUnimplemented;
+    case grpc::StatusCode::DEADLINE_EXCEEDED: return Code::kDeadlineExceeded;
+    case grpc::StatusCode::CANCELLED: return Code::kCancelled;
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::FAILED_PRECONDITION: return Code::kUnavailable;
+    default: return Code::kInternal;
+  }
+}
+
+/// What gRPC says of its own goes where ours goes, as what only a developer wants to read.
+void adopt_log() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    gpr_set_log_function([](gpr_log_func_args* line) { log::debug("gRPC: {}", line->message); });
+  });
+}
+
+}  // namespace
+
+void add_headers(grpc::ClientContext& context, const std::string& secret,
+                 const std::string& instance) {
+  if (!secret.empty()) context.AddMetadata(kSecret, secret);
+  if (!instance.empty()) context.AddMetadata(kInstance, instance);
+}
+
+std::string_view header(const grpc::ServerContextBase& context, const char* name) {
+  const auto found = context.client_metadata().find(name);
+  if (found == context.client_metadata().end()) return {};
+  return {found->second.data(), found->second.size()};
+}
+
+grpc::Status check_headers(const grpc::ServerContextBase& context, std::string_view secret,
+                           std::string_view instance) {
+  if (!secret.empty() && !same_secret(header(context, kSecret), secret)) {
+    return {grpc::StatusCode::UNAUTHENTICATED, "the secret is missing or wrong"};
+  }
+  const std::string_view meant = header(context, kInstance);
+  if (!instance.empty() && !meant.empty() && meant != instance) {
+    return {grpc::StatusCode::FAILED_PRECONDITION, "another life of this worker is meant"};
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status to_status(const Error& error) {
+  ps::ErrorDetail detail;
+  detail.set_code(std::string(openai_code(error.code)));
+  detail.set_param(error.param);
+  detail.set_retry_after_s(error.retry_after_s);
+  return {status_code(error.code), error.message, detail.SerializeAsString()};
+}
+
+Error to_error(const grpc::Status& status) {
+  ps::ErrorDetail detail;
+  if (!status.error_details().empty() && detail.ParseFromString(status.error_details())) {
+    return {wire::code_of(detail.code()), status.error_message(), detail.param(),
+            std::clamp(detail.retry_after_s(), 0, 3600)};
+  }
+  const Code code = code_of(status.error_code());
+  return {code, status.error_message(), "", code == Code::kUnavailable ? 1 : 0};
+}
+
+std::shared_ptr<grpc::Channel> open_channel(const std::string& address) {
+  adopt_log();
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  // Another life of a worker at the same address has nothing to do with this one's failures.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveMs);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
+                                                   const std::vector<grpc::Service*>& services,
+                                                   int& port) {
+  adopt_log();
+  const std::size_t colon = address.rfind(':');
+  if (colon == 0 || colon == std::string::npos || colon + 1 == address.size()) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("{}: expected HOST:PORT, such as 127.0.0.1:7000", address));
+  }
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kKeepaliveMs / 2);
+  builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || port == 0) {
+    return fail(Code::kUnavailable, fmt::format("cannot listen on {}", address));
+  }
+  return server;
+}
+
+}  // namespace penstock::engine::rpc

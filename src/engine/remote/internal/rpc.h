@@ -1,0 +1,38 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace penstock::engine::rpc {
+
+/// What every call carries (penstock.proto).
+void add_headers(grpc::ClientContext& context, const std::string& secret,
+                 const std::string& instance);
+/// OK, or why the call is refused. `instance` empty: any will do.
+[[nodiscard]] grpc::Status check_headers(const grpc::ServerContextBase& context,
+                                         std::string_view secret, std::string_view instance);
+/// The value of a header; empty if there is none.
+[[nodiscard]] std::string_view header(const grpc::ServerContextBase& context, const char* name);
+
+/// An error of ours as a status and back. A status that is not ours is told as what it means for
+/// whoever asked: the other side was lost, was too slow, or refuses.
+[[nodiscard]] grpc::Status to_status(const Error& error);
+[[nodiscard]] Error to_error(const grpc::Status& status);
+
+/// A connection of its own, opened with the first call and again after a loss, at most one second
+/// later.
+[[nodiscard]] std::shared_ptr<grpc::Channel> open_channel(const std::string& address);
+
+/// Listens on HOST:PORT (port 0: any free one, told in `port`). Fails with kUnavailable when it
+/// cannot, kInvalidArgument when that is no address.
+Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
+                                                   const std::vector<grpc::Service*>& services,
+                                                   int& port);
+
+}  // namespace penstock::engine::rpc

@@ -1,0 +1,374 @@
+#include "engine/remote/remote_engine.h"
+
+#include <fmt/format.h>
+#include <grpcpp/alarm.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <random>
+#include <unordered_map>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/kv_event_log.h"
+#include "engine/remote/internal/asking_call.h"
+#include "engine/remote/internal/rpc.h"
+#include "engine/remote/internal/wire.h"
+#include "engine/remote/openengine.grpc.pb.h"
+#include "engine/remote/penstock.grpc.pb.h"
+
+namespace penstock::engine {
+namespace {
+
+using namespace wire;  // NOLINT(google-build-using-namespace): oe and ps, on every line
+using Context = std::shared_ptr<grpc::ClientContext>;
+
+constexpr auto kProbeTimeout = std::chrono::seconds(2);
+
+class Remote final : public RemoteEngine, public AskedRequests {
+ public:
+  Remote(RemoteOptions options, const Clock& clock)
+      : options_(std::move(options)),
+        clock_(clock),
+        nonce_(std::random_device{}()),
+        channel_(rpc::open_channel(options_.address)),
+        inference_(oe::Inference::NewStub(channel_)),
+        control_(oe::Control::NewStub(channel_)),
+        worker_(ps::Worker::NewStub(channel_)) {
+    const std::lock_guard lock(mutex_);
+    open(load_stream_, Nanos::zero());
+  }
+
+  ~Remote() override {
+    give_up();
+    for (Stream* stream : {&load_stream_, &kv_stream_}) {
+      Context context;
+      {
+        const std::lock_guard lock(mutex_);
+        if (stream->alarm != nullptr) stream->alarm->Cancel();
+        context = stream->context.lock();
+      }
+      if (context != nullptr) context->TryCancel();
+    }
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return pending_ == 0; });
+  }
+
+  [[nodiscard]] const EngineInfo& info() const override { return options_.info; }
+  [[nodiscard]] bool connected() const override { return connected_.load(); }
+  Result<void> generate(GenerateRequest request) override;
+  void abort(RequestId id, CancelReason) override {
+    if (const Context context = context_of(id)) context->TryCancel();
+  }
+  Result<void> embed(EmbedRequest request, EmbedDone done) override;
+  [[nodiscard]] LoadReport load() const override;
+  [[nodiscard]] const kv::EventSource* kv_events() const override {
+    return options_.tells_kv_events ? &events_ : nullptr;
+  }
+  void probe(std::move_only_function<void(bool)> done) override;
+  void give_up() override;
+
+  void ending(RequestId id) override {
+    const std::lock_guard lock(mutex_);
+    live_.erase(id);
+  }
+  void over() override {
+    const std::lock_guard lock(mutex_);
+    --pending_;
+    changed_.notify_all();
+  }
+
+ private:
+  /// A stream from the worker that is opened again whenever it ends.
+  struct Stream {
+    explicit Stream(void (Remote::*s)()) : start(s) {}
+    void (Remote::* const start)();
+    std::unique_ptr<grpc::Alarm> alarm;  // a new one each time: the last may still be ringing
+    std::weak_ptr<grpc::ClientContext> context;
+    Nanos pause = Nanos::zero();  // before it is opened the next time
+  };
+
+  [[nodiscard]] Context new_context() const {
+    auto context = std::make_shared<grpc::ClientContext>();
+    rpc::add_headers(*context, options_.secret, options_.instance);
+    return context;
+  }
+  [[nodiscard]] Context context_of(RequestId id) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = live_.find(id);
+    return found == live_.end() ? nullptr : found->second;
+  }
+  static std::unexpected<Error> not_connected() {
+    return std::unexpected(Error{Code::kUnavailable, "the worker is not connected", "", 1});
+  }
+
+  bool ask(const Context& context);
+  void open(Stream& stream, Nanos after);
+  void ended(Stream& stream);
+  void watch_load();
+  void watch_events();
+  void take(const ps::LoadReport& report);
+  bool take(const oe::SubscribeKvEventsResponse& response);
+
+  const RemoteOptions options_;
+  const Clock& clock_;
+  const std::uint32_t nonce_;  // of the names that requests have there: others ask it as well
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<oe::Inference::Stub> inference_;
+  const std::unique_ptr<oe::Control::Stub> control_;
+  const std::unique_ptr<ps::Worker::Stub> worker_;
+
+  std::atomic<bool> connected_ = false;  // a report has come over the stream that is open
+  KvEventLog events_;                    // what the worker's is; written by its stream
+  // Its stream's:
+  std::vector<kv::Event> held_;  // of a list that is not complete yet
+  bool resync_ = false;          // what came did not fit what is known: all that is held, please
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool given_up_ = false;
+  std::size_t pending_ = 0;  // calls, streams and alarms that gRPC has not done with
+  std::unordered_map<RequestId, Context> live_;
+  std::vector<std::weak_ptr<grpc::ClientContext>> asked_;  // probes, embeddings; some are over
+  std::uint64_t given_ = 0;                                // requests, since the start
+  LoadReport report_;                                      // the last
+  std::uint64_t others_ = 0;  // requests the worker had taken before, or from others
+  mutable std::uint64_t generation_ = 0;
+  Stream load_stream_{&Remote::watch_load};
+  Stream kv_stream_{&Remote::watch_events};
+  bool follows_events_ = false;  // from the first connection on
+};
+
+Result<void> Remote::generate(GenerateRequest request) {
+  CHECK(request.sink != nullptr);
+  if (!connected_.load()) return not_connected();
+  Context context = new_context();
+  if (request.priority != 0) {
+    context->AddMetadata("openengine-priority", std::to_string(request.priority));
+  }
+  if (const TimePoint at = request.deadline.at(); at != TimePoint::max()) {
+    context->set_deadline(std::chrono::system_clock::now() + (at - clock_.now()));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (given_up_) return not_connected();
+    if (live_.size() >= std::size_t{options_.info.sequences_max} + options_.info.queue_max) {
+      return std::unexpected(
+          Error{Code::kOverloaded, "the worker's queue is full; try again later", "", 1});
+    }
+    if (!live_.try_emplace(request.id, context).second) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("a request with id {} is already being served", request.id.value));
+    }
+    ++given_;
+    ++pending_;
+  }
+  auto* call = new AskingCall(*this, request, options_.info.vocabulary_size, std::move(context));
+  call->start(*inference_, request, fmt::format("{:x}-{}", nonce_, request.id.value));
+  return {};
+}
+
+Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
+  if (options_.info.embedding_size == 0) {
+    return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
+  }
+  if (!connected_.load()) return not_connected();
+  struct Call {
+    Context context;
+    ps::EmbedRequest request;
+    ps::EmbedResponse response;
+    EmbedDone done;
+  };
+  auto call = std::make_shared<Call>();
+  call->context = new_context();
+  call->done = std::move(done);
+  call->request.mutable_token_ids()->Assign(request.tokens.begin(), request.tokens.end());
+  if (!ask(call->context)) return not_connected();
+  worker_->async()->Embed(
+      call->context.get(), &call->request, &call->response, [this, call](grpc::Status status) {
+        const auto& values = call->response.values();
+        if (status.ok() && values.size() == static_cast<int>(options_.info.embedding_size)) {
+          call->done(std::vector<float>(values.begin(), values.end()));
+        } else {
+          call->done(std::unexpected(rpc::to_error(status)));
+        }
+        over();
+      });
+  return {};
+}
+
+/// The worker counts the requests of all who ask it, and does not say which are this one's. What is
+/// certain: those that have ended it had taken (or refused), and no more than were given.
+LoadReport Remote::load() const {
+  const std::lock_guard lock(mutex_);
+  LoadReport report = report_;
+  const std::uint64_t taken = report.accepted - std::min(report.accepted, others_);
+  report.accepted = std::clamp(taken, given_ - live_.size(), given_);
+  report.generation = ++generation_;
+  return report;
+}
+
+void Remote::probe(std::move_only_function<void(bool)> done) {
+  struct Call {
+    Context context;
+    oe::HealthRequest request;
+    oe::HealthResponse response;
+    std::move_only_function<void(bool)> done;
+  };
+  auto call = std::make_shared<Call>();
+  call->context = new_context();
+  call->context->set_deadline(std::chrono::system_clock::now() + kProbeTimeout);
+  call->done = std::move(done);
+  if (!ask(call->context)) return call->done(false);
+  control_->async()->Health(call->context.get(), &call->request, &call->response,
+                            [this, call](grpc::Status status) {
+                              call->done(status.ok());
+                              over();
+                            });
+}
+
+/// Counts a call that is not a request; false: too late.
+bool Remote::ask(const Context& context) {
+  const std::lock_guard lock(mutex_);
+  if (given_up_) return false;
+  std::erase_if(asked_, [](const auto& asked) { return asked.expired(); });
+  asked_.push_back(context);
+  ++pending_;
+  return true;
+}
+
+void Remote::give_up() {
+  std::vector<Context> contexts;
+  {
+    const std::lock_guard lock(mutex_);
+    given_up_ = true;
+    connected_ = false;
+    for (const auto& [id, context] : live_) contexts.push_back(context);
+    for (const auto& asked : asked_) {
+      if (Context context = asked.lock()) contexts.push_back(std::move(context));
+    }
+  }
+  for (const Context& context : contexts) context->TryCancel();
+}
+
+/// Under the lock.
+void Remote::open(Stream& stream, Nanos after) {
+  if (given_up_) return;
+  ++pending_;
+  stream.alarm = std::make_unique<grpc::Alarm>();
+  stream.alarm->Set(std::chrono::system_clock::now() + after, [this, &stream](bool due) {
+    if (due) (this->*stream.start)();
+    over();
+  });
+}
+
+void Remote::ended(Stream& stream) {
+  const std::lock_guard lock(mutex_);
+  stream.pause = std::clamp(2 * stream.pause, options_.reconnect_first, options_.reconnect_max);
+  open(stream, stream.pause);
+  --pending_;
+  changed_.notify_all();
+}
+
+void Remote::watch_load() {
+  Context context = new_context();
+  {
+    const std::lock_guard lock(mutex_);
+    if (given_up_) return;
+    load_stream_.context = context;
+    ++pending_;
+  }
+  static const ps::WatchLoadRequest kRequest;
+  auto* call = new WatchingCall<ps::LoadReport>(
+      context,
+      [this](const ps::LoadReport& report) {
+        take(report);
+        return true;
+      },
+      [this](const grpc::Status& status) {
+        if (connected_.exchange(false)) {
+          log::warn("worker {}: the connection broke: {}", options_.address,
+                    status.error_message());
+        }
+        ended(load_stream_);
+      });
+  worker_->async()->WatchLoad(context.get(), &kRequest, call);
+  call->start();
+}
+
+void Remote::take(const ps::LoadReport& message) {
+  const std::lock_guard lock(mutex_);
+  if (given_up_) return;
+  const bool first = !connected_.exchange(true);
+  report_ = wire::read(message, clock_.now());
+  if (live_.empty()) others_ = report_.accepted - std::min(report_.accepted, given_);
+  load_stream_.pause = Nanos::zero();
+  if (first && options_.tells_kv_events && !std::exchange(follows_events_, true)) {
+    open(kv_stream_, Nanos::zero());
+  }
+}
+
+void Remote::watch_events() {
+  Context context = new_context();
+  auto request = std::make_shared<oe::SubscribeKvEventsRequest>();
+  {
+    const std::lock_guard lock(mutex_);
+    if (given_up_) return;
+    kv_stream_.context = context;
+    ++pending_;
+  }
+  request->set_start_sequence_number(events_.last_sequence() + 1);
+  request->set_include_snapshot(resync_);
+  held_.clear();
+  resync_ = true;  // until something has come that fits
+  auto* call = new WatchingCall<oe::SubscribeKvEventsResponse>(
+      context, [this](const oe::SubscribeKvEventsResponse& response) { return take(response); },
+      [this, request](const grpc::Status&) { ended(kv_stream_); });
+  control_->async()->SubscribeKvEvents(context.get(), request.get(), call);
+  call->start();
+}
+
+bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
+  const oe::KvEventBatch& batch = response.batch();
+  std::vector<kv::Event> events;
+  for (const oe::KvEvent& event : batch.events()) {
+    Result<kv::Event> read = wire::read(event);
+    if (!read) return false;
+    events.push_back(std::move(*read));
+  }
+  const bool all_held =
+      !held_.empty() || (!events.empty() && events.front().kind == kv::Event::Kind::kCleared);
+  if (all_held) {
+    std::ranges::move(events, std::back_inserter(held_));
+    if (batch.goes_on()) return true;
+    // The first only says that the others are all.
+    events_.reset(batch.sequence_number(), std::span(held_).subspan(1));
+    held_.clear();
+  } else {
+    if (batch.sequence_number() != events_.last_sequence() + events.size()) return false;
+    for (kv::Event& event : events) {
+      if (event.kind == kv::Event::Kind::kStored) {
+        events_.stored(std::move(event));
+      } else {
+        events_.removed(event.hash);
+      }
+    }
+    // A block that was removed but never held leaves a hole.
+    if (events_.last_sequence() != batch.sequence_number()) return false;
+  }
+  resync_ = false;
+  const std::lock_guard lock(mutex_);
+  kv_stream_.pause = Nanos::zero();
+  return true;
+}
+
+}  // namespace
+
+std::unique_ptr<RemoteEngine> RemoteEngine::connect(RemoteOptions options, const Clock& clock) {
+  return std::make_unique<Remote>(std::move(options), clock);
+}
+
+}  // namespace penstock::engine

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "engine/engine.h"
+
+namespace penstock::engine {
+
+struct RemoteOptions {
+  std::string address;   // HOST:PORT of the worker
+  std::string instance;  // the life of the worker that is meant; empty: any
+  std::string secret;    // shown with every call; empty: none
+  EngineInfo info;       // its card
+  bool tells_kv_events = true;
+  Nanos reconnect_first = std::chrono::milliseconds(50);  // then twice as long, up to ...
+  Nanos reconnect_max = std::chrono::seconds(1);
+};
+
+/// A worker in another process, through an EngineServer of its own. What it reports and what it
+/// caches are streamed here, so that load() and kv_events() ask nobody; both are behind by the time
+/// the news takes.
+///
+/// What differs from an engine of this process:
+/// - A refusal by the worker comes as the request's last Output (kError, with its code). generate()
+///   itself fails only when the worker is not connected or as many requests are given to it as it
+///   takes.
+/// - A connection that breaks ends every request given to the worker (kError, kUnavailable), since
+///   nobody can say what became of it. It is opened again, for as long as this lives.
+/// - Sinks are called on gRPC's threads; of one request one call after the other.
+///
+/// abort() and deadlines take effect at once, whatever the worker does. Destruction cancels what
+/// runs and waits only for gRPC.
+class RemoteEngine : public Engine {
+ public:
+  /// Does not wait for the connection. `clock` must outlive it.
+  static std::unique_ptr<RemoteEngine> connect(RemoteOptions options, const Clock& clock);
+
+  /// Asks the worker how it is. `done` hears within two seconds whether it answered well; on one of
+  /// gRPC's threads.
+  virtual void probe(std::move_only_function<void(bool)> done) = 0;
+  /// Cancels what was given to it, probes included, and takes nothing any more. Does not wait.
+  virtual void give_up() = 0;
+};
+
+}  // namespace penstock::engine
