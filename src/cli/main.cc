@@ -19,6 +19,7 @@ constexpr const char* kDescription =
     "\n"
     "  penstock serve --model demo          serve a small real model on http://127.0.0.1:8000\n"
     "  penstock serve --model model.gguf    serve your own\n"
+    "  penstock worker demo --join 127.0.0.1:7000  a worker of its own, for serve --join-listen\n"
     "  penstock bench --url http://127.0.0.1:8000\n"
     "  penstock simulate trace.jsonl --workers 8 --policy all\n"
     "  penstock top --url http://127.0.0.1:8000  watch its workers\n"
@@ -76,6 +77,7 @@ int main(int argc, char** argv) {
   app.failure_message(CLI::FailureMessage::simple);
   int exit_status = 0;
   penstock::cli::add_serve(app, exit_status);
+  penstock::cli::add_worker(app, exit_status);
   penstock::cli::add_bench(app, exit_status);
   penstock::cli::add_simulate(app, exit_status);
   penstock::cli::add_top(app, exit_status);

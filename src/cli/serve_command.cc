@@ -1,16 +1,13 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cctype>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <future>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -21,11 +18,14 @@
 #include "cli/command.h"
 #include "cli/config_file.h"
 #include "cli/descriptors.h"
+#include "cli/engine_flags.h"
 #include "cli/flag_table.h"
+#include "cli/join_flags.h"
 #include "cli/model_path.h"
 #include "cli/policy_names.h"
 #include "cli/signals.h"
 #include "net/http_server.h"
+#include "serve/remote_workers.h"
 #include "serve/served_model.h"
 #include "serve/service.h"
 #include "text/chat_template.h"
@@ -33,24 +33,17 @@
 namespace penstock::cli {
 namespace {
 
-constexpr std::uint64_t kKvHostMib = 256;
-
 /// Everything the flags of `penstock serve` set. The defaults are right for one machine.
 struct ServeFlags {
   std::string config_file;
-  std::string model;
+  EngineFlags engine;
   std::vector<std::string> names;
   std::string chat_template_file;
   std::uint32_t workers = 1;
-  std::uint32_t sequences = 0;
-  std::uint64_t kv_cache_mib = 1024;
-  std::string kv_disk;
-  std::uint64_t kv_disk_mib = 8192;
-  std::uint64_t kv_host_mib = 0;
-  std::uint64_t kv_disk_writes_gib = 0;
-  std::string kv_type = "f16";
-  std::string speedup = "1";
   serve::DispatchOptions dispatch;
+  serve::RemoteWorkersOptions remote;
+  double worker_heartbeat_s = 1;
+  double worker_lease_s = 15;
   double request_timeout_s = 600;
   double heartbeat_s = 10;
   double drain_timeout_s = 30;
@@ -62,7 +55,6 @@ struct ServeFlags {
   std::string log_level = "info";
   std::string api_key_file;
   bool check_only = false;
-  engine::LlamaOptions llama;
   net::HttpServerOptions http;
   serve::ServiceOptions service;
 };
@@ -82,7 +74,7 @@ void declare(CLI::App& sub, ServeFlags& f) {
       ->configurable(false);
   sub.add_flag("--check-config", f.check_only, "Check flags, environment and file, then exit");
 
-  add("--model", f.model, "demo, simulated, a .gguf file, or a folder with one (needed)")
+  add("--model", f.engine.model, "demo, simulated, a .gguf file, or a folder with one (needed)")
       ->group("Model");
   add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)")
       ->group("Model");
@@ -90,68 +82,32 @@ void declare(CLI::App& sub, ServeFlags& f) {
       ->check(CLI::ExistingFile)
       ->group("Model");
 
-  add("--workers", f.workers, "Engines; they share the weights, each has its own KV and threads")
-      ->check(CLI::Range(1, 256))
-      ->group("Engine");
-  add("--sequences", f.sequences,
-      "Requests computed at once by a worker; 0: 8, divided among workers")
+  add("--workers", f.workers,
+      "Engines; they share the weights, each has its own KV and threads; 0: only those that join")
       ->check(CLI::Range(0, 256))
       ->group("Engine");
-  add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
-      ->check(CLI::Range(64, 1 << 24))
-      ->group("Engine");
-  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")
-      ->check(CLI::Range(1, 4096))
-      ->group("Engine");
-  add("--kv-cache-mib", f.kv_cache_mib,
-      "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
-      ->check(CLI::Range(0, 1 << 24))
-      ->group("Engine");
-  add("--kv-disk", f.kv_disk,
-      "Folder for KV of prompts that is there again after a restart (default: none)")
-      ->group("Engine");
-  add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB")
-      ->check(CLI::Range(1, 1 << 28))
-      ->group("Engine");
-  add("--kv-disk-writes-gib", f.kv_disk_writes_gib,
-      "Written to --kv-disk a day at most, GiB, for the disk's sake; 0: no limit")
-      ->check(CLI::Range(0, 1 << 20))
-      ->group("Engine");
-  add("--kv-host-mib", f.kv_host_mib,
-      "Host memory between the workers' KV and --kv-disk, shared by them, MiB; 0: 256 with "
-      "--kv-disk, else none")
-      ->check(CLI::Range(0, 1 << 24))
-      ->group("Engine");
-  add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
-      ->check(CLI::IsMember({"f16", "q8_0"}))
-      ->group("Engine");
-  add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
-      ->check(CLI::Range(0, 1024))
-      ->group("Engine");
-  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")
-      ->check(CLI::Range(1, 1 << 20))
-      ->group("Engine");
-  add("--step-tokens", f.llama.step_tokens,
-      "Prompt tokens a worker computes between two looks at its queue")
-      ->check(CLI::Range(64, 4096))
-      ->group("Engine");
-  add("--slice-ms", f.llama.slice_ms,
-      "Prompt work that running answers wait for at a time, ms (aim)")
-      ->check(CLI::Range(1, 60000))
-      ->group("Engine");
-  sub.add_flag("--exact", f.llama.exact,
-               "Every token as if its request ran alone (slower when many run)")
-      ->envname("PENSTOCK_EXACT")
-      ->group("Engine");
-  add("--speedup", f.speedup,
-      "Of --model simulated: 1 is real time, N is N times faster, max never waits")
-      ->group("Engine");
+  declare_engine(table, sub, f.engine);
 
   add("--policy", f.dispatch.policy, "How a worker is chosen for a request; all are listed below")
       ->group("Router");
   add("--decisions", f.dispatch.decisions_max,
       "Choices of a worker kept for /debug/decisions; 0: none")
       ->check(CLI::Range(0, 65536))
+      ->group("Router");
+
+  add("--join-listen", f.remote.door.address,
+      "HOST:PORT where workers of other processes join (penstock worker --join); none by default")
+      ->group("Router");
+  add("--join-secret", f.remote.door.secret,
+      "Shared with those workers; needed unless --join-listen is on the loopback")
+      ->group("Router");
+  add("--worker-heartbeat-s", f.worker_heartbeat_s,
+      "How often those workers say that they live, seconds; suspect after four times that")
+      ->check(CLI::Range(0.02, 3600.0))
+      ->group("Router");
+  add("--worker-lease-s", f.worker_lease_s,
+      "A worker without any sign of life for so long is forgotten, seconds")
+      ->check(CLI::Range(0.1, 86400.0))
       ->group("Router");
 
   add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface")
@@ -217,13 +173,9 @@ Result<std::string> read_file(const std::string& path) {
 
 /// Turns what was typed into the options of each part. Fails with what is wrong.
 Result<serve::ModelOptions> settle(ServeFlags& f) {
-  if (f.model.empty()) {
-    return fail(Code::kInvalidArgument,
-                "--model is required: demo, simulated, a .gguf file, or a folder with one");
-  }
-  if (const Result<std::string> found = find_model(f.model); !found) {
-    return std::unexpected(found.error());
-  }
+  Result<serve::ModelOptions> options = engine_options(f.engine, f.workers);
+  if (!options) return options;
+  serve::ModelOptions& model = *options;
   const Result<log::Level> level = log::parse_level(f.log_level);
   if (!level) return std::unexpected(level.error());
   log::set_level(*level);
@@ -261,31 +213,17 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   if (Result<void> known = check_policy(f.dispatch.policy); !known) {
     return std::unexpected(known.error());
   }
-  serve::ModelOptions model;
-  model.dispatch = f.dispatch;
-  model.names = f.names.empty() ? std::vector<std::string>{model_name(f.model)} : f.names;
-  model.simulated = f.model == "simulated";
-  model.workers = f.workers;
-  model.llama = f.llama;
-  model.llama.sequences_max = f.sequences != 0 ? f.sequences : std::max(2U, 8 / f.workers);
-  model.llama.reuse_bytes = f.kv_cache_mib << 20;
-  model.llama.quantized_kv = f.kv_type == "q8_0";
-  model.store.disk_folder = f.kv_disk;
-  model.store.disk_bytes = f.kv_disk.empty() ? 0 : f.kv_disk_mib << 20;
-  model.store.wear_bytes_per_day = f.kv_disk_writes_gib << 30;
-  model.store.host_bytes = (f.kv_host_mib == 0 && !f.kv_disk.empty() ? kKvHostMib : f.kv_host_mib)
-                           << 20;
-  if (f.speedup == "max") {
-    model.speedup = std::numeric_limits<double>::infinity();
-  } else {
-    char* end = nullptr;
-    model.speedup = std::strtod(f.speedup.c_str(), &end);
-    if (end == f.speedup.c_str() || *end != '\0' || !(model.speedup > 0) ||
-        !std::isfinite(model.speedup)) {
-      return fail(Code::kInvalidArgument,
-                  fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
-    }
+  if (f.workers == 0 && f.remote.door.address.empty()) {
+    return fail(Code::kInvalidArgument, "--workers 0: without --join-listen nobody would serve");
   }
+  if (!f.remote.door.address.empty()) {
+    Result<void> safe = check_secret("--join-listen", f.remote.door.address, f.remote.door.secret);
+    if (!safe) return std::unexpected(safe.error());
+  }
+  f.remote.door.heartbeat = from_seconds(f.worker_heartbeat_s);
+  f.remote.door.lease = from_seconds(f.worker_lease_s);
+  model.dispatch = f.dispatch;
+  model.names = f.names.empty() ? std::vector<std::string>{model_name(f.engine.model)} : f.names;
   if (!f.chat_template_file.empty()) {
     Result<std::string> text = read_file(f.chat_template_file);
     if (!text) return std::unexpected(text.error());
@@ -296,18 +234,7 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     }
     model.chat_template = std::move(*text);
   }
-  return model;
-}
-
-/// A bar on a terminal, nothing elsewhere.
-void show_progress(float fraction) {
-  if (isatty(STDERR_FILENO) == 0) return;
-  constexpr int kWidth = 40;
-  const int filled = static_cast<int>(fraction * kWidth);
-  fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3.0f} %", "", filled, "", kWidth - filled,
-             100 * fraction);
-  if (fraction >= 1) fmt::print(stderr, "\n");
-  std::fflush(stderr);
+  return options;
 }
 
 /// Loads the model beside the server that is already listening.
@@ -341,16 +268,18 @@ class Loader {
     options.path = *path;
     auto model = serve::ServedModel::load(options, clock, [&](float fraction) {
       service.set_loading(fraction);
-      show_progress(fraction);
+      show_loading(fraction);
       return !give_up_.load();
     });
     if (!model) return fail_with(model.error(), service);
     model_ = std::move(*model);
     service.set_model(*model_);
     const engine::EngineInfo& info = model_->info();
-    log::info("ready in {:.0f} ms: {} by {} worker{}, {} tokens of context, {} at once each",
+    log::info("ready in {:.0f} ms: {} by {} worker{}{}, {} tokens of context, {} at once each",
               to_ms(clock.now() - start), model_->name(), options.workers,
-              options.workers == 1 ? "" : "s", info.context_tokens_max, info.sequences_max);
+              options.workers == 1 ? "" : "s",
+              options.remote == nullptr ? "" : " and those that join", info.context_tokens_max,
+              info.sequences_max);
   }
   void fail_with(const Error& error, serve::Service& service) {
     if (!give_up_) log::error("{}", error.message);
@@ -435,6 +364,19 @@ int run_serve(ServeFlags& flags) {
   }
   net::HttpServer& server = **started;
   service.open(server);
+  std::unique_ptr<serve::RemoteWorkers> remote;
+  if (!flags.remote.door.address.empty()) {
+    auto joins = serve::RemoteWorkers::start(flags.remote, clock);
+    if (!joins) {
+      fmt::print(stderr, "penstock serve: {}\n", joins.error().message);
+      server.stop();
+      service.close();
+      return 1;
+    }
+    remote = std::move(*joins);
+    model->remote = remote.get();
+    fmt::print("workers join at {}:{}\n", host_part(flags.remote.door.address), remote->port());
+  }
   fmt::print("listening on http://{}:{}\n", flags.http.address, server.port());
   std::fflush(stdout);
   std::clearerr(stdout);  // whoever started this may not care to read it
@@ -442,7 +384,7 @@ int run_serve(ServeFlags& flags) {
   int status = 0;
   std::optional<LastResort> last_resort;
   {
-    Loader loader(*model, flags.model, clock, service);
+    Loader loader(*model, flags.engine.model, clock, service);
     while (signals.next(std::chrono::milliseconds(200)) == 0) {
       if (!loader.failed()) continue;
       status = 1;

@@ -37,7 +37,8 @@ void KvEventLog::stored(kv::Event block) {
 
 /// What only a held block had becomes the event's own, if that is still kept.
 void KvEventLog::forget(kv::Event& block) {
-  if (kv::Event* told = find(block.sequence)) told->tokens = std::move(block.tokens);
+  kv::Event* told = find(block.sequence);
+  if (told != nullptr && told->hash == block.hash) told->tokens = std::move(block.tokens);
 }
 
 void KvEventLog::removed(const kv::BlockHash& hash) {

@@ -431,7 +431,7 @@ class Embedding final : public net::Transaction {
       return refuse({Code::kDeadlineExceeded, "the embeddings were not complete in time", "", 0});
     }
     // The engine calls on its own thread, so the rest is posted to the loop.
-    const Result<void> queued = model_.dispatcher().next_engine().embed(
+    const Result<void> queued = model_.dispatcher().embed(
         {.id = {}, .tokens = std::move(inputs_[vectors_.size()])},
         [this, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
           loop->post([this, alive, vector = std::move(vector)]() mutable {

@@ -45,6 +45,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   if (this == &other) return *this;
   release();
   dispatcher_ = std::exchange(other.dispatcher_, nullptr);
+  at_ = other.at_;
   worker_ = other.worker_;
   lease_ = std::move(other.lease_);
   decision_ = other.decision_;
@@ -54,11 +55,12 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   return *this;
 }
 
-engine::Engine& Assignment::engine() const noexcept { return dispatcher_->engine(worker()); }
+engine::Engine& Assignment::engine() const noexcept { return *at_->engine; }
+bool Assignment::is_remote() const noexcept { return at_->remote != nullptr; }
 
 void Assignment::refused() noexcept {
   const std::lock_guard lock(dispatcher_->mutex_);
-  ++dispatcher_->workers_[worker()].refused;
+  ++at_->refused;
 }
 
 void Assignment::first_token(const engine::Usage& usage) noexcept {
@@ -66,6 +68,9 @@ void Assignment::first_token(const engine::Usage& usage) noexcept {
   first_token_ = dispatcher_->clock_.now();
   const std::lock_guard lock(dispatcher_->mutex_);
   lease_.first_token();
+  if (fleet::WorkerHealth* health = dispatcher_->health_at(*this)) {
+    health->token(first_token_);
+  }
   dispatcher_->compare(*this, usage, first_token_);
 }
 
@@ -81,45 +86,65 @@ void Assignment::finished() noexcept {
   const TimePoint first = first_token_ == TimePoint::min() ? now : first_token_;
   const std::lock_guard lock(dispatcher_->mutex_);
   dispatcher_->router_.finished(to_ms(first - placed_), to_ms(now - first));
+  if (fleet::WorkerHealth* health = dispatcher_->health_at(*this)) {
+    health->request_ended(std::nullopt, now);
+  }
   lease_.release();
+}
+
+void Assignment::failed(FaultClass fault) noexcept {
+  if (dispatcher_ == nullptr) return;
+  const std::lock_guard lock(dispatcher_->mutex_);
+  if (fleet::WorkerHealth* health = dispatcher_->health_at(*this)) {
+    health->request_ended(fault, dispatcher_->clock_.now());
+  }
 }
 
 void Assignment::release() noexcept {
   if (dispatcher_ == nullptr) return;
   Dispatcher& dispatcher = *std::exchange(dispatcher_, nullptr);
-  if (!lease_) return;
   const std::lock_guard lock(dispatcher.mutex_);
   lease_.release();
+  --at_->users;
 }
 
-Dispatcher::Dispatcher(std::vector<std::unique_ptr<engine::Engine>> engines,
+Dispatcher::Dispatcher(const engine::EngineInfo& info,
+                       std::vector<std::unique_ptr<engine::Engine>> engines,
                        const DispatchOptions& options, const Clock& clock)
     : policy_(options.policy),
       clock_(clock),
-      block_tokens_(engines.front()->info().block_tokens),
-      computed_tokens_min_(engines.front()->info().computed_tokens_min),
-      ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()),
+      info_(info),
+      block_tokens_(info.block_tokens),
+      computed_tokens_min_(info.computed_tokens_min),
+      ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()) + options.joins_max,
                .count_distinct_blocks = make_policy(options.policy)->needs().active}),
       // Prompts are not trusted, so whoever makes them must not know where they collide.
-      index_({.context = engines.front()->info().model,
+      index_({.context = info.model,
               .budget_bytes = options.index_bytes_max,
               .shards = 1,
-              .slots_max = static_cast<kv::Slot>(engines.size()),
+              .slots_max = static_cast<kv::Slot>(engines.size()) + options.joins_max,
               .seed = std::random_device{}()}),
+      registry_(ledger_, index_, {.health = options.health, .follower = {}}),
       router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
       log_(options.decisions_max) {
   for (std::unique_ptr<engine::Engine>& engine : engines) {
     const auto slot = ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
     CHECK(slot.has_value());
-    Worker& worker = workers_.emplace_back();
+    Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
     worker.engine = std::move(engine);
     if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
-      worker.cache = std::make_unique<KvReader>(*source, index_, *slot);
+      worker.own_follower = std::make_unique<fleet::KvFollower>(index_, *slot);
+      worker.cache = std::make_unique<KvReader>(*source, *worker.own_follower);
     }
   }
 }
 
 Dispatcher::~Dispatcher() { CHECK_EQ(ledger_.in_flight(), 0U); }
+
+/// Null: the worker is of this process, or gone.
+fleet::WorkerHealth* Dispatcher::health_at(const Assignment& made) {
+  return workers_[made.worker_].get() == made.at_ ? registry_.health(made.worker_) : nullptr;
+}
 
 void Dispatcher::hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
                              std::vector<std::uint64_t>& out) const {
@@ -130,18 +155,35 @@ void Dispatcher::hash_blocks(std::span<const Token> prompt, std::string_view cac
   kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out);
 }
 
-engine::Engine& Dispatcher::next_engine() noexcept {
-  return engine(turn_.fetch_add(1, std::memory_order_relaxed) %
-                static_cast<std::uint32_t>(workers_.size()));
+Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone done) {
+  Assignment made;  // keeps the worker there while it is asked
+  {
+    const std::lock_guard lock(mutex_);
+    catch_up(clock_.now());
+    const std::span<const fleet::WorkerState> states = ledger_.view().state;
+    for (std::size_t i = 0; i < workers_.size() && !made; ++i) {
+      const auto slot = static_cast<kv::Slot>(turn_++ % workers_.size());
+      if (workers_[slot] == nullptr || states[slot] != fleet::WorkerState::kReady) continue;
+      made = assign(slot, {}, clock_.now());
+    }
+  }
+  if (!made) return fail(Code::kUnavailable, "no worker is ready to take a request");
+  return made.engine().embed(std::move(request), std::move(done));
+}
+
+/// Under the lock.
+Assignment Dispatcher::assign(kv::Slot slot, fleet::Lease lease, TimePoint now) {
+  Assignment made;
+  made.dispatcher_ = this;
+  made.at_ = workers_[slot].get();
+  made.worker_ = slot;
+  made.lease_ = std::move(lease);
+  made.placed_ = now;
+  ++made.at_->users;
+  return made;
 }
 
 Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
-  if (request.rank && *request.rank >= workers_.size()) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("data-parallel rank {}: this server has ranks 0 to {}", *request.rank,
-                            workers_.size() - 1),
-                "x-data-parallel-rank");
-  }
   const TimePoint now = clock_.now();
   kv::Slot only = request.rank.value_or(0);
   router::RouteRequest wanted{
@@ -156,6 +198,11 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   if (request.rank) wanted.among = {&only, 1};
 
   const std::lock_guard lock(mutex_);
+  if (request.rank && (only >= workers_.size() || workers_[only] == nullptr)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("data-parallel rank {}: this server has no such worker", only),
+                "x-data-parallel-rank");
+  }
   catch_up(now);
   if (!request.rank && request.twin_at && has_place(*request.twin_at)) {
     only = *request.twin_at;
@@ -163,63 +210,64 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   }
   Result<router::Placement> placed = router_.place(wanted, log_.keeps_any() ? &why_ : nullptr);
   if (!placed) return std::unexpected(placed.error());
-  Assignment made;
-  made.worker_ = placed->worker;
-  made.lease_ = std::move(placed->lease);
-  made.placed_ = now;
-  made.predicted_cached_tokens_ =
+  Worker& worker = *workers_[placed->worker];
+  const std::uint32_t predicted =
       reusable_tokens(wanted.prompt_tokens, std::uint64_t{placed->cached_blocks} * block_tokens_);
-  Worker& worker = workers_[placed->worker];
   const double late_ms = placed->ttft_ms - to_ms(request.first_token_by - now);
   const bool too_late = request.first_token_by != TimePoint::max() && late_ms > 0;
-  note(request, made, *placed, too_late);
+  note(request, *placed, predicted, too_late);
   if (too_late) {
     ++worker.shed;
     ++worker.refused;
-    made.lease_.release();
     return std::unexpected(
         Error{Code::kOverloaded,
               fmt::format("the first token would come in {:.0f} ms, {:.0f} ms too late",
                           placed->ttft_ms, late_ms),
               "", retry_after_s(late_ms)});
   }
+  Assignment made = assign(placed->worker, std::move(placed->lease), now);
+  made.predicted_cached_tokens_ = predicted;
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
-  made.dispatcher_ = this;
   return made;
 }
 
 void Dispatcher::drain() {
   const std::lock_guard lock(mutex_);
-  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
-    ledger_.set_state(slot, fleet::WorkerState::kDraining);
-  }
+  draining_ = true;
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) show_state(slot);
 }
 
 /// Whether one more request would run there at once.
 bool Dispatcher::has_place(kv::Slot slot) const {
-  return ledger_.view().requests[slot] < engine(slot).info().sequences_max;
+  return slot < workers_.size() && workers_[slot] != nullptr &&
+         ledger_.view().requests[slot] < workers_[slot]->engine->info().sequences_max;
 }
 
 /// What the workers have done since they were last asked.
 void Dispatcher::catch_up(TimePoint now) {
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
-    Worker& worker = workers_[slot];
+    if (workers_[slot] == nullptr) continue;
+    Worker& worker = *workers_[slot];
+    if (worker.remote != nullptr) show_state(slot);
     if (router_.needs().cached && worker.cache != nullptr) {
       worker.cache->catch_up(now);
       ledger_.set_trust(slot, worker.cache->follower().trust());
     }
-    if (router_.needs().reports) take_report(slot, worker.engine->load());
+    if (router_.needs().reports) take_report(slot, worker.engine->load(), now);
   }
 }
 
-void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load) {
-  Worker& worker = workers_[slot];
+void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now) {
+  Worker& worker = *workers_[slot];
   const engine::TimedPass& prefill = load.last_prefill_pass;
   const engine::TimedPass& decode = load.last_decode_pass;
-  if (std::exchange(worker.prefill_pass_seen, prefill.ordinal) != prefill.ordinal) {
-    router_.observe(slot, prefill.work, prefill.took);
-  }
+  const bool prefilled =
+      std::exchange(worker.prefill_pass_seen, prefill.ordinal) != prefill.ordinal;
   const bool decoded = std::exchange(worker.decode_pass_seen, decode.ordinal) != decode.ordinal;
+  if (prefilled) router_.observe(slot, prefill.work, prefill.took);
+  if (fleet::WorkerHealth* health = prefilled || decoded ? registry_.health(slot) : nullptr) {
+    health->token(now);
+  }
   router_.report(slot, {.generation = load.generation,
                         .accepted = load.accepted + worker.refused,
                         .prefill_tokens_left = load.waiting_prefill_tokens,
@@ -246,10 +294,10 @@ std::uint32_t Dispatcher::reusable_tokens(std::uint32_t prompt_tokens,
   return static_cast<std::uint32_t>(std::min(most, cached_tokens) / block_tokens_) * block_tokens_;
 }
 
-void Dispatcher::note(const DispatchRequest& request, const Assignment& made,
-                      const router::Placement& placement, bool shed) {
+void Dispatcher::note(const DispatchRequest& request, const router::Placement& placement,
+                      std::uint32_t predicted_cached_tokens, bool shed) {
   if (!shed) {
-    auto& rules = workers_[placement.worker].decisions;
+    auto& rules = workers_[placement.worker]->decisions;
     auto rule = std::ranges::find(rules, placement.rule,
                                   &std::pair<std::string_view, std::uint64_t>::first);
     if (rule == rules.end()) rule = rules.insert(rule, {placement.rule, 0});
@@ -264,7 +312,7 @@ void Dispatcher::note(const DispatchRequest& request, const Assignment& made,
   decision.worker = placement.worker;
   decision.shed = shed;
   decision.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
-  decision.predicted_cached_tokens = made.predicted_cached_tokens_;
+  decision.predicted_cached_tokens = predicted_cached_tokens;
   decision.predicted_ttft_ms = placement.ttft_ms;
   decision.began = false;
   decision.candidates.clear();
@@ -286,7 +334,7 @@ void Dispatcher::note(const DispatchRequest& request, const Assignment& made,
 }
 
 void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, TimePoint now) {
-  Worker& worker = workers_[made.worker()];
+  Worker& worker = *made.at_;
   const std::uint32_t reported = usage.cached_tokens / block_tokens_ * block_tokens_;
   if (router_.needs().cached && worker.cache != nullptr) {
     ++worker.forecast.compared;
@@ -304,15 +352,18 @@ void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, Tim
 
 DispatcherView Dispatcher::view() {
   DispatcherView view{.policy = policy_, .block_tokens = block_tokens_, .index = {}, .workers = {}};
-  view.workers.resize(workers_.size());
   const std::lock_guard lock(mutex_);
   catch_up(clock_.now());
   view.index = index_.stats();
   const fleet::FleetView fleet = ledger_.view();
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
-    const Worker& worker = workers_[slot];
-    WorkerView& shown = view.workers[slot];
-    shown = {.state = fleet.state[slot],
+    if (workers_[slot] == nullptr) continue;
+    const Worker& worker = *workers_[slot];
+    WorkerView& shown = view.workers.emplace_back();
+    shown = {.slot = slot,
+             .instance = worker.instance,
+             .address = worker.remote != nullptr ? registry_.info(slot)->address : "",
+             .state = fleet.state[slot],
              .role = fleet.role[slot],
              .trust = fleet.trust[slot],
              .doubt = {},

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -13,7 +12,9 @@
 
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "engine/remote/remote_engine.h"
 #include "fleet/ledger.h"
+#include "fleet/registry.h"
 #include "kv/prefix_index.h"
 #include "router/router.h"
 #include "serve/decision_log.h"
@@ -25,6 +26,8 @@ struct DispatchOptions {
   std::string policy = "latency";     // of router::policies()
   std::uint32_t decisions_max = 256;  // the last ones are kept to be explained; 0: none
   std::size_t index_bytes_max = std::size_t{256} << 20;
+  std::uint32_t joins_max = 0;          // workers of other processes, at once
+  fleet::WorkerHealth::Options health;  // of those
 };
 
 /// What has to be known of a request to choose its worker. Views are the caller's.
@@ -48,6 +51,7 @@ struct CacheForecast {
 };
 
 class Dispatcher;
+struct DispatchedWorker;
 
 /// A request's place at a worker, from the choice to its end. Its destruction takes the request off
 /// the worker's load. Movable. Thread: one at a time; calls take the dispatcher's lock.
@@ -60,7 +64,10 @@ class Assignment final {
 
   [[nodiscard]] explicit operator bool() const noexcept { return dispatcher_ != nullptr; }
   [[nodiscard]] kv::Slot worker() const noexcept { return worker_; }
+  /// There until this is released, also when the worker is given up meanwhile.
   [[nodiscard]] engine::Engine& engine() const noexcept;
+  /// The worker may be lost while this process goes on.
+  [[nodiscard]] bool is_remote() const noexcept;
 
   /// The engine refused the request: its reports will never show it.
   void refused() noexcept;
@@ -69,11 +76,14 @@ class Assignment final {
   void generated(std::uint32_t tokens) noexcept;
   /// It ended well. Only the first call counts.
   void finished() noexcept;
+  /// It ended by somebody's fault.
+  void failed(FaultClass fault) noexcept;
   void release() noexcept;
 
  private:
   friend class Dispatcher;
   Dispatcher* dispatcher_ = nullptr;
+  DispatchedWorker* at_ = nullptr;
   kv::Slot worker_ = 0;
   fleet::Lease lease_;
   std::uint64_t decision_ = 0;
@@ -84,6 +94,9 @@ class Assignment final {
 
 /// One worker at one moment.
 struct WorkerView {
+  kv::Slot slot = 0;     // its number, until it is gone
+  std::string instance;  // which life of it; empty: of this process
+  std::string address;   // where it is; empty: in this process
   fleet::WorkerState state{};
   fleet::Role role{};
   fleet::Trust trust{};
@@ -108,6 +121,24 @@ struct DispatcherView {
   std::vector<WorkerView> workers;
 };
 
+/// A worker as its dispatcher keeps it; under the dispatcher's lock.
+struct DispatchedWorker {
+  std::unique_ptr<engine::Engine> engine;
+  engine::RemoteEngine* remote = nullptr;  // the engine, if it is in another process
+  std::string instance;                    // of that
+  bool was_connected = false;
+  bool given_up = false;
+  std::uint32_t users = 0;                          // assignments that point here
+  std::unique_ptr<fleet::KvFollower> own_follower;  // of one of this process
+  std::unique_ptr<KvReader> cache;                  // null: it tells nothing
+  std::uint64_t refused = 0;                        // charged, but never accepted
+  std::uint64_t prefill_pass_seen = 0;
+  std::uint64_t decode_pass_seen = 0;
+  CacheForecast forecast;
+  std::uint64_t shed = 0;
+  std::vector<std::pair<std::string_view, std::uint64_t>> decisions;
+};
+
 /// The workers of a served model, and who gets which request: the router, its ledger and prefix
 /// index, and what feeds them. A choice first takes in what the workers have done since the last
 /// one, so it is made on what is, not on what was.
@@ -116,17 +147,15 @@ struct DispatcherView {
 /// it. Assignments must not outlive the dispatcher.
 class Dispatcher final {
  public:
-  /// At least one engine, all of one model. The policy must exist (CHECKed).
-  Dispatcher(std::vector<std::unique_ptr<engine::Engine>> engines, const DispatchOptions& options,
-             const Clock& clock);
+  /// `engines`: of this process. `info`: what each worker is, but for its limits. The policy must
+  /// exist (CHECKed).
+  Dispatcher(const engine::EngineInfo& info, std::vector<std::unique_ptr<engine::Engine>> engines,
+             const DispatchOptions& options, const Clock& clock);
   ~Dispatcher();
   Dispatcher(const Dispatcher&) = delete;
   Dispatcher& operator=(const Dispatcher&) = delete;
 
-  [[nodiscard]] std::size_t size() const noexcept { return workers_.size(); }
-  [[nodiscard]] engine::Engine& engine(kv::Slot worker) const noexcept {
-    return *workers_[worker].engine;
-  }
+  [[nodiscard]] const engine::EngineInfo& info() const noexcept { return info_; }
   [[nodiscard]] std::string_view policy() const noexcept { return policy_; }
 
   /// What DispatchRequest::locals wants, in place of what `out` holds: the hash of each block, or
@@ -142,8 +171,34 @@ class Dispatcher final {
   /// Workers finish what they have and are given nothing more.
   void drain();
 
-  /// For what has no prompt to be cached and is not charged: each in turn.
-  [[nodiscard]] engine::Engine& next_engine() noexcept;
+  /// Asks the workers in turn, since embeddings leave nothing cached. As Engine::embed; fails with
+  /// kUnavailable when no worker takes requests.
+  Result<void> embed(engine::EmbedRequest request, engine::EmbedDone done);
+
+  // Workers of other processes (dispatcher_fleet.cc). They are known by their instance; one that is
+  // unknown by now is ignored. Thread: any, but for chores().
+
+  /// Takes a worker in under its instance. Fails as fleet::Registry::join, and when it is no worker
+  /// for this model (kInvalidArgument).
+  Result<void> join(const fleet::WorkerInfo& who, std::unique_ptr<engine::RemoteEngine> engine);
+  /// The worker says that it lives, and whether it is draining. False: it is unknown.
+  bool heartbeat(std::string_view instance, bool draining);
+  void leave(std::string_view instance);
+  void probed(std::string_view instance, bool well);
+  void canary_ended(std::string_view instance, bool well);
+
+  /// A worker that has to be looked after.
+  struct Chore {
+    std::string instance;
+    engine::RemoteEngine* engine = nullptr;  // there until the next chores()
+    fleet::WorkerHealth::Check check{};
+    Assignment place;  // kCanary: what the request is charged as
+  };
+  /// Lets the time pass: states, leases, the ends of those that are gone. To be called every few
+  /// moments, by one thread.
+  [[nodiscard]] std::vector<Chore> chores();
+  /// Ends what the workers of other processes have been given. No chores() from then on.
+  void give_up_workers();
 
   [[nodiscard]] DispatcherView view();
   [[nodiscard]] std::vector<Decision> decisions() const;
@@ -154,37 +209,38 @@ class Dispatcher final {
 
  private:
   friend class Assignment;
-  struct Worker {
-    std::unique_ptr<engine::Engine> engine;
-    std::unique_ptr<KvReader> cache;  // null: it tells nothing
-    std::uint64_t refused = 0;        // charged, but never accepted
-    std::uint64_t prefill_pass_seen = 0;
-    std::uint64_t decode_pass_seen = 0;
-    CacheForecast forecast;
-    std::uint64_t shed = 0;
-    std::vector<std::pair<std::string_view, std::uint64_t>> decisions;
-  };
+  using Worker = DispatchedWorker;
 
   // All under the lock.
   [[nodiscard]] bool has_place(kv::Slot slot) const;
   void catch_up(TimePoint now);
-  void take_report(kv::Slot slot, const engine::LoadReport& load);
-  void note(const DispatchRequest& request, const Assignment& made,
-            const router::Placement& placement, bool shed);
+  void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
+  void show_state(kv::Slot slot);
+  void retire_gone();
+  [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;
+  [[nodiscard]] fleet::WorkerHealth* health_of(std::string_view instance);
+  [[nodiscard]] fleet::WorkerHealth* health_at(const Assignment& made);
+  Assignment assign(kv::Slot slot, fleet::Lease lease, TimePoint now);
+  void note(const DispatchRequest& request, const router::Placement& placement,
+            std::uint32_t predicted_cached_tokens, bool shed);
   void compare(const Assignment& made, const engine::Usage& usage, TimePoint now);
   [[nodiscard]] std::uint32_t reusable_tokens(std::uint32_t prompt_tokens,
                                               std::uint64_t cached_tokens) const;
 
   const std::string policy_;
   const Clock& clock_;
+  const engine::EngineInfo info_;
   const std::uint32_t block_tokens_;
   const std::uint32_t computed_tokens_min_;
-  std::vector<Worker> workers_;  // by slot; the vector itself never changes
-  std::atomic<std::uint32_t> turn_{0};
 
   mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<Worker>> workers_;  // by slot; null: nobody has it
+  std::vector<std::unique_ptr<Worker>> retired_;  // gone; until the last assignment is
+  std::uint32_t turn_ = 0;
+  bool draining_ = false;
   fleet::Ledger ledger_;
   kv::PrefixIndex index_;
+  fleet::Registry registry_;
   router::Router router_;
   const std::span<const std::string_view> terms_ = router_.policy().terms();
   router::Explanation why_;

@@ -73,7 +73,8 @@ class DispatcherTest : public testing::Test {
       engines_.push_back(engine.get());
       all.push_back(std::move(engine));
     }
-    dispatcher_ = std::make_unique<Dispatcher>(std::move(all), options, clock_);
+    const engine::EngineInfo info = all.front()->info();
+    dispatcher_ = std::make_unique<Dispatcher>(info, std::move(all), options, clock_);
   }
 
   Result<Assignment> place(const std::vector<Token>& prompt, DispatchRequest wanted = {},

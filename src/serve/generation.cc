@@ -47,7 +47,6 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
                                     std::string echo) {
   Choice choice;
   choice.first_of_prompt = first_of_prompt;
-  choice.leg = RequestId{last_leg.fetch_add(1) + 1};
   choice.stops = text::StopMatcher(plan_.stops);
   choice.text = std::move(echo);
   if (plan_.return_token_ids) {
@@ -62,20 +61,45 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   Result<Assignment> place = this->place(request, first_of_prompt);
   if (!place) return std::unexpected(place.error());
   choice.place = std::move(*place);
-  request.id = choice.leg;
   request.sink = &desk_.sink();
   request.deadline = plan_.deadline;
-  const RequestId leg = choice.leg;
-  desk_.by_leg_.emplace(leg, this);
   choices_.push_back(std::move(choice));
-  Assignment& placed = choices_.back().place;
-  if (Result<void> queued = placed.engine().generate(std::move(request)); !queued) {
-    placed.refused();
-    desk_.by_leg_.erase(leg);
-    choices_.pop_back();
-    return queued;
+  Result<void> given = give(choices_.back(), std::move(request));
+  if (given || give_to_another(choices_.back())) return {};
+  choices_.pop_back();
+  return given;
+}
+
+/// To the worker that it has a place at, under a new name. A worker of another process may be lost
+/// on the way, so what it gets is kept.
+Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
+  choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};
+  if (choice.place.is_remote()) choice.again = request;
+  desk_.by_leg_.emplace(choice.leg, this);
+  Result<void> queued = choice.place.engine().generate(std::move(request));
+  if (queued) return queued;
+  choice.place.refused();
+  desk_.by_leg_.erase(choice.leg);
+  if (queued.error().code != Code::kUnavailable) choice.again.reset();
+  return queued;
+}
+
+/// Whose worker was lost before it gave a token has lost nothing but time.
+bool Generation::give_to_another(Choice& choice) {
+  while (choice.again && choice.workers_tried < kWorkersTried) {
+    ++choice.workers_tried;
+    engine::GenerateRequest request = std::move(*choice.again);
+    choice.again.reset();
+    desk_.by_leg_.erase(choice.leg);
+    Result<Assignment> place = this->place(request, true);
+    if (!place) return false;
+    choice.place = std::move(*place);
+    desk_.metrics().moved();
+    log::info("request {}: its worker was lost before the first token; now at worker {}",
+              plan_.head.id, choice.place.worker());
+    if (give(choice, std::move(request))) return true;
   }
-  return {};
+  return false;
 }
 
 /// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
@@ -134,6 +158,7 @@ void Generation::note_progress(Choice& choice, const engine::Output& output) {
   if (output.token) {
     choice.place.first_token(output.usage);
     choice.place.generated(1);
+    choice.again.reset();
   }
   if (output.finish == engine::FinishReason::kStop ||
       output.finish == engine::FinishReason::kLength) {
@@ -164,6 +189,7 @@ void Generation::process(Choice& choice, engine::Output& output) {
       break;
     }
     case engine::FinishReason::kCancelled:
+      if (!plan_.deadline.passed(desk_.clock().now()) && give_to_another(choice)) break;
       error_ = plan_.deadline.passed(desk_.clock().now())
                    ? Error{Code::kDeadlineExceeded,
                            fmt::format("the answer was not complete within {:.0f} s",
@@ -172,10 +198,15 @@ void Generation::process(Choice& choice, engine::Output& output) {
                    : Error{Code::kUnavailable, "the worker stopped before the answer was complete",
                            "", 1};
       break;
-    case engine::FinishReason::kError:
-      error_ =
-          Error{Code::kInternal, output.error.empty() ? "the worker failed" : output.error, "", 0};
+    case engine::FinishReason::kError: {
+      const bool retryable =
+          output.error_code == Code::kUnavailable || output.error_code == Code::kOverloaded;
+      error_ = Error{output.error_code, output.error.empty() ? "the worker failed" : output.error,
+                     "", retryable ? 1 : 0};
+      choice.place.failed(error_->fault());
+      if (output.error_code == Code::kUnavailable && give_to_another(choice)) error_.reset();
       break;
+    }
   }
 }
 

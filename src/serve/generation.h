@@ -70,6 +70,8 @@ class Generation final : public net::Transaction {
     RequestId leg;
     bool first_of_prompt = true;
     Assignment place;
+    std::optional<engine::GenerateRequest> again;  // until its first token, for another worker
+    unsigned workers_tried = 1;
     const std::vector<Token>* prompt = nullptr;  // to be shown; in prompts_
     text::Detokenizer detokenizer;
     text::StopMatcher stops{{}};
@@ -111,7 +113,12 @@ class Generation final : public net::Transaction {
   /// many tokens come at once.
   static constexpr std::size_t kEventsBytesMax = 128 * 1024;
 
+  /// Workers that a request is given to at most, as long as each is lost before its first token.
+  static constexpr unsigned kWorkersTried = 3;
+
   Result<Assignment> place(const engine::GenerateRequest& request, bool first_of_prompt);
+  Result<void> give(Choice& choice, engine::GenerateRequest request);
+  bool give_to_another(Choice& choice);
 
   Desk& desk_;
   ServedModel& model_;

@@ -5,7 +5,7 @@
 namespace penstock::serve {
 namespace {
 
-constexpr std::uint64_t kEpoch = 1;  // a worker of this process lives as long as its reader
+constexpr std::uint64_t kEpoch = 1;  // a reader is of one life of its worker
 constexpr std::size_t kEventsMax = 1024;
 
 /// In the index an engine's name for a block has 64 bits; of a 128-bit hash any half will do.

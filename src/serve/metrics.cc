@@ -69,6 +69,10 @@ struct Metrics::Families {
           .Add({});
   prometheus::Counter& completion_tokens =
       counter("penstock_completion_tokens_total", "Tokens answered").Add({});
+  prometheus::Counter& moved =
+      counter("penstock_requests_moved_total",
+              "Requests given to another worker because theirs was lost before the first token")
+          .Add({});
   prometheus::Family<prometheus::Counter>& cancelled =
       counter("penstock_requests_cancelled_total",
               "Requests ended before their answer was complete, by reason");
@@ -191,6 +195,7 @@ void Metrics::tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t c
 void Metrics::cancelled(std::string_view reason) {
   families_->cancelled.Add({{"reason", std::string(reason)}}).Increment();
 }
+void Metrics::moved() { families_->moved.Increment(); }
 void Metrics::unknown_fields(std::size_t count) {
   families_->unknown_fields.Increment(static_cast<double>(count));
 }
@@ -210,10 +215,10 @@ void Metrics::set(const DispatcherView& view) {
   Families& f = *families_;
   f.index_blocks.Set(static_cast<double>(view.index.blocks));
   f.index_bytes.Set(static_cast<double>(view.index.memory_bytes));
-  for (std::size_t i = 0; i < view.workers.size(); ++i) {
-    const WorkerView& worker = view.workers[i];
+  for (const WorkerView& worker : view.workers) {
     const engine::LoadReport& load = worker.load;
-    const prometheus::Labels label = {{"worker", std::to_string(i)}};
+    const std::string number = std::to_string(worker.slot);
+    const prometheus::Labels label = {{"worker", number}};
     const auto set = [&](prometheus::Family<prometheus::Gauge>& family, auto value) {
       family.Add(label).Set(static_cast<double>(value));
     };
@@ -241,12 +246,12 @@ void Metrics::set(const DispatcherView& view) {
     raise(f.forecasts_equal, worker.forecast.equal);
     raise(f.shed, worker.shed);
     for (const auto& [rule, count] : worker.decisions) {
-      raise_to(f.decisions.Add({{"worker", std::to_string(i)}, {"rule", std::string(rule)}}),
+      raise_to(f.decisions.Add({{"worker", number}, {"rule", std::string(rule)}}),
                static_cast<double>(count));
     }
     for (const fleet::Trust trust : {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
                                      fleet::Trust::kDegraded, fleet::Trust::kLoadOnly}) {
-      f.trust.Add({{"worker", std::to_string(i)}, {"trust", std::string(to_string(trust))}})
+      f.trust.Add({{"worker", number}, {"trust", std::string(to_string(trust))}})
           .Set(trust == worker.trust ? 1 : 0);
     }
   }

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "engine/simulated/simulated_engine.h"
+#include "serve/remote_workers.h"
 
 namespace penstock::serve {
 namespace {
@@ -39,13 +40,31 @@ Result<std::unique_ptr<engine::Engine>> make_engine(const ModelOptions& options,
   return engine::make_simulated_engine(std::move(simulated), clock);
 }
 
+/// What one of several workers gets of the machine.
+ModelOptions share_of(const ModelOptions& options) {
+  ModelOptions each = options;
+  const std::uint32_t workers = std::max(1U, options.workers);
+  if (each.llama.threads == 0) {
+    each.llama.threads = std::max(1U, std::max(1U, std::thread::hardware_concurrency()) / workers);
+  }
+  each.llama.reuse_bytes /= workers;
+  return each;
+}
+
+std::shared_ptr<engine::SharedStore> open_store(const ModelOptions& options, const Clock& clock) {
+  if (options.store.host_bytes == 0 || options.simulated || options.workers == 0) return nullptr;
+  return std::make_shared<engine::SharedStore>(options.store, clock);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& options,
                                                        const Clock& clock,
                                                        std::function<bool(float)> progress) {
-  Result<std::shared_ptr<const text::ModelFile>> file = text::ModelFile::open(
-      {.path = options.path, .weights = !options.simulated, .progress = std::move(progress)});
+  Result<std::shared_ptr<const text::ModelFile>> file =
+      text::ModelFile::open({.path = options.path,
+                             .weights = !options.simulated && options.workers > 0,
+                             .progress = progress});
   if (!file) return std::unexpected(file.error());
 
   std::unique_ptr<ServedModel> model(new ServedModel());
@@ -61,16 +80,9 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   if (!chat) return std::unexpected(chat.error());
   model->template_ = std::move(*chat);
 
-  ModelOptions each = options;
-  if (each.llama.threads == 0) {
-    const std::uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
-    each.llama.threads = std::max(1U, cores / std::max(1U, options.workers));
-  }
-  each.llama.reuse_bytes /= std::max(1U, options.workers);
-  if (options.store.host_bytes > 0 && !options.simulated) {
-    model->store_ = std::make_shared<engine::SharedStore>(options.store, clock);
-    each.llama.store = model->store_;
-  }
+  model->store_ = open_store(options, clock);
+  ModelOptions each = share_of(options);
+  each.llama.store = model->store_;
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =
@@ -78,8 +90,41 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     if (!engine) return std::unexpected(engine.error());
     engines.push_back(std::move(*engine));
   }
-  model->dispatcher_ = std::make_unique<Dispatcher>(std::move(engines), options.dispatch, clock);
+  DispatchOptions dispatch = options.dispatch;
+  Result<engine::EngineInfo> info = engine::EngineInfo{};
+  if (!engines.empty()) info = engines.front()->info();
+  if (options.remote != nullptr) {
+    dispatch.joins_max = options.remote->options().workers_max;
+    dispatch.health = health_options(options.remote->options());
+    if (engines.empty()) {
+      info = options.remote->wait_for_card(
+          options.simulated ? engine::SimulatedOptions().model : (*file)->fingerprint(),
+          model->tokenizer_->size(), [&progress] { return progress(1); });
+    }
+  }
+  if (!info) return std::unexpected(info.error());
+  model->dispatcher_ = std::make_unique<Dispatcher>(*info, std::move(engines), dispatch, clock);
+  if (options.remote != nullptr) {
+    model->remote_ = options.remote;
+    model->remote_->serve(*model->dispatcher_);
+  }
   return model;
+}
+
+ServedModel::~ServedModel() {
+  if (remote_ != nullptr) remote_->stop_serving();
+}
+
+Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options, const Clock& clock,
+                                                    std::function<bool(float)> progress) {
+  Result<std::shared_ptr<const text::ModelFile>> file = text::ModelFile::open(
+      {.path = options.path, .weights = !options.simulated, .progress = std::move(progress)});
+  if (!file) return std::unexpected(file.error());
+  Result<std::unique_ptr<const text::Tokenizer>> tokenizer = text::Tokenizer::open(*file);
+  if (!tokenizer) return std::unexpected(tokenizer.error());
+  ModelOptions all = share_of(options);
+  all.llama.store = open_store(options, clock);
+  return make_engine(all, *file, **tokenizer, clock);
 }
 
 bool ServedModel::answers_to(std::string_view name) const noexcept {

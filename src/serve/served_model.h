@@ -16,13 +16,16 @@
 
 namespace penstock::serve {
 
+class RemoteWorkers;
+
 struct ModelOptions {
   std::string path;                // a GGUF file
   std::vector<std::string> names;  // what clients call it; the first is the one shown
   bool simulated = false;          // no weights: timing and tokens are made up
   double speedup = 1;              // of the simulated engine; infinity: no waiting
-  std::uint32_t workers = 1;       // engines, each with its own context and thread
-  std::string chat_template;       // replaces the model's own, if not empty
+  std::uint32_t workers = 1;  // engines here, each with its own context and thread; 0: see `remote`
+  RemoteWorkers* remote = nullptr;  // where workers of other processes join; outlives the model
+  std::string chat_template;        // replaces the model's own, if not empty
   engine::LlamaOptions llama;
   tiers::Options store;  // behind all workers' reusable KV; host_bytes 0: none
   DispatchOptions dispatch;
@@ -32,9 +35,13 @@ struct ModelOptions {
 /// dispatcher keeps.
 class ServedModel final {
  public:
-  /// Opens the file and starts the workers; `progress` hears 0..1 (false: give up).
+  /// Opens the file and starts the workers; `progress` hears 0..1 (false: give up). Without workers
+  /// here it waits for the first that joins, since only that one says how it cuts blocks.
   static Result<std::unique_ptr<ServedModel>> load(const ModelOptions& options, const Clock& clock,
                                                    std::function<bool(float)> progress);
+  ~ServedModel();
+  ServedModel(const ServedModel&) = delete;
+  ServedModel& operator=(const ServedModel&) = delete;
 
   [[nodiscard]] const std::string& name() const noexcept { return names_.front(); }
   [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
@@ -42,9 +49,7 @@ class ServedModel final {
   [[nodiscard]] std::int64_t created() const noexcept { return created_; }
   [[nodiscard]] const text::Tokenizer& tokenizer() const noexcept { return *tokenizer_; }
   [[nodiscard]] const text::ChatTemplate& chat_template() const noexcept { return *template_; }
-  [[nodiscard]] const engine::EngineInfo& info() const noexcept {
-    return dispatcher_->engine(0).info();
-  }
+  [[nodiscard]] const engine::EngineInfo& info() const noexcept { return dispatcher_->info(); }
   [[nodiscard]] Dispatcher& dispatcher() noexcept { return *dispatcher_; }
   /// Null: there is none.
   [[nodiscard]] const tiers::Store* store() const noexcept {
@@ -60,6 +65,12 @@ class ServedModel final {
   std::unique_ptr<const text::ChatTemplate> template_;
   std::shared_ptr<engine::SharedStore> store_;
   std::unique_ptr<Dispatcher> dispatcher_;
+  RemoteWorkers* remote_ = nullptr;
 };
+
+/// One worker by itself, as `options` have it (`workers`, `names` and what is about templates and
+/// routing do not matter).
+Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options, const Clock& clock,
+                                                    std::function<bool(float)> progress);
 
 }  // namespace penstock::serve

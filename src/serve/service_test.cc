@@ -337,12 +337,11 @@ TEST_F(ServiceTest, C1_LeavingCancelsTheWork) {
   call.wait_for_bytes();
   EXPECT_EQ(service_.in_flight(), 1u);
   on_loop([&] { handle.reset(); });
-  engine::Engine& engine = model_->dispatcher().engine(0);
-  while (service_.in_flight() > 0 || model_->dispatcher().in_flight() > 0 ||
-         engine.load().running > 0) {
+  const auto load = [&] { return model_->dispatcher().view().workers[0].load; };
+  while (service_.in_flight() > 0 || model_->dispatcher().in_flight() > 0 || load().running > 0) {
     std::this_thread::yield();
   }
-  EXPECT_LT(engine.load().completion_tokens, 1000u);
+  EXPECT_LT(load().completion_tokens, 1000u);
 }
 
 TEST_F(ServiceTest, DrainRefusesNewWorkAndFinishesOld) {

@@ -28,6 +28,14 @@ double ratio(std::uint64_t part, std::uint64_t whole) {
   return whole == 0 ? 0 : number(part) / number(whole);
 }
 
+void append_string_or_null(std::string& out, std::string_view text) {
+  if (text.empty()) {
+    out += "null";
+  } else {
+    api::append_json_string(out, text);
+  }
+}
+
 void append_load(std::string& out, const WorkerView& worker) {
   const engine::LoadReport& load = worker.load;
   append_numbers(out, {{"requests", worker.requests},
@@ -88,10 +96,13 @@ std::string workers_json(std::string_view model, const DispatcherView& view) {
   out += R"(},"workers":[)";
   for (std::size_t i = 0; i < view.workers.size(); ++i) {
     const WorkerView& worker = view.workers[i];
-    out += fmt::format(R"({}{{"worker":{},"state":"{}","role":"{}","trust":"{}","doubt":{})",
-                       i == 0 ? "" : ",", i, to_string(worker.state), to_string(worker.role),
-                       to_string(worker.trust),
-                       worker.doubt.empty() ? "null" : fmt::format(R"("{}")", worker.doubt));
+    out += fmt::format(R"({}{{"worker":{},"instance":)", i == 0 ? "" : ",", worker.slot);
+    append_string_or_null(out, worker.instance);
+    out += R"(,"address":)";
+    append_string_or_null(out, worker.address);
+    out += fmt::format(R"(,"state":"{}","role":"{}","trust":"{}","doubt":)",
+                       to_string(worker.state), to_string(worker.role), to_string(worker.trust));
+    append_string_or_null(out, worker.doubt);
     append_load(out, worker);
     append_cache(out, worker);
     append_cost(out, worker.cost);

@@ -114,6 +114,7 @@ void add_worker(Lines& lines, const WorkerSample& w, const WorkerSample* before,
                                       static_cast<double>(before->completion_tokens), seconds),
              9, '>');
   lines.cell(percent(w.forecasts_equal, w.forecasts), 10, '>');
+  if (!w.address.empty()) lines.cell(fmt::format("  {}", w.address), 0, '<');
   if (!w.doubt.empty()) lines.cell(fmt::format("  {}", w.doubt), 0, '<');
   if (w.errors > 0) lines.cell(fmt::format("  {} errors", w.errors), 0, '<');
   lines.end();

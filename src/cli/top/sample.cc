@@ -31,6 +31,7 @@ WorkerSample worker_of(const dom::element& w) {
   return {.worker = number(w, "worker"),
           .state = text(w, "state"),
           .trust = text(w, "trust"),
+          .address = text(w, "address"),
           .doubt = text(w, "doubt"),
           .requests = number(w, "requests"),
           .running = number(w, "running"),

@@ -15,7 +15,8 @@ struct WorkerSample {
   std::uint64_t worker = 0;
   std::string state;
   std::string trust;
-  std::string doubt;  // why its cache's picture is degraded; or empty
+  std::string address;  // of a worker of another process
+  std::string doubt;    // why its cache's picture is degraded; or empty
   std::uint64_t requests = 0;
   std::uint64_t running = 0;
   std::uint64_t waiting = 0;

@@ -1,0 +1,111 @@
+#include "cli/engine_flags.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+
+#include "cli/model_path.h"
+
+namespace penstock::cli {
+namespace {
+
+constexpr std::uint64_t kKvHostMib = 256;  // beside --kv-disk, unless said otherwise
+
+}  // namespace
+
+void declare_engine(FlagTable& table, CLI::App& sub, EngineFlags& f) {
+  const auto add = [&](const char* flag, auto& target, const char* help) {
+    return table.add(flag, target, help)->group("Engine");
+  };
+  add("--sequences", f.sequences,
+      "Requests computed at once by a worker; 0: 8, divided among workers")
+      ->check(CLI::Range(0, 256));
+  add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
+      ->check(CLI::Range(64, 1 << 24));
+  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")
+      ->check(CLI::Range(1, 4096));
+  add("--kv-cache-mib", f.kv_cache_mib,
+      "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
+      ->check(CLI::Range(0, 1 << 24));
+  add("--kv-disk", f.kv_disk,
+      "Folder for KV of prompts that is there again after a restart (default: none)");
+  add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB")
+      ->check(CLI::Range(1, 1 << 28));
+  add("--kv-disk-writes-gib", f.kv_disk_writes_gib,
+      "Written to --kv-disk a day at most, GiB, for the disk's sake; 0: no limit")
+      ->check(CLI::Range(0, 1 << 20));
+  add("--kv-host-mib", f.kv_host_mib,
+      "Host memory between the workers' KV and --kv-disk, shared by them, MiB; 0: 256 with "
+      "--kv-disk, else none")
+      ->check(CLI::Range(0, 1 << 24));
+  add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
+      ->check(CLI::IsMember({"f16", "q8_0"}));
+  add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
+      ->check(CLI::Range(0, 1024));
+  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")
+      ->check(CLI::Range(1, 1 << 20));
+  add("--step-tokens", f.llama.step_tokens,
+      "Prompt tokens a worker computes between two looks at its queue")
+      ->check(CLI::Range(64, 4096));
+  add("--slice-ms", f.llama.slice_ms,
+      "Prompt work that running answers wait for at a time, ms (aim)")
+      ->check(CLI::Range(1, 60000));
+  sub.add_flag("--exact", f.llama.exact,
+               "Every token as if its request ran alone (slower when many run)")
+      ->envname("PENSTOCK_EXACT")
+      ->group("Engine");
+  add("--speedup", f.speedup,
+      "Of --model simulated: 1 is real time, N is N times faster, max never waits");
+}
+
+Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t workers) {
+  if (f.model.empty()) {
+    return fail(Code::kInvalidArgument,
+                "--model is required: demo, simulated, a .gguf file, or a folder with one");
+  }
+  if (const Result<std::string> found = find_model(f.model); !found) {
+    return std::unexpected(found.error());
+  }
+  serve::ModelOptions model;
+  model.simulated = f.model == "simulated";
+  model.workers = workers;
+  model.llama = f.llama;
+  model.llama.sequences_max =
+      f.sequences != 0 ? f.sequences : std::max(2U, 8 / std::max(1U, workers));
+  model.llama.reuse_bytes = f.kv_cache_mib << 20;
+  model.llama.quantized_kv = f.kv_type == "q8_0";
+  model.store.disk_folder = f.kv_disk;
+  model.store.disk_bytes = f.kv_disk.empty() ? 0 : f.kv_disk_mib << 20;
+  model.store.wear_bytes_per_day = f.kv_disk_writes_gib << 30;
+  model.store.host_bytes = (f.kv_host_mib == 0 && !f.kv_disk.empty() ? kKvHostMib : f.kv_host_mib)
+                           << 20;
+  if (f.speedup == "max") {
+    model.speedup = std::numeric_limits<double>::infinity();
+    return model;
+  }
+  char* end = nullptr;
+  model.speedup = std::strtod(f.speedup.c_str(), &end);
+  if (end == f.speedup.c_str() || *end != '\0' || !(model.speedup > 0) ||
+      !std::isfinite(model.speedup)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
+  }
+  return model;
+}
+
+void show_loading(float fraction) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  constexpr int kWidth = 40;
+  const int filled = static_cast<int>(fraction * kWidth);
+  fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3.0f} %", "", filled, "", kWidth - filled,
+             100 * fraction);
+  if (fraction >= 1) fmt::print(stderr, "\n");
+  std::fflush(stderr);
+}
+
+}  // namespace penstock::cli

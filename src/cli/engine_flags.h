@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/result.h"
+#include "cli/flag_table.h"
+#include "serve/served_model.h"
+
+namespace penstock::cli {
+
+/// What `serve` and `worker` let be said of the engines that they run.
+struct EngineFlags {
+  std::string model;
+  std::uint32_t sequences = 0;
+  std::uint64_t kv_cache_mib = 1024;
+  std::string kv_disk;
+  std::uint64_t kv_disk_mib = 8192;
+  std::uint64_t kv_host_mib = 0;
+  std::uint64_t kv_disk_writes_gib = 0;
+  std::string kv_type = "f16";
+  std::string speedup = "1";
+  engine::LlamaOptions llama;
+};
+
+/// The flags under "Engine", and `--model`, which is added by the caller.
+void declare_engine(FlagTable& table, CLI::App& sub, EngineFlags& flags);
+
+/// The options of `workers` engines. Fails with what is wrong.
+Result<serve::ModelOptions> engine_options(const EngineFlags& flags, std::uint32_t workers);
+
+/// A bar on a terminal, nothing elsewhere. `fraction` in [0, 1].
+void show_loading(float fraction);
+
+}  // namespace penstock::cli

@@ -1,0 +1,184 @@
+// What a Dispatcher does with the workers of other processes.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "serve/dispatcher.h"
+
+namespace penstock::serve {
+namespace {
+
+constexpr kv::Slot kNobody = ~kv::Slot{0};
+
+/// Why a worker cannot serve what the others serve; empty: it can. Blocks and prompts must be cut
+/// alike; limits may be wider.
+std::string misfit(const engine::EngineInfo& ours, const engine::EngineInfo& its) {
+  const auto differs = [](const char* what, const auto& it, const auto& we) {
+    return it == we ? std::string() : fmt::format("its {} is {}, here {}", what, it, we);
+  };
+  std::string why = differs("model", its.model, ours.model);
+  if (why.empty()) why = differs("vocabulary", its.vocabulary_size, ours.vocabulary_size);
+  if (why.empty()) why = differs("block size", its.block_tokens, ours.block_tokens);
+  if (why.empty()) {
+    why = differs("least number of computed tokens (--exact)", its.computed_tokens_min,
+                  ours.computed_tokens_min);
+  }
+  if (why.empty()) why = differs("embedding size", its.embedding_size, ours.embedding_size);
+  if (why.empty() && its.context_tokens_max < ours.context_tokens_max) {
+    why = differs("context", its.context_tokens_max, ours.context_tokens_max);
+  }
+  return why;
+}
+
+}  // namespace
+
+Result<void> Dispatcher::join(const fleet::WorkerInfo& who,
+                              std::unique_ptr<engine::RemoteEngine> engine) {
+  if (const std::string why = misfit(info_, engine->info()); !why.empty()) {
+    return fail(Code::kInvalidArgument, fmt::format("the worker does not fit: {}", why));
+  }
+  const std::lock_guard lock(mutex_);
+  const Result<kv::Slot> slot = registry_.join(who, clock_.now());
+  retire_gone();  // the address may have been another's
+  if (!slot) return std::unexpected(slot.error());
+  if (*slot >= workers_.size()) workers_.resize(*slot + 1);
+  if (workers_[*slot] != nullptr) return {};  // it asked twice at once
+  auto worker = std::make_unique<Worker>();
+  worker->remote = engine.get();
+  worker->engine = std::move(engine);
+  worker->instance = who.instance;
+  if (const kv::EventSource* source = worker->engine->kv_events(); source != nullptr) {
+    worker->cache = std::make_unique<KvReader>(*source, *registry_.follower(*slot));
+  }
+  workers_[*slot] = std::move(worker);
+  registry_.health(*slot)->heartbeat(clock_.now());
+  show_state(*slot);
+  log::info("worker {} joined: {} at {}", *slot, who.instance, who.address);
+  return {};
+}
+
+bool Dispatcher::heartbeat(std::string_view instance, bool draining) {
+  const std::lock_guard lock(mutex_);
+  fleet::WorkerHealth* health = health_of(instance);
+  if (health == nullptr) return false;
+  health->heartbeat(clock_.now());
+  if (draining) health->drain();
+  show_state(slot_of(instance));
+  return true;
+}
+
+void Dispatcher::leave(std::string_view instance) {
+  const std::lock_guard lock(mutex_);
+  const kv::Slot slot = slot_of(instance);
+  if (slot == kNobody) return;
+  log::info("worker {} left: {}", slot, instance);
+  registry_.leave(instance);
+  retire_gone();
+}
+
+void Dispatcher::probed(std::string_view instance, bool well) {
+  const std::lock_guard lock(mutex_);
+  if (fleet::WorkerHealth* health = health_of(instance)) health->probed(well, clock_.now());
+}
+
+void Dispatcher::canary_ended(std::string_view instance, bool well) {
+  const std::lock_guard lock(mutex_);
+  if (fleet::WorkerHealth* health = health_of(instance)) health->canary_ended(well, clock_.now());
+}
+
+std::vector<Dispatcher::Chore> Dispatcher::chores() {
+  std::vector<std::unique_ptr<Worker>> unused;  // their engines end without the lock
+  std::vector<engine::RemoteEngine*> gone;
+  std::vector<Chore> chores;
+  {
+    const std::lock_guard lock(mutex_);
+    const TimePoint now = clock_.now();
+    catch_up(now);
+    std::vector<fleet::Registry::Due> due;
+    registry_.tick(now, due);
+    retire_gone();
+    for (kv::Slot slot = 0; slot < workers_.size(); ++slot) show_state(slot);
+    for (const auto& [slot, check] : due) {
+      if (slot >= workers_.size() || workers_[slot] == nullptr) continue;
+      Chore& chore = chores.emplace_back();
+      chore.instance = workers_[slot]->instance;
+      chore.engine = workers_[slot]->remote;
+      chore.check = check;
+      if (check != fleet::WorkerHealth::Check::kCanary) continue;
+      chore.place = assign(
+          slot,
+          ledger_.charge(slot,
+                         {.prompt_tokens = 1, .uncached_tokens = 1, .new_blocks = 1, .locals = {}}),
+          now);
+    }
+    for (const std::unique_ptr<Worker>& worker : retired_) {
+      if (!std::exchange(worker->given_up, true)) gone.push_back(worker->remote);
+    }
+    const auto end =
+        std::ranges::partition(retired_, [](const auto& worker) { return worker->users > 0; });
+    std::ranges::move(end, std::back_inserter(unused));
+    retired_.erase(end.begin(), end.end());
+  }
+  for (engine::RemoteEngine* engine : gone) engine->give_up();
+  return chores;
+}
+
+void Dispatcher::give_up_workers() {
+  std::vector<engine::RemoteEngine*> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto* workers : {&workers_, &retired_}) {
+      for (const std::unique_ptr<Worker>& worker : *workers) {
+        if (worker != nullptr && worker->remote != nullptr) all.push_back(worker->remote);
+      }
+    }
+  }
+  for (engine::RemoteEngine* engine : all) engine->give_up();
+}
+
+/// Under the lock, as what follows. A worker that is known by heartbeats alone cannot be used.
+void Dispatcher::show_state(kv::Slot slot) {
+  if (slot >= workers_.size() || workers_[slot] == nullptr) return;
+  Worker& worker = *workers_[slot];
+  fleet::WorkerState state = fleet::WorkerState::kReady;
+  if (worker.remote != nullptr) {
+    const bool connected = worker.remote->connected();
+    worker.was_connected |= connected;
+    state = registry_.health(slot)->state();
+    if (state == fleet::WorkerState::kReady && !connected) {
+      state = worker.was_connected ? fleet::WorkerState::kSuspect : fleet::WorkerState::kStarting;
+    }
+  }
+  if (draining_) state = fleet::WorkerState::kDraining;
+  ledger_.set_state(slot, state);
+}
+
+/// Workers that the registry has let go keep their engines for those who still point there.
+void Dispatcher::retire_gone() {
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    if (workers_[slot] == nullptr || workers_[slot]->remote == nullptr) continue;
+    const fleet::WorkerInfo* info = registry_.info(slot);
+    if (info != nullptr && info->instance == workers_[slot]->instance) continue;
+    workers_[slot]->cache.reset();
+    retired_.push_back(std::move(workers_[slot]));
+  }
+}
+
+kv::Slot Dispatcher::slot_of(std::string_view instance) const {
+  if (instance.empty()) return kNobody;
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    if (workers_[slot] != nullptr && workers_[slot]->instance == instance) return slot;
+  }
+  return kNobody;
+}
+
+/// Null: of this process, or unknown.
+fleet::WorkerHealth* Dispatcher::health_of(std::string_view instance) {
+  const kv::Slot slot = slot_of(instance);
+  return slot == kNobody ? nullptr : registry_.health(slot);
+}
+
+}  // namespace penstock::serve

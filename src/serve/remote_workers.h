@@ -1,0 +1,112 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "engine/remote/membership.h"
+#include "fleet/health.h"
+#include "serve/dispatcher.h"
+
+namespace penstock::serve {
+
+struct RemoteWorkersOptions {
+  engine::JoinServerOptions door;
+  std::uint32_t workers_max = 256;
+};
+
+/// How long a worker of another process may be silent and so on, for what its heartbeats promise.
+[[nodiscard]] fleet::WorkerHealth::Options health_options(const RemoteWorkersOptions& options);
+
+/// The workers of other processes: lets them join, looks after them (probes, canaries, leases) on a
+/// thread of its own, and hands them to a dispatcher. A front end that begins anew knows them again
+/// within a heartbeat, since they ask to join for as long as they live.
+class RemoteWorkers final : public engine::Membership {
+ public:
+  /// Listens at once; workers are asked to come again until serve(). Fails when it cannot listen.
+  static Result<std::unique_ptr<RemoteWorkers>> start(const RemoteWorkersOptions& options,
+                                                      const Clock& clock);
+  ~RemoteWorkers() override;
+  RemoteWorkers(const RemoteWorkers&) = delete;
+  RemoteWorkers& operator=(const RemoteWorkers&) = delete;
+
+  [[nodiscard]] std::uint16_t port() const noexcept { return door_->port(); }
+  [[nodiscard]] const RemoteWorkersOptions& options() const noexcept { return options_; }
+
+  /// The card of the first worker that has this model, once there is one. Gives up when `go_on`
+  /// says so (kUnavailable).
+  Result<engine::EngineInfo> wait_for_card(const std::string& model, std::uint32_t vocabulary_size,
+                                           const std::function<bool()>& go_on);
+  /// From now on workers join `dispatcher`.
+  void serve(Dispatcher& dispatcher);
+  /// Nobody joins any more, what was given to workers ends, and `dispatcher` may be destroyed once
+  /// its assignments are. Nothing if serve() was not called.
+  void stop_serving();
+
+  Result<void> join(const engine::JoiningWorker& worker) override;
+  void leave(const std::string& instance) override;
+
+ private:
+  RemoteWorkers(const RemoteWorkersOptions& options, const Clock& clock);
+
+  /// One token asked of a worker that has given none for long.
+  struct Canary {
+    std::string instance;
+    engine::RemoteEngine* engine = nullptr;
+    Assignment place;
+    TimePoint sent{};
+  };
+  class CanarySink final : public engine::OutputSink {
+   public:
+    void deliver(std::span<engine::Output> outputs) override;
+    /// Of those that have ended since: which, and whether there was a token.
+    std::vector<std::pair<RequestId, bool>> take();
+    void wait_for_one();
+
+   private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::vector<std::pair<RequestId, bool>> ended_;
+    std::unordered_map<RequestId, bool> tokens_;
+  };
+
+  void run();
+  void look_after(Dispatcher& dispatcher);
+  void send_canary(Dispatcher::Chore& chore);
+  void settle_canaries(Dispatcher& dispatcher);
+  Result<void> check_card(const engine::EngineInfo& info) const;
+
+  const RemoteWorkersOptions options_;
+  const Clock& clock_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string model_;  // that is wanted, while a card is waited for
+  std::uint32_t vocabulary_size_ = 0;
+  std::optional<engine::EngineInfo> card_;
+  Dispatcher* dispatcher_ = nullptr;
+  std::uint32_t using_ = 0;   // who is calling `dispatcher_`
+  std::uint32_t probes_ = 0;  // under way
+  bool stopping_ = false;
+
+  // The keeper's.
+  CanarySink canary_sink_;
+  std::unordered_map<RequestId, Canary> canaries_;
+  std::uint64_t last_canary_ = 0;
+
+  std::unique_ptr<engine::JoinServer> door_;
+  std::thread keeper_;
+};
+
+}  // namespace penstock::serve
