@@ -7,7 +7,10 @@
 #include <prometheus/text_serializer.h>
 
 #include <cmath>
+#include <mutex>
+#include <set>
 #include <sstream>
+#include <utility>
 
 #include "serve/dispatcher.h"
 #include "tiers/stats.h"
@@ -36,6 +39,8 @@ void raise_to(prometheus::Counter& counter, double total) {
 
 struct Metrics::Families {
   prometheus::Registry registry;
+  std::mutex workers_mutex;
+  std::set<kv::Slot> workers_shown;
 
   template <class Family>
   prometheus::Family<Family>& add(prometheus::Family<Family>& family) {
@@ -215,7 +220,16 @@ void Metrics::set(const DispatcherView& view) {
   Families& f = *families_;
   f.index_blocks.Set(static_cast<double>(view.index.blocks));
   f.index_bytes.Set(static_cast<double>(view.index.memory_bytes));
-  for (const WorkerView& worker : view.workers) {
+  const std::lock_guard lock(f.workers_mutex);
+  std::set<kv::Slot> gone = std::exchange(f.workers_shown, {});
+  std::vector<WorkerView> workers = view.workers;
+  for (const WorkerView& worker : workers) {
+    f.workers_shown.insert(worker.slot);
+    gone.erase(worker.slot);
+  }
+  // Of one that is gone nothing is left to show.
+  for (const kv::Slot slot : gone) workers.emplace_back().slot = slot;
+  for (const WorkerView& worker : workers) {
     const engine::LoadReport& load = worker.load;
     const std::string number = std::to_string(worker.slot);
     const prometheus::Labels label = {{"worker", number}};
@@ -252,7 +266,7 @@ void Metrics::set(const DispatcherView& view) {
     for (const fleet::Trust trust : {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
                                      fleet::Trust::kDegraded, fleet::Trust::kLoadOnly}) {
       f.trust.Add({{"worker", number}, {"trust", std::string(to_string(trust))}})
-          .Set(trust == worker.trust ? 1 : 0);
+          .Set(trust == worker.trust && !gone.contains(worker.slot) ? 1 : 0);
     }
   }
 }

@@ -22,6 +22,8 @@ fleet::WorkerHealth::Options health_options(const RemoteWorkersOptions& options)
   health.probe_every = 3 * options.door.heartbeat;
   health.silence_max = 4 * options.door.heartbeat;
   health.gone_after = options.door.lease;
+  health.canary_after = options.canary_after;
+  health.canary_timeout = options.canary_timeout;
   return health;
 }
 
@@ -170,9 +172,8 @@ void RemoteWorkers::look_after(Dispatcher& dispatcher) {
     });
   }
   const TimePoint now = clock_.now();
-  const Nanos patience = health_options(options_).canary_timeout;
   for (const auto& [id, canary] : canaries_) {
-    if (now - canary.sent < patience) continue;
+    if (now - canary.sent < options_.canary_timeout) continue;
     canary.engine->abort(id, engine::CancelReason::kDeadline);
   }
 }

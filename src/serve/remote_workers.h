@@ -24,9 +24,11 @@ namespace penstock::serve {
 struct RemoteWorkersOptions {
   engine::JoinServerOptions door;
   std::uint32_t workers_max = 256;
+  Nanos canary_after = std::chrono::seconds(30);    // without a token from a worker
+  Nanos canary_timeout = std::chrono::seconds(30);  // for the one that it is then asked for
 };
 
-/// How long a worker of another process may be silent and so on, for what its heartbeats promise.
+/// What is asked of a worker of another process: heartbeats are believed for a few of their gaps.
 [[nodiscard]] fleet::WorkerHealth::Options health_options(const RemoteWorkersOptions& options);
 
 /// The workers of other processes: lets them join, looks after them (probes, canaries, leases) on a
