@@ -137,8 +137,8 @@ function(penstock_module name)
   endif()
 endfunction()
 
-# penstock_protos(TARGET FILES...): what protoc makes of src/FILES, messages and gRPC services, to be
-# included as "path/of/file.pb.h" and "path/of/file.grpc.pb.h".
+# penstock_protos(TARGET FILES...): what protoc makes of src/FILES, messages and gRPC services, to
+# be included as "path/of/file.pb.h" and "path/of/file.grpc.pb.h".
 function(penstock_protos target)
   set(generated ${CMAKE_BINARY_DIR}/generated)
   set(sources "")
