@@ -1,0 +1,239 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/kv_event_log.h"
+#include "kv/block.h"
+#include "kv/local_hash.h"
+#include "serve/dispatcher.h"
+
+namespace penstock::serve {
+namespace {
+
+using fleet::WorkerState;
+using Check = fleet::WorkerHealth::Check;
+using testing::ElementsAre;
+
+constexpr std::uint32_t kBlock = 16;
+
+/// What a test sees of a worker elsewhere, also after its end.
+struct Seen {
+  bool connected = true;
+  bool given_up = false;
+  bool destroyed = false;
+  engine::KvEventLog events;
+};
+
+class FakeRemote final : public engine::RemoteEngine {
+ public:
+  explicit FakeRemote(std::shared_ptr<Seen> seen) : seen_(std::move(seen)) {}
+  ~FakeRemote() override { seen_->destroyed = true; }
+
+  [[nodiscard]] const engine::EngineInfo& info() const override { return info_; }
+  Result<void> generate(engine::GenerateRequest) override { return {}; }
+  void abort(RequestId, engine::CancelReason) override {}
+  Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
+  [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
+  [[nodiscard]] bool connected() const override { return seen_->connected; }
+  [[nodiscard]] const kv::EventSource* kv_events() const override { return &seen_->events; }
+  void probe(std::move_only_function<void(bool)> done) override { done(seen_->connected); }
+  void give_up() override { seen_->given_up = true; }
+
+  engine::EngineInfo info_{.model = "fake",
+                           .block_tokens = kBlock,
+                           .context_tokens_max = 1000,
+                           .sequences_max = 4,
+                           .vocabulary_size = 10};
+
+ private:
+  const std::shared_ptr<Seen> seen_;
+};
+
+class DispatcherFleetTest : public testing::Test {
+ protected:
+  std::shared_ptr<Seen> join(const std::string& instance, const std::string& address) {
+    auto seen = std::make_shared<Seen>();
+    const Result<void> joined =
+        dispatcher_.join({.instance = instance, .address = address, .model = "fake"},
+                         std::make_unique<FakeRemote>(seen));
+    EXPECT_TRUE(joined.has_value());
+    return seen;
+  }
+  std::vector<WorkerState> states() {
+    std::vector<WorkerState> all;
+    for (const WorkerView& worker : dispatcher_.view().workers) all.push_back(worker.state);
+    return all;
+  }
+  std::vector<std::string> instances() {
+    std::vector<std::string> all;
+    for (const WorkerView& worker : dispatcher_.view().workers) all.push_back(worker.instance);
+    return all;
+  }
+  Result<Assignment> place() {
+    std::vector<std::uint64_t> locals;
+    dispatcher_.hash_blocks(prompt_, {}, locals);
+    return dispatcher_.place({.id = {}, .prompt = prompt_, .locals = locals});
+  }
+  void pass(Nanos time) {
+    clock_.advance(time);
+    dispatcher_.chores();
+  }
+
+  ManualClock clock_;
+  const std::vector<Token> prompt_ = std::vector<Token>(10 * kBlock, 7);
+  DispatchOptions options_{.joins_max = 2,
+                           .health = {.silence_max = std::chrono::seconds(4),
+                                      .canary_after = std::chrono::hours(1),
+                                      .canary_timeout = std::chrono::seconds(5),
+                                      .gone_after = std::chrono::seconds(10)}};
+  Dispatcher dispatcher_{FakeRemote(std::make_shared<Seen>()).info_, {}, options_, clock_};
+};
+
+TEST_F(DispatcherFleetTest, WithoutWorkersNothingIsPlaced) {
+  EXPECT_EQ(place().error().code, Code::kUnavailable);
+  EXPECT_EQ(dispatcher_.embed({}, {}).error().code, Code::kUnavailable);
+  join("a", "host:1");
+  EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAnother) {
+  const auto a = join("a", "host:1");
+  const auto b = join("b", "host:2");
+  a->connected = false;
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(place()->worker(), 1U);
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect, WorkerState::kReady));
+  // Though its heartbeats still come.
+  EXPECT_TRUE(dispatcher_.heartbeat("a", false));
+  EXPECT_EQ(place()->worker(), 1U);
+  a->connected = true;
+  b->connected = false;
+  EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, SilenceIsSuspectAndThenTheEnd) {
+  const auto a = join("a", "host:1");
+  const auto b = join("b", "host:2");
+  for (int i = 0; i < 3; ++i) {
+    pass(std::chrono::seconds(2));
+    dispatcher_.heartbeat("b", false);
+  }
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect, WorkerState::kReady));
+  dispatcher_.heartbeat("b", false);
+  pass(std::chrono::seconds(5));
+  EXPECT_THAT(instances(), ElementsAre("b"));
+  EXPECT_TRUE(a->given_up);
+  dispatcher_.chores();
+  EXPECT_TRUE(a->destroyed);
+  EXPECT_FALSE(b->given_up);
+  EXPECT_FALSE(dispatcher_.heartbeat("a", false));
+}
+
+TEST_F(DispatcherFleetTest, AWorkerThatIsGoneStaysWhileAnAssignmentPointsThere) {
+  const auto a = join("a", "host:1");
+  Result<Assignment> placed = place();
+  dispatcher_.leave("a");
+  dispatcher_.chores();
+  EXPECT_TRUE(a->given_up);
+  EXPECT_FALSE(a->destroyed);
+  placed->engine().abort({1}, engine::CancelReason::kClientGone);
+  const auto b = join("b", "host:2");  // in its slot
+  placed->first_token({});
+  placed->failed(FaultClass::kWorker);
+  placed->finished();
+  EXPECT_EQ(dispatcher_.view().workers.at(0).requests, 0U);
+  *placed = Assignment();
+  dispatcher_.chores();
+  EXPECT_TRUE(a->destroyed);
+  EXPECT_FALSE(b->destroyed);
+}
+
+TEST_F(DispatcherFleetTest, AnotherLifeAtTheSameAddressTakesThePlaceAndHoldsNothing) {
+  const auto a = join("a", "host:1");
+  kv::BlockHash parent = kv::chain_root("fake", {}, {});
+  for (int i = 0; i < 10; ++i) {
+    const auto tokens = std::span(prompt_).subspan(0, kBlock);
+    const kv::BlockHash hash = kv::chain_next(parent, tokens);
+    a->events.stored({.hash = hash,
+                      .parent = parent,
+                      .begins_chain = i == 0,
+                      .local = kv::LocalHasher().block(tokens),
+                      .tokens = {tokens.begin(), tokens.end()}});
+    parent = hash;
+  }
+  place();
+  EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlock);
+  join("b", "host:1");
+  EXPECT_THAT(instances(), ElementsAre("b"));
+  EXPECT_EQ(place()->worker(), 0U);
+  EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 0U);
+}
+
+TEST_F(DispatcherFleetTest, ClientsErrorsAreNotAWorkersFault) {
+  join("a", "host:1");
+  for (int i = 0; i < 20; ++i) place()->failed(FaultClass::kClient);
+  for (int i = 0; i < 20; ++i) place()->failed(FaultClass::kOverload);
+  dispatcher_.chores();
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kReady));
+  for (int i = 0; i < 3; ++i) place()->failed(FaultClass::kWorker);
+  dispatcher_.chores();
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect));
+}
+
+TEST_F(DispatcherFleetTest, ACanaryIsChargedAndDecides) {
+  join("a", "host:1");
+  for (int i = 0; i < 1200; ++i) {  // an hour of heartbeats without a token
+    clock_.advance(std::chrono::seconds(3));
+    dispatcher_.heartbeat("a", false);
+  }
+  {
+    const std::vector<Dispatcher::Chore> chores = dispatcher_.chores();
+    ASSERT_EQ(chores.size(), 1U);
+    EXPECT_EQ(chores[0].check, Check::kCanary);
+    EXPECT_EQ(chores[0].instance, "a");
+    EXPECT_EQ(dispatcher_.in_flight(), 1U);
+  }
+  EXPECT_EQ(dispatcher_.in_flight(), 0U);
+  dispatcher_.canary_ended("a", false);
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect));
+  dispatcher_.heartbeat("a", false);
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect));  // a hung worker's are worth nothing
+  clock_.advance(std::chrono::seconds(2));
+  ASSERT_EQ(dispatcher_.chores().size(), 1U);
+  dispatcher_.canary_ended("a", true);
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kReady));
+}
+
+TEST_F(DispatcherFleetTest, ADrainingWorkerGetsNothing) {
+  join("a", "host:1");
+  join("b", "host:2");
+  EXPECT_TRUE(dispatcher_.heartbeat("a", true));
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(place()->worker(), 1U);
+  dispatcher_.drain();
+  dispatcher_.chores();
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kDraining, WorkerState::kDraining));
+  EXPECT_EQ(place().error().code, Code::kUnavailable);
+}
+
+TEST_F(DispatcherFleetTest, WhoDoesNotFitStaysOut) {
+  const auto refused = [&](auto change) {
+    auto engine = std::make_unique<FakeRemote>(std::make_shared<Seen>());
+    change(engine->info_);
+    return dispatcher_.join({.instance = "x", .address = "host:9", .model = "fake"},
+                            std::move(engine));
+  };
+  using Info = engine::EngineInfo;
+  EXPECT_FALSE(refused([](Info& i) { i.model = "other"; }));
+  EXPECT_FALSE(refused([](Info& i) { i.vocabulary_size = 11; }));
+  EXPECT_FALSE(refused([](Info& i) { i.block_tokens = 32; }));
+  EXPECT_FALSE(refused([](Info& i) { i.context_tokens_max = 999; }));
+  EXPECT_TRUE(refused([](Info& i) { i.context_tokens_max = 1001; }));
+  join("b", "host:2");
+  const Result<void> third = refused([](Info&) {});
+  EXPECT_TRUE(third.has_value());  // known: the same instance
+  auto engine = std::make_unique<FakeRemote>(std::make_shared<Seen>());
+  EXPECT_EQ(
+      dispatcher_.join({.instance = "c", .address = "host:3"}, std::move(engine)).error().code,
+      Code::kOverloaded);
+}
+
+}  // namespace
+}  // namespace penstock::serve
