@@ -234,7 +234,6 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
 void Dispatcher::drain() {
   const std::lock_guard lock(mutex_);
   draining_ = true;
-  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) show_state(slot);
 }
 
 /// Whether one more request would run there at once.
@@ -363,7 +362,7 @@ DispatcherView Dispatcher::view() {
     shown = {.slot = slot,
              .instance = worker.instance,
              .address = worker.remote != nullptr ? registry_.info(slot)->address : "",
-             .state = fleet.state[slot],
+             .state = draining_ ? fleet::WorkerState::kDraining : fleet.state[slot],
              .role = fleet.role[slot],
              .trust = fleet.trust[slot],
              .doubt = {},

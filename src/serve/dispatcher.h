@@ -168,7 +168,8 @@ class Dispatcher final {
   /// kUnavailable when no worker takes requests.
   Result<Assignment> place(const DispatchRequest& request);
 
-  /// Workers finish what they have and are given nothing more.
+  /// Shows the workers as draining. Requests that were let in before are still placed: it is the
+  /// service that lets nobody in any more.
   void drain();
 
   /// Asks the workers in turn, since embeddings leave nothing cached. As Engine::embed; fails with

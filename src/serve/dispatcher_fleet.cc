@@ -152,7 +152,6 @@ void Dispatcher::show_state(kv::Slot slot) {
       state = worker.was_connected ? fleet::WorkerState::kSuspect : fleet::WorkerState::kStarting;
     }
   }
-  if (draining_) state = fleet::WorkerState::kDraining;
   ledger_.set_state(slot, state);
 }
 
