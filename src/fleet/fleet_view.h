@@ -2,10 +2,10 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "base/clock.h"
 #include "engine/load_report.h"
+#include "fleet/prefill_queues.h"
 #include "fleet/worker_state.h"
 #include "kv/prefix_types.h"
 
@@ -32,13 +32,6 @@ struct PassCost {
   [[nodiscard]] double decode_ms(double kv_use) const noexcept {
     return decode_base_ms + (decode_use_ms + decode_use2_ms * kv_use) * kv_use;
   }
-};
-
-/// A request that has no first token yet.
-struct QueuedPrefill {
-  std::uint64_t serial = 0;  // names the lease
-  std::uint32_t uncached_tokens = 0;
-  std::uint32_t new_blocks = 0;  // of KV, that it will take
 };
 
 /// What a worker said of itself at one moment.
@@ -83,8 +76,7 @@ struct FleetView {
   std::span<const std::uint64_t> queued_tokens;  // prompt tokens not yet computed
   std::span<const std::uint32_t> unseen;         // requests given out that no report has shown yet
 
-  // Requests without a first token, in the order in which they were given out.
-  std::span<const std::vector<QueuedPrefill>> queues;
+  const PrefillQueues* queues = nullptr;  // requests without a first token
 
   [[nodiscard]] std::uint32_t slots() const noexcept {
     return static_cast<std::uint32_t>(state.size());

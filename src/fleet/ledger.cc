@@ -12,7 +12,7 @@ Lease& Lease::operator=(Lease&& other) noexcept {
   ledger_ = std::exchange(other.ledger_, nullptr);
   slot_ = other.slot_;
   life_ = other.life_;
-  serial_ = other.serial_;
+  queued_ = other.queued_;
   prompt_tokens_ = other.prompt_tokens_;
   uncached_tokens_ = other.uncached_tokens_;
   prompt_blocks_ = other.prompt_blocks_;
@@ -27,7 +27,7 @@ void Lease::first_token() noexcept {
   if (ledger_->life_[slot_] != life_) return;
   --ledger_->prefills_[slot_];
   ledger_->prefill_tokens_[slot_] -= uncached_tokens_;
-  ledger_->leave_queue(slot_, serial_);
+  ledger_->queues_.remove(slot_, queued_);
   ledger_->update_queued(slot_);
 }
 
@@ -79,8 +79,7 @@ std::optional<Slot> Ledger::add(WorkerState state, Role role) {
     reports_.resize(slots);
     unseen_.resize(slots);
     unseen_counts_.resize(slots);
-    queues_.resize(slots);
-    queues_.back().reserve(kQueueReserved);
+    queues_.grow(static_cast<std::uint32_t>(slots));
     active_.grow(static_cast<std::uint32_t>(slots));
   }
   state_[slot] = state;
@@ -111,7 +110,7 @@ void Ledger::clear_load(Slot slot) {
   reports_[slot] = {};
   unseen_[slot] = {};
   unseen_counts_[slot] = 0;
-  queues_[slot].clear();
+  queues_.clear(slot);
   touch(slot);
 }
 
@@ -122,7 +121,6 @@ Lease Ledger::charge(Slot slot, const Charge& charge) {
   lease.ledger_ = this;
   lease.slot_ = slot;
   lease.life_ = life_[slot];
-  lease.serial_ = ++serial_;
   lease.prompt_tokens_ = charge.prompt_tokens;
   lease.uncached_tokens_ = charge.uncached_tokens;
   lease.prompt_blocks_ = charge.prompt_blocks;
@@ -133,9 +131,8 @@ Lease Ledger::charge(Slot slot, const Charge& charge) {
   prompt_tokens_[slot] += charge.prompt_tokens;
   prompt_blocks_[slot] += charge.prompt_blocks;
   if (options_.count_distinct_blocks) lease.chain_ = active_.add(slot, charge.locals);
-  queues_[slot].push_back({.serial = lease.serial_,
-                           .uncached_tokens = charge.uncached_tokens,
-                           .new_blocks = charge.new_blocks});
+  lease.queued_ = queues_.push(
+      slot, {.uncached_tokens = charge.uncached_tokens, .new_blocks = charge.new_blocks});
   unseen_[slot].push(charge.uncached_tokens);
   update_queued(slot);
   return lease;
@@ -169,7 +166,7 @@ FleetView Ledger::view() const noexcept {
           .reports = reports_,
           .queued_tokens = queued_tokens_,
           .unseen = unseen_counts_,
-          .queues = queues_};
+          .queues = &queues_};
 }
 
 std::uint64_t Ledger::in_flight() const noexcept {
@@ -185,12 +182,6 @@ void Ledger::update_queued(Slot slot) noexcept {
   queued_tokens_[slot] = reports_[slot].generation == 0
                              ? prefill_tokens_[slot]
                              : reports_[slot].prefill_tokens_left + unseen_[slot].sum;
-}
-
-void Ledger::leave_queue(Slot slot, std::uint64_t serial) noexcept {
-  std::vector<QueuedPrefill>& queue = queues_[slot];
-  const auto found = std::ranges::find(queue, serial, &QueuedPrefill::serial);
-  if (found != queue.end()) queue.erase(found);
 }
 
 void Ledger::Unseen::push(std::uint32_t uncached_tokens) noexcept {
@@ -221,7 +212,7 @@ void Ledger::check_invariants(std::span<const Lease* const> leases) const {
   for (std::size_t i = 0; i < sums.size(); ++i) {
     CHECK_EQ(sums[i].requests, requests_[i]);
     CHECK_EQ(sums[i].prefills, prefills_[i]);
-    CHECK_EQ(sums[i].prefills, queues_[i].size());
+    CHECK_EQ(sums[i].prefills, queues_.size(static_cast<Slot>(i)));
     CHECK_EQ(sums[i].prefill, prefill_tokens_[i]);
     CHECK_EQ(sums[i].prompt, prompt_tokens_[i]);
     CHECK_EQ(sums[i].output, output_tokens_[i]);

@@ -45,7 +45,7 @@ class Lease final {
   Ledger* ledger_ = nullptr;
   Slot slot_ = 0;
   std::uint32_t life_ = 0;
-  std::uint64_t serial_ = 0;
+  PrefillQueues::Entry queued_ = 0;  // while prefilling_
   std::uint32_t prompt_tokens_ = 0;
   std::uint32_t uncached_tokens_ = 0;
   std::uint32_t prompt_blocks_ = 0;
@@ -118,18 +118,13 @@ class Ledger final {
     void pop_until(std::uint64_t accepted) noexcept;
   };
 
-  /// Prompts in a worker's queue for which a charge allocates nothing, not even the first time.
-  static constexpr std::size_t kQueueReserved = 32;
-
   void clear_load(Slot slot);
   void touch(Slot slot) noexcept { revision_[slot] = ++revisions_; }
   void update_queued(Slot slot) noexcept;
-  void leave_queue(Slot slot, std::uint64_t serial) noexcept;
 
   const Options options_;
   std::uint64_t membership_ = 0;
   std::uint64_t reports_stale_ = 0;
-  std::uint64_t serial_ = 0;
   std::uint64_t revisions_ = 0;
   std::vector<WorkerState> state_;
   std::vector<Trust> trust_;
@@ -147,7 +142,7 @@ class Ledger final {
   std::vector<WorkerReport> reports_;
   std::vector<Unseen> unseen_;
   std::vector<std::uint32_t> unseen_counts_;
-  std::vector<std::vector<QueuedPrefill>> queues_;
+  PrefillQueues queues_;
   ActiveBlocks active_;
 };
 

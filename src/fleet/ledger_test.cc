@@ -25,7 +25,7 @@ TEST(Ledger, ChargesAtTheChoiceAndReleasesOnce) {
     EXPECT_EQ(ledger.view().requests[a], 1U);
     EXPECT_EQ(ledger.view().prefill_tokens[a], 40U);
     EXPECT_EQ(ledger.view().queued_tokens[a], 40U);
-    EXPECT_EQ(ledger.view().queues[a].size(), 1U);
+    EXPECT_EQ(ledger.view().queues->size(a), 1U);
     Lease moved = std::move(lease);
     lease.release();  // empty: nothing
     EXPECT_EQ(ledger.in_flight(), 1U);

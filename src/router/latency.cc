@@ -9,8 +9,8 @@
 namespace penstock::router {
 namespace {
 
-constexpr std::string_view kTerms[] = {"first token ms", "others' waiting ms", "stalled ms",
-                                       "work ms",        "uncached tokens",    "queued tokens"};
+constexpr std::string_view kTerms[] = {
+    "first token ms", "others' waiting ms", "stalled ms", "work ms", "home ms", "uncached tokens"};
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::uint32_t kRounds = 10;
 constexpr std::size_t kSwapMax = 64;
@@ -19,6 +19,7 @@ constexpr double kEpsilonMs = 1e-6;
 constexpr double kStreamPriceMax = 0.25;
 constexpr double kWorkPrice = 2;
 constexpr double kBacklogWindow = 50;  // questions
+constexpr double kColdMax = 0.5;       // of a prompt, that some worker may hold
 
 /// A mean over about the last kWindow values, from a prior.
 class Mean final {
@@ -36,11 +37,19 @@ class Mean final {
   double count_ = 1;
 };
 
-Item item_of(const Question& q, std::uint32_t index, Slot slot) noexcept {
+/// Item::cold, whoever takes it.
+double cold_blocks(const Question& q) noexcept {
+  std::uint32_t most = 0;
+  for (const Slot slot : q.candidates) most = std::max(most, q.cached_blocks(slot));
+  return most > kColdMax * q.prompt_blocks ? 0 : q.prompt_blocks;
+}
+
+Item item_of(const Question& q, std::uint32_t index, Slot slot, double cold) noexcept {
   const std::uint32_t hit = std::min(q.cached_blocks(slot), (q.prompt_tokens - 1) / q.block_tokens);
   return {.question = index,
           .tokens = static_cast<double>(q.prompt_tokens - hit * q.block_tokens),
-          .blocks = static_cast<double>(q.prompt_blocks + 1 - hit)};
+          .blocks = static_cast<double>(q.prompt_blocks + 1 - hit),
+          .cold = cold};
 }
 
 /// A worker's share of a plan.
@@ -70,24 +79,25 @@ class Latency final : public Policy {
     if (q.stage == Stage::kDecode) return pick_decode(q, rng, why);
     refresh(q);
     const Prices prices = this->prices();
+    const double cold = cold_blocks(q);
     LeastCost least(rng);
     for (const Slot slot : q.candidates) {
-      const Outlook& outlook = outlooks_[slot];
-      const Item item = item_of(q, 0, slot);
-      const double rest_ms = outlook.rest_ms(q.now);
-      if (why == nullptr && outlook.least_ms(item.tokens, rest_ms) > least.cost()) continue;
-      const Added added = outlook.added(item, rest_ms);
+      const Item item = item_of(q, 0, slot, cold);
+      const double rest_ms = glances_[slot].rest_ms(q.now);
+      if (why == nullptr && glances_[slot].least_ms(item.tokens, rest_ms) > least.cost()) continue;
+      const Added added = outlooks_[slot].added(item, rest_ms);
       const double cost = added.cost(prices);
       least.offer(slot, cost);
       if (why != nullptr) {
         why->add(slot, cost,
                  {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.work_ms,
-                  item.tokens, outlook.queued_tokens()});
+                  added.home_ms, item.tokens});
       }
     }
     Choice choice = least.choice("least added ms");
-    const Outlook& chosen = outlooks_[choice.slot];
-    choice.ttft_ms = chosen.added(item_of(q, 0, choice.slot), chosen.rest_ms(q.now)).first_token_ms;
+    const Item item = item_of(q, 0, choice.slot, cold);
+    const double rest_ms = glances_[choice.slot].rest_ms(q.now);
+    choice.ttft_ms = outlooks_[choice.slot].added(item, rest_ms).first_token_ms;
     return choice;
   }
 
@@ -132,13 +142,17 @@ class Latency final : public Policy {
   }
 
   void refresh(const Question& q) {
-    if (outlooks_.size() < q.fleet.slots()) outlooks_.resize(q.fleet.slots());
+    if (outlooks_.size() < q.fleet.slots()) {
+      outlooks_.resize(q.fleet.slots());
+      glances_.resize(q.fleet.slots());
+    }
     double queued = 0;
     for (const Slot slot : q.candidates) {
-      if (outlooks_[slot].revision() != q.fleet.revision[slot]) {
+      if (glances_[slot].revision != q.fleet.revision[slot]) {
         outlooks_[slot].refresh(q.fleet, slot, decode_ms_.value());
+        glances_[slot] = outlooks_[slot].glance();
       }
-      queued += outlooks_[slot].queued();
+      queued += glances_[slot].queued;
     }
     const auto workers = static_cast<double>(q.candidates.size());
     backlog_ += (queued / workers - backlog_) / kBacklogWindow;
@@ -151,21 +165,27 @@ class Latency final : public Policy {
     if (shares_.size() < slots_.size()) shares_.resize(slots_.size());
     for (std::size_t w = 0; w < slots_.size(); ++w) {
       shares_[w].items.clear();
-      shares_[w].rest_ms = outlooks_[slots_[w]].rest_ms(questions.front().now);
+      shares_[w].rest_ms = glances_[slots_[w]].rest_ms(questions.front().now);
       shares_[w].cost = cost(w);
     }
     at_.assign(questions.size(), 0);
+    cold_.clear();
     least_tokens_.clear();
     largest_first_.clear();
     for (std::uint32_t i = 0; i < questions.size(); ++i) {
+      cold_.push_back(cold_blocks(questions[i]));
       double least = kInfinity;
-      for (const Slot slot : slots_) least = std::min(least, item_of(questions[i], i, slot).tokens);
+      for (const Slot slot : slots_) least = std::min(least, item(questions, i, slot).tokens);
       least_tokens_.push_back(least);
       largest_first_.push_back(i);
     }
     std::ranges::sort(largest_first_, [&](std::uint32_t a, std::uint32_t b) {
       return least_tokens_[a] != least_tokens_[b] ? least_tokens_[a] > least_tokens_[b] : a < b;
     });
+  }
+
+  [[nodiscard]] Item item(std::span<const Question> questions, std::uint32_t i, Slot slot) const {
+    return item_of(questions[i], i, slot, cold_[i]);
   }
 
   /// Of a worker's share, with and without.
@@ -180,14 +200,14 @@ class Latency final : public Policy {
     double best = kInfinity;
     std::uint32_t chosen = 0;
     for (std::uint32_t w = 0; w < slots_.size(); ++w) {
-      const Item item = item_of(questions[i], i, slots_[w]);
-      const double added = cost(w, &item) - shares_[w].cost;
+      const Item with = item(questions, i, slots_[w]);
+      const double added = cost(w, &with) - shares_[w].cost;
       if (added < best) {
         best = added;
         chosen = w;
       }
     }
-    shares_[chosen].insert(item_of(questions[i], i, slots_[chosen]));
+    shares_[chosen].insert(item(questions, i, slots_[chosen]));
     shares_[chosen].cost = cost(chosen);
     at_[i] = chosen;
   }
@@ -221,8 +241,8 @@ class Latency final : public Policy {
   bool swap(std::span<const Question> questions, std::uint32_t a, std::uint32_t b) {
     Share& at_a = shares_[at_[a]];
     Share& at_b = shares_[at_[b]];
-    const Item a_there = item_of(questions[a], a, slots_[at_[b]]);
-    const Item b_there = item_of(questions[b], b, slots_[at_[a]]);
+    const Item a_there = item(questions, a, slots_[at_[b]]);
+    const Item b_there = item(questions, b, slots_[at_[a]]);
     const double cost_a = cost(at_[a], &b_there, a);
     const double cost_b = cost(at_[b], &a_there, b);
     if (cost_a + cost_b >= at_a.cost + at_b.cost - kEpsilonMs) return false;
@@ -240,11 +260,13 @@ class Latency final : public Policy {
   Mean ttft_ms_{300};
   Mean decode_ms_{3000};
   std::vector<Outlook> outlooks_;  // by slot
+  std::vector<Glance> glances_;    // of those, what a choice reads of all
   // The plan being made.
   Prices prices_;
   std::span<const Slot> slots_;
   std::vector<Share> shares_;      // by candidate
   std::vector<std::uint32_t> at_;  // where each question is planned
+  std::vector<double> cold_;
   std::vector<double> least_tokens_;
   std::vector<std::uint32_t> largest_first_;
 };

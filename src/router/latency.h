@@ -14,7 +14,9 @@ namespace penstock::router {
 ///
 ///     first-token times, its own and those of others that end in passes not yet full
 ///     + stream price x the time that answers running there stand still for prefill
-///     + work price   x what it takes of the worker's time (and, when KV is full, of its pool)
+///     + work price   x what it takes of the worker's time
+///     + if nobody holds half of it, what it costs those who will come for its prefix that the
+///       prefix takes KV there (Outlook::home_ms())
 ///
 /// stream price = min(0.25, mean TTFT / mean time from first to last token), both learned: a stall
 /// is worth the share of its phase that it is, and the cap keeps a saturated fleet, where all wait,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace penstock::router {
 namespace {
@@ -14,6 +13,7 @@ constexpr double kPassTokensDefault = 8192;
 void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms) {
   const fleet::WorkerReport& report = fleet.reports[slot];
   revision_ = fleet.revision[slot];
+  stream_ms_ = stream_ms;
   cost_ = fleet.cost[slot];
   pass_tokens_ = cost_.pass_tokens_max > 0 ? cost_.pass_tokens_max : kPassTokensDefault;
   capacity_ =
@@ -22,8 +22,6 @@ void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms
   places_ = report.running_max > 0 ? report.running_max : std::numeric_limits<double>::infinity();
   place_ms_ = stream_ms / places_;
   decode_ms_ = cost_.decode_ms(std::min(1.0, report.kv_blocks_used / capacity_));
-  const bool grows = cost_.prefill_base_ms >= 0 && cost_.prefill_token2_ms >= 0;
-  least_token_ms_ = grows ? std::max(0.0, cost_.prefill_token_ms) : 0;  // a fit may be odd
   free_at_ = TimePoint::min();
   if (report.pass_started != TimePoint::min()) {
     const double took_ms = cost_.prefill_ms(report.pass.prefill_tokens) +
@@ -35,31 +33,42 @@ void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms
 
 void Outlook::start(const fleet::FleetView& fleet, Slot slot) {
   const fleet::WorkerReport& report = fleet.reports[slot];
-  const std::vector<fleet::QueuedPrefill>& queue = fleet.queues[slot];
   tail_ = {.blocks = static_cast<double>(report.kv_blocks_used)};
-  std::size_t whole = queue.size();  // of the queue's end, not begun
+  std::uint32_t whole = fleet.queues->size(slot);  // of the queue's end, not begun
   if (report.generation > 0) {
     const bool partial = report.running_prefill_tokens_left > 0;
     tail_.decoding = std::max(0.0, report.running - (partial ? 1.0 : 0.0));
     tail_.requests = tail_.decoding;
-    whole = std::min<std::size_t>(queue.size(), report.waiting + fleet.unseen[slot]);
-    if (partial) feed(tail_, static_cast<double>(report.running_prefill_tokens_left), 0);
+    whole = std::min(whole, report.waiting + fleet.unseen[slot]);
+    if (partial) {
+      feed(tail_, {.tokens = static_cast<double>(report.running_prefill_tokens_left)});
+    }
   } else {
     tail_.decoding = fleet.requests[slot] - fleet.prefills[slot];
   }
-  queued_tokens_ = queued_ = 0;
-  for (const fleet::QueuedPrefill& prompt : std::span(queue).last(whole)) {
-    feed(tail_, prompt.uncached_tokens, prompt.new_blocks);
-    queued_tokens_ += prompt.uncached_tokens;
-    ++queued_;
-  }
+  fleet.queues->for_last(slot, whole, [&](const fleet::QueuedPrefill& prompt) {
+    feed(tail_, {.tokens = static_cast<double>(prompt.uncached_tokens),
+                 .blocks = static_cast<double>(prompt.new_blocks)});
+  });
+  queued_ = whole;
   // What ends in passes that are full by now cannot change any more.
-  tail_.waited_ms = tail_.stalled_ms = tail_.work_ms = 0;
+  tail_.waited_ms = tail_.stalled_ms = tail_.work_ms = tail_.home_ms = 0;
 }
 
-void Outlook::feed(Tail& tail, double tokens, double blocks) const noexcept {
-  tail.blocks += blocks;
-  tail.work_ms += work_ms(tokens, blocks, tail.blocks);
+Glance Outlook::glance() const noexcept {
+  const bool grows = cost_.prefill_base_ms >= 0 && cost_.prefill_token2_ms >= 0;
+  return {.revision = revision_,
+          .free_at = free_at_,
+          .start_ms = tail_.start_ms,
+          .token_ms = grows ? std::max(0.0, cost_.prefill_token_ms) : 0,  // a fit may be odd
+          .queued = queued_};
+}
+
+void Outlook::feed(Tail& tail, const Item& item) const noexcept {
+  double tokens = item.tokens;
+  tail.home_ms += home_ms(tail.blocks, item.cold);
+  tail.blocks += item.blocks;
+  tail.work_ms += cost_.prefill_token_ms * tokens;
   ++tail.requests;
   const double ready = ready_ms(tail.requests, tail.blocks);  // it waits at the head of the queue
   if (tail.start_ms < ready) {
@@ -86,6 +95,15 @@ void Outlook::close(Tail& tail) const noexcept {
   tail.ending = tail.tokens = 0;
 }
 
+double Outlook::home_ms(double blocks, double cold) const noexcept {
+  constexpr double kFullest = 0.95;  // beyond, all are alike
+  const auto waiting = [&](double in_use) {
+    const double use = std::min(kFullest, in_use / capacity_);
+    return use * use / (1 - use);
+  };
+  return cold > 0 ? stream_ms_ * (waiting(blocks + cold) - waiting(blocks)) : 0;
+}
+
 double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& prices,
                      const Item* with, std::uint32_t without) const noexcept {
   Tail tail = tail_;
@@ -93,14 +111,15 @@ double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& p
   for (const Item& item : plan) {
     if (item.question == without) continue;
     if (with != nullptr && with->tokens < item.tokens) {
-      feed(tail, with->tokens, with->blocks);
+      feed(tail, *with);
       with = nullptr;
     }
-    feed(tail, item.tokens, item.blocks);
+    feed(tail, item);
   }
-  if (with != nullptr) feed(tail, with->tokens, with->blocks);
+  if (with != nullptr) feed(tail, *with);
   if (tail.tokens > 0 || tail.ending > 0) close(tail);
-  return tail.waited_ms + prices.stream * tail.stalled_ms + prices.work * tail.work_ms;
+  return tail.waited_ms + prices.stream * tail.stalled_ms + prices.work * tail.work_ms +
+         tail.home_ms;
 }
 
 /// What feed() and close() would give, with the full passes in between counted at once.
@@ -112,7 +131,8 @@ Added Outlook::added(const Item& item, double rest_ms) const noexcept {
   const double ready = ready_ms(tail_.requests + 1, blocks);
   const double space = std::max(0.0, room(tail_));
   double start_ms = rest_ms + tail_.start_ms;
-  Added added{.work_ms = work_ms(item.tokens, item.blocks, blocks)};
+  Added added{.work_ms = cost_.prefill_token_ms * item.tokens,
+              .home_ms = home_ms(tail_.blocks, item.cold)};
   double left = item.tokens;
   if (start_ms < ready) {
     if (tail_.tokens > 0) start_ms += before_ms + step_ms_each;

@@ -14,6 +14,7 @@ struct Item {
   std::uint32_t question = 0;
   double tokens = 0;  // to be computed there
   double blocks = 0;  // of KV it will take there
+  double cold = 0;    // all its blocks if hardly any worker holds any of them; else 0
 };
 
 /// What delays are worth against each other: all in ms of waiting for a first token.
@@ -28,32 +29,40 @@ struct Added {
   double waiting_ms = 0;      // to the first tokens of others, in sum
   double stalled_ms = 0;      // to running answers, in sum: they stand still while it is computed
   double work_ms = 0;         // that it takes of the worker's time, which all who come later miss
+  double home_ms = 0;         // to those who will come for its prefix, where KV is scarce
 
   [[nodiscard]] double cost(const Prices& prices) const noexcept {
-    return first_token_ms + waiting_ms + prices.stream * stalled_ms + prices.work * work_ms;
+    return first_token_ms + waiting_ms + prices.stream * stalled_ms + prices.work * work_ms +
+           home_ms;
+  }
+};
+
+/// What a choice looks at of every worker: enough for a bound below what a prompt would cost there.
+struct Glance {
+  std::uint64_t revision = 0;            // FleetView::revision that it is of
+  TimePoint free_at = TimePoint::min();  // the running pass ends
+  double start_ms = 0;                   // of the pass that is being filled, from then on
+  double token_ms = 0;                   // at least, for each token to be computed
+  double queued = 0;                     // prompts that are not begun
+
+  /// Of the running pass.
+  [[nodiscard]] double rest_ms(TimePoint now) const noexcept {
+    return free_at > now ? to_ms(free_at - now) : 0;
+  }
+  /// What Outlook::added().cost() is at least.
+  [[nodiscard]] double least_ms(double tokens, double rest_ms) const noexcept {
+    return rest_ms + start_ms + token_ms * tokens;
   }
 };
 
 /// What a worker is about to do, as far as the router knows: the rest of the running pass, then the
 /// prompts given to it that have no first token, in order, as many tokens a pass as it takes. Valid
 /// until something changes there (FleetView::revision), whatever the time. A value.
-class alignas(64) Outlook final {
+class Outlook final {
  public:
   /// `stream_ms`: how long an answer takes from its first token to its last, on average.
   void refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms);
-  [[nodiscard]] std::uint64_t revision() const noexcept { return revision_; }
-
-  /// Of the running pass.
-  [[nodiscard]] double rest_ms(TimePoint now) const noexcept {
-    return free_at_ > now ? to_ms(free_at_ - now) : 0;
-  }
-  [[nodiscard]] double queued_tokens() const noexcept { return queued_tokens_; }
-  /// Prompts that are not begun.
-  [[nodiscard]] double queued() const noexcept { return queued_; }
-  /// What added().cost() is at least, for a prompt of so many tokens: much cheaper.
-  [[nodiscard]] double least_ms(double tokens, double rest_ms) const noexcept {
-    return rest_ms + tail_.start_ms + least_token_ms_ * tokens;
-  }
+  [[nodiscard]] Glance glance() const noexcept;
 
   /// What one more prompt at the end of the queue adds. O(1).
   [[nodiscard]] Added added(const Item& item, double rest_ms) const noexcept;
@@ -76,10 +85,11 @@ class alignas(64) Outlook final {
     double waited_ms = 0;   // first-token times of prompts that ended in passes closed since
     double stalled_ms = 0;  // prefill time x streams that stood still for it, in those
     double work_ms = 0;     // of prompts fed since
+    double home_ms = 0;     // as well
   };
 
   void start(const fleet::FleetView& fleet, Slot slot);
-  void feed(Tail& tail, double tokens, double blocks) const noexcept;
+  void feed(Tail& tail, const Item& item) const noexcept;
   void close(Tail& tail) const noexcept;
   [[nodiscard]] double room(const Tail& tail) const noexcept {
     return std::max(1.0, pass_tokens_ - tail.decoding - tail.ending) - tail.tokens;
@@ -91,16 +101,15 @@ class alignas(64) Outlook final {
     if (requests > places_) ms = std::max(ms, (requests - places_) * place_ms_);
     return ms;
   }
-  /// A full pool is shared by time: blocks then cost as long as it takes others to let them go.
-  [[nodiscard]] double work_ms(double tokens, double blocks, double blocks_then) const noexcept {
-    return cost_.prefill_token_ms * tokens + (blocks_then > capacity_ ? blocks * block_ms_ : 0);
-  }
+  /// A prompt that nobody holds will be held where it goes, and be asked for there. So it goes
+  /// where there is room for more: as if the pool were a queue with one server (u^2 / (1 - u)
+  /// wait), each of those that wait does so for as long as an answer takes.
+  [[nodiscard]] double home_ms(double blocks, double cold) const noexcept;
 
-  // What every choice looks at of every worker comes first, up to tail_'s first: a cache line.
   std::uint64_t revision_ = 0;
-  TimePoint free_at_ = TimePoint::min();  // the running pass ends
+  TimePoint free_at_ = TimePoint::min();
   double queued_ = 0;
-  double least_token_ms_ = 0;
+  double stream_ms_ = 0;
   Tail tail_;
   fleet::PassCost cost_;
   double decode_ms_ = 0;  // a step with what is in use now
@@ -109,7 +118,6 @@ class alignas(64) Outlook final {
   double block_ms_ = 0;  // until a block in use is let go, the mean over all
   double places_ = std::numeric_limits<double>::infinity();  // to run in
   double place_ms_ = 0;  // until one of all running requests ends
-  double queued_tokens_ = 0;
 };
 
 }  // namespace penstock::router

@@ -59,13 +59,15 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     Outlook outlook;
     outlook.refresh(ledger_.view(), slot_, 3000);
     const Prices prices{.stream = rng.fraction(), .work = 3 * rng.fraction()};
-    const double rest_ms = outlook.rest_ms(now_);
-    const Item item{.tokens = 1.0 + rng.below(8000), .blocks = 1.0 + rng.below(150)};
+    const double rest_ms = outlook.glance().rest_ms(now_);
+    const Item item{.tokens = 1.0 + rng.below(8000),
+                    .blocks = 1.0 + rng.below(150),
+                    .cold = 20.0 * rng.below(3)};
     const double without = outlook.cost({}, rest_ms, prices);
     const double with = outlook.cost({}, rest_ms, prices, &item);
     ASSERT_NEAR(outlook.added(item, rest_ms).cost(prices), with - without, 1e-6 * (1 + with))
         << seed;
-    ASSERT_LE(outlook.least_ms(item.tokens, rest_ms),
+    ASSERT_LE(outlook.glance().least_ms(item.tokens, rest_ms),
               outlook.added(item, rest_ms).cost(prices) + 1e-6)
         << seed;
   }
@@ -85,8 +87,8 @@ TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
   leases_.push_back(ledger_.charge(slot_, {.prompt_tokens = 600, .uncached_tokens = 600}));
   Outlook outlook;
   outlook.refresh(ledger_.view(), slot_, 3000);
-  EXPECT_DOUBLE_EQ(outlook.rest_ms(now_), 3);
-  EXPECT_EQ(outlook.rest_ms(now_ + std::chrono::seconds(1)), 0);
+  EXPECT_DOUBLE_EQ(outlook.glance().rest_ms(now_), 3);
+  EXPECT_EQ(outlook.glance().rest_ms(now_ + std::chrono::seconds(1)), 0);
   // The next pass has room for 997 prompt tokens: 600 of the one before, 396 of the newcomer's
   // 500 (two answers begin in it), and 104 in the pass after, in which four answers run.
   const Added added = outlook.added({.tokens = 500, .blocks = 8}, 3);

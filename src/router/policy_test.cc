@@ -214,6 +214,17 @@ TEST_F(PolicyTest, LatencyWeighsWaitingAgainstComputing) {
   EXPECT_EQ(choice("latency"), 1U);
 }
 
+TEST_F(PolicyTest, LatencyGivesANewPrefixAHomeWithRoom) {
+  fleet(2);
+  for (const Slot slot : slots_) {
+    ledger_.report(
+        slot, {.generation = 1, .kv_blocks_used = slot == 0 ? 55U : 50U, .kv_blocks_max = 100});
+  }
+  EXPECT_EQ(choice("latency"), 1U);
+  cached_ = {6, 6};  // it has a home
+  EXPECT_EQ(choices("latency").size(), 2U);
+}
+
 TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
   fleet(4);
   for (const Slot slot : slots_) {
