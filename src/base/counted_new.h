@@ -27,11 +27,14 @@ inline const int allocation_hook = __sanitizer_install_malloc_and_free_hooks(
     [](const volatile void*) {});
 }  // namespace penstock
 #else
-void* operator new(std::size_t size) {
+// Not inlined: GCC would see malloc and delete, or new and free, and warn.
+[[gnu::noinline]] void* operator new(std::size_t size) {
   penstock::allocations.fetch_add(1, std::memory_order_relaxed);
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t /*size*/) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t /*size*/) noexcept {
+  std::free(memory);
+}
 #endif
