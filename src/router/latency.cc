@@ -20,6 +20,8 @@ constexpr double kStreamPriceMax = 0.25;
 constexpr double kWorkPrice = 2;
 constexpr double kBacklogWindow = 50;  // questions
 constexpr double kColdMax = 0.5;       // of a prompt, that some worker may hold
+constexpr double kFollowersMax = 20;   // of a prompt, that are counted on
+constexpr double kReuseWindow = 100;   // questions
 
 /// A mean over about the last kWindow values, from a prior.
 class Mean final {
@@ -37,11 +39,14 @@ class Mean final {
   double count_ = 1;
 };
 
+Slot most_cached(const Question& q) noexcept {
+  return *std::ranges::max_element(q.candidates, {},
+                                   [&](Slot slot) { return q.cached_blocks(slot); });
+}
+
 /// Item::cold, whoever takes it.
-double cold_blocks(const Question& q) noexcept {
-  std::uint32_t most = 0;
-  for (const Slot slot : q.candidates) most = std::max(most, q.cached_blocks(slot));
-  return most > kColdMax * q.prompt_blocks ? 0 : q.prompt_blocks;
+double cold_blocks(const Question& q, Slot most_cached) noexcept {
+  return q.cached_blocks(most_cached) > kColdMax * q.prompt_blocks ? 0 : q.prompt_blocks;
 }
 
 Item item_of(const Question& q, std::uint32_t index, Slot slot, double cold) noexcept {
@@ -79,15 +84,18 @@ class Latency final : public Policy {
     if (q.stage == Stage::kDecode) return pick_decode(q, rng, why);
     refresh(q);
     const Prices prices = this->prices();
-    const double cold = cold_blocks(q);
+    const Slot holder = most_cached(q);
+    const double cold = cold_blocks(q, holder);
+    double limit = why == nullptr ? added_at(q, holder, cold).cost(prices) : kInfinity;
     LeastCost least(rng);
     for (const Slot slot : q.candidates) {
       const Item item = item_of(q, 0, slot, cold);
       const double rest_ms = glances_[slot].rest_ms(q.now);
-      if (why == nullptr && glances_[slot].least_ms(item.tokens, rest_ms) > least.cost()) continue;
+      if (slot != holder && glances_[slot].least_ms(item.tokens, rest_ms) > limit) continue;
       const Added added = outlooks_[slot].added(item, rest_ms);
       const double cost = added.cost(prices);
       least.offer(slot, cost);
+      if (why == nullptr) limit = std::min(limit, cost);
       if (why != nullptr) {
         why->add(slot, cost,
                  {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.work_ms,
@@ -95,9 +103,8 @@ class Latency final : public Policy {
       }
     }
     Choice choice = least.choice("least added ms");
-    const Item item = item_of(q, 0, choice.slot, cold);
-    const double rest_ms = glances_[choice.slot].rest_ms(q.now);
-    choice.ttft_ms = outlooks_[choice.slot].added(item, rest_ms).first_token_ms;
+    choice.ttft_ms = added_at(q, choice.slot, cold).first_token_ms;
+    learn_reuse(q, item_of(q, 0, choice.slot, cold));
     return choice;
   }
 
@@ -113,6 +120,7 @@ class Latency final : public Policy {
     std::size_t next = 0;
     for (std::size_t w = 0; w < slots.size(); ++w) {
       for (const Item& item : shares_[w].items) {
+        learn_reuse(questions[item.question], item);
         choices[item.question] = {.slot = slots[w], .rule = "planned together"};
         order[next++] = item.question;
       }
@@ -138,7 +146,9 @@ class Latency final : public Policy {
 
   [[nodiscard]] Prices prices() const noexcept {
     const double share = ttft_ms_.value() / std::max(1.0, decode_ms_.value());
-    return {.stream = std::min(kStreamPriceMax, share), .work = kWorkPrice * backlog_};
+    return {.stream = std::min(kStreamPriceMax, share),
+            .work = kWorkPrice * backlog_,
+            .home = std::min(kFollowersMax, hit_tokens_ / std::max(1.0, computed_tokens_))};
   }
 
   void refresh(const Question& q) {
@@ -158,6 +168,15 @@ class Latency final : public Policy {
     backlog_ += (queued / workers - backlog_) / kBacklogWindow;
   }
 
+  [[nodiscard]] Added added_at(const Question& q, Slot slot, double cold) const noexcept {
+    return outlooks_[slot].added(item_of(q, 0, slot, cold), glances_[slot].rest_ms(q.now));
+  }
+
+  void learn_reuse(const Question& q, const Item& item) noexcept {
+    hit_tokens_ += (q.prompt_tokens - item.tokens - hit_tokens_) / kReuseWindow;
+    computed_tokens_ += (item.tokens - computed_tokens_) / kReuseWindow;
+  }
+
   void start_plan(std::span<const Question> questions) {
     refresh(questions.front());
     prices_ = prices();
@@ -173,7 +192,7 @@ class Latency final : public Policy {
     least_tokens_.clear();
     largest_first_.clear();
     for (std::uint32_t i = 0; i < questions.size(); ++i) {
-      cold_.push_back(cold_blocks(questions[i]));
+      cold_.push_back(cold_blocks(questions[i], most_cached(questions[i])));
       double least = kInfinity;
       for (const Slot slot : slots_) least = std::min(least, item(questions, i, slot).tokens);
       least_tokens_.push_back(least);
@@ -256,7 +275,9 @@ class Latency final : public Policy {
     return true;
   }
 
-  double backlog_ = 0;  // prompts not begun a worker, as those who come find it
+  double backlog_ = 0;     // prompts not begun a worker, as those who come find it
+  double hit_tokens_ = 0;  // of a prompt, lately
+  double computed_tokens_ = 0;
   Mean ttft_ms_{300};
   Mean decode_ms_{3000};
   std::vector<Outlook> outlooks_;  // by slot

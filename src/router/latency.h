@@ -15,14 +15,15 @@ namespace penstock::router {
 ///     first-token times, its own and those of others that end in passes not yet full
 ///     + stream price x the time that answers running there stand still for prefill
 ///     + work price   x what it takes of the worker's time
-///     + if nobody holds half of it, what it costs those who will come for its prefix that the
-///       prefix takes KV there (Outlook::home_ms())
+///     + home price   x what each of those who come for its prefix will wait there for KV
+///       (Outlook::home_ms()); 0 if somebody holds half of it already
 ///
 /// stream price = min(0.25, mean TTFT / mean time from first to last token), both learned: a stall
 /// is worth the share of its phase that it is, and the cap keeps a saturated fleet, where all wait,
 /// from piling up on the worker with the fewest streams. work price = 2 x the prompts not begun on
 /// a worker as newcomers have lately found them: while the fleet is behind, time spent on one is
-/// time that all who come later wait. It is about 0 in a fleet that keeps up.
+/// time that all who come later wait. It is about 0 in a fleet that keeps up. home price = how many
+/// come for a prefix: tokens lately hit for each one computed.
 ///
 /// Requests that come together are planned together: the largest first, each where it adds least,
 /// then moved and exchanged as long as that helps; each worker gets its share smallest first.

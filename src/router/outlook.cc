@@ -101,7 +101,7 @@ double Outlook::home_ms(double blocks, double cold) const noexcept {
     const double use = std::min(kFullest, in_use / capacity_);
     return use * use / (1 - use);
   };
-  return cold > 0 ? stream_ms_ * (waiting(blocks + cold) - waiting(blocks)) : 0;
+  return cold > 0 ? stream_ms_ / 2 * (waiting(blocks + cold) - waiting(blocks)) : 0;
 }
 
 double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& prices,
@@ -119,7 +119,7 @@ double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& p
   if (with != nullptr) feed(tail, *with);
   if (tail.tokens > 0 || tail.ending > 0) close(tail);
   return tail.waited_ms + prices.stream * tail.stalled_ms + prices.work * tail.work_ms +
-         tail.home_ms;
+         prices.home * tail.home_ms;
 }
 
 /// What feed() and close() would give, with the full passes in between counted at once.

@@ -21,6 +21,7 @@ struct Item {
 struct Prices {
   double stream = 0;  // of a ms by which a running answer is late
   double work = 0;    // of a ms of a worker's time, to those who will wait for it
+  double home = 0;    // of a ms that one who comes for the same prefix will wait there
 };
 
 /// What a prompt adds to a worker, predicted.
@@ -29,11 +30,11 @@ struct Added {
   double waiting_ms = 0;      // to the first tokens of others, in sum
   double stalled_ms = 0;      // to running answers, in sum: they stand still while it is computed
   double work_ms = 0;         // that it takes of the worker's time, which all who come later miss
-  double home_ms = 0;         // to those who will come for its prefix, where KV is scarce
+  double home_ms = 0;         // to each of those who will come for its prefix: KV is scarce there
 
   [[nodiscard]] double cost(const Prices& prices) const noexcept {
     return first_token_ms + waiting_ms + prices.stream * stalled_ms + prices.work * work_ms +
-           home_ms;
+           prices.home * home_ms;
   }
 };
 
@@ -101,9 +102,9 @@ class Outlook final {
     if (requests > places_) ms = std::max(ms, (requests - places_) * place_ms_);
     return ms;
   }
-  /// A prompt that nobody holds will be held where it goes, and be asked for there. So it goes
-  /// where there is room for more: as if the pool were a queue with one server (u^2 / (1 - u)
-  /// wait), each of those that wait does so for as long as an answer takes.
+  /// A prompt that nobody holds will be held where it goes, and be asked for there: what those who
+  /// ask will wait more for the KV that it takes. As if the pool were a queue with one server
+  /// (u^2 / (1 - u) wait), for the rest of an answer (half of it).
   [[nodiscard]] double home_ms(double blocks, double cold) const noexcept;
 
   std::uint64_t revision_ = 0;
