@@ -238,7 +238,7 @@ int run(const Flags& f) {
   scoreboard(f, traces);
   if (f.oracle > 0 && (f.only.empty() || f.only == "oracle")) {
     fmt::print("\n## How much a policy that knows the future gains\n");
-    print_oracle(traces.get("conversation", 0), f.oracle);
+    print_oracle(traces.get("conversation", 0), traces.get("bursts", 1), f.oracle);
   }
   return 0;
 }
