@@ -129,7 +129,7 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
 
 /// In the segment that is being filled.
 std::size_t Store::State::records_left() const noexcept {
-  if (segments.empty() || !segments.back()->fits() || segments.back()->sealed()) return 0;
+  if (segments.empty() || !segments.back()->fits() || segments.back()->sealed) return 0;
   return geometry.records - segments.back()->next;
 }
 

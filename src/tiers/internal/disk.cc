@@ -92,7 +92,9 @@ Result<void> Store::State::open_disk() {
   }
   wear = WearBudget(options.wear_bytes_per_day, spent, clock.now());
   for (std::size_t i = 0; i + 1 < segments.size(); ++i) {
-    if (segments[i]->fits() && !segments[i]->sealed()) segments[i]->write_footer(*write_io);
+    if (segments[i]->fits() && !segments[i]->sealed) {
+      segments[i]->sealed = segments[i]->write_footer(*write_io);
+    }
   }
   {
     std::unique_lock lock(mutex);
@@ -206,11 +208,12 @@ std::shared_ptr<Segment> Store::State::segment_to_fill(std::unique_lock<std::mut
                                                        int& error) {
   error = 0;
   if (records_left() > 0) return segments.back();
-  if (!segments.empty() && segments.back()->fits() && !segments.back()->sealed()) {
+  if (!segments.empty() && segments.back()->fits() && !segments.back()->sealed) {
     const std::shared_ptr<Segment> last = segments.back();
     lock.unlock();
-    last->write_footer(*write_io);
+    const bool written = last->write_footer(*write_io);
     lock.lock();
+    last->sealed = written;
   }
   make_room(lock, geometry.segment_bytes);
   for (bool again = false;; again = true) {

@@ -125,8 +125,8 @@ Result<std::shared_ptr<Segment>> Segment::open(const std::string& path, const Ge
                    header.segment_bytes == geometry.segment_bytes;
   if (!segment->fits_) return segment;
   segment->entries.resize(geometry.records);
-  segment->sealed_ = segment->read_footer(io);
-  if (segment->sealed_) {
+  segment->sealed = segment->read_footer(io);
+  if (segment->sealed) {
     segment->next = geometry.records;
   } else {
     segment->scan(io);
@@ -155,7 +155,7 @@ bool Segment::read_footer(BlockIo& io) {
   return true;
 }
 
-bool Segment::write_footer(BlockIo& io) {
+bool Segment::write_footer(BlockIo& io) const {
   const PageBuffer buffer(geometry_.footer_bytes);
   FooterHeader footer;
   footer.segment = id();
@@ -165,15 +165,12 @@ bool Segment::write_footer(BlockIo& io) {
   footer.entries_sum = transfer::checksum(buffer.data() + sizeof footer, list_bytes);
   seal(footer);
   std::memcpy(buffer.data(), &footer, sizeof footer);
-  const bool written =
-      run_one(io, {.kind = FileOp::Kind::kWrite,
-                   .fd = fd(),
-                   .offset_bytes = geometry_.footer_at,
-                   .memory = buffer.data(),
-                   .size_bytes = static_cast<std::uint32_t>(buffer.size_bytes())}) == 0 &&
-      io.sync(fd()) == 0;
-  sealed_ = written;
-  return written;
+  return run_one(io, {.kind = FileOp::Kind::kWrite,
+                      .fd = fd(),
+                      .offset_bytes = geometry_.footer_at,
+                      .memory = buffer.data(),
+                      .size_bytes = static_cast<std::uint32_t>(buffer.size_bytes())}) == 0 &&
+         io.sync(fd()) == 0;
 }
 
 /// Reads `bytes` of each of these records, one behind the other.

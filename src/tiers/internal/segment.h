@@ -29,9 +29,10 @@ class PageBuffer final {
   std::unique_ptr<std::byte, Free> data_;
 };
 
-/// One file of records. What it is and where it lies never changes; `entries`, `next` and `live`
-/// are the store's, under its lock. Whoever reads or writes it holds it, so that the descriptor
-/// stays open when the file is dropped meanwhile.
+/// One file of records. What it is and where it lies never changes; The fields that
+/// are not private are the store's, under its lock; its writer's thread alone changes `entries`.
+/// Whoever reads or writes it holds it, so that the descriptor stays open when the file is dropped
+/// meanwhile.
 class Segment final {
  public:
   /// A new file, space set aside. The error number is 0 or why there is none.
@@ -48,8 +49,8 @@ class Segment final {
   static Result<std::shared_ptr<Segment>> open(const std::string& path, const Geometry& geometry,
                                                const Key& compatibility, BlockIo& io);
 
-  /// Writes the footer: nothing is added any more. False: that failed, recovery will have to scan.
-  bool write_footer(BlockIo& io);
+  /// Writes the footer. False: that failed, recovery will have to scan.
+  [[nodiscard]] bool write_footer(BlockIo& io) const;
   void unlink() const noexcept;
 
   /// The header of a record of this segment, ready to be written.
@@ -63,11 +64,11 @@ class Segment final {
   [[nodiscard]] std::uint64_t id() const noexcept { return header_.segment; }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return header_.segment_bytes; }
   [[nodiscard]] std::int64_t created_unix_s() const noexcept { return header_.created_unix_s; }
-  [[nodiscard]] bool fits() const noexcept { return fits_; }      // of our blocks
-  [[nodiscard]] bool sealed() const noexcept { return sealed_; }  // it has a footer
+  [[nodiscard]] bool fits() const noexcept { return fits_; }  // of our blocks
   [[nodiscard]] bool direct() const noexcept { return direct_; }
 
   std::vector<FooterEntry> entries;  // one a record
+  bool sealed = false;               // it has a footer: nothing is added
   std::uint32_t next = 0;            // first record never written
   std::uint32_t live = 0;            // entries that the index refers to
 
@@ -88,7 +89,6 @@ class Segment final {
   const Geometry geometry_;
   const SegmentHeader header_;
   bool fits_ = true;
-  bool sealed_ = false;
 };
 
 /// "0000000000000007.segment"
