@@ -99,7 +99,7 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
 }
 
 void show_loading(float fraction) {
-  if (isatty(STDERR_FILENO) == 0) return;
+  if (fraction < 0 || isatty(STDERR_FILENO) == 0) return;
   constexpr int kWidth = 40;
   const int filled = static_cast<int>(fraction * kWidth);
   fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3.0f} %", "", filled, "", kWidth - filled,

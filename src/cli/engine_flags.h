@@ -29,7 +29,7 @@ void declare_engine(FlagTable& table, CLI::App& sub, EngineFlags& flags);
 /// The options of `workers` engines. Fails with what is wrong.
 Result<serve::ModelOptions> engine_options(const EngineFlags& flags, std::uint32_t workers);
 
-/// A bar on a terminal, nothing elsewhere. `fraction` in [0, 1].
+/// A bar on a terminal, nothing elsewhere. `fraction` in [0, 1]; less: nothing.
 void show_loading(float fraction);
 
 }  // namespace penstock::cli

@@ -197,7 +197,7 @@ class Dispatcher final {
   };
   /// Lets the time pass: states, leases, the ends of those that are gone. To be called every few
   /// moments, by one thread.
-  [[nodiscard]] std::vector<Chore> chores();
+  std::vector<Chore> chores();
   /// Ends what the workers of other processes have been given. No chores() from then on.
   void give_up_workers();
 

@@ -6,7 +6,9 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <array>
 #include <cmath>
+#include <map>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -35,12 +37,46 @@ void raise_to(prometheus::Counter& counter, double total) {
   if (more > 0) counter.Increment(more);
 }
 
+constexpr std::array kTrusts = {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
+                                fleet::Trust::kDegraded, fleet::Trust::kLoadOnly};
+
 }  // namespace
 
 struct Metrics::Families {
   prometheus::Registry registry;
-  std::mutex workers_mutex;
-  std::set<kv::Slot> workers_shown;
+  std::mutex workers_mutex;               // of what is set for workers
+  std::map<kv::Slot, std::string> lives;  // that are shown, under their numbers
+  std::set<std::string_view> rules;
+
+  template <class Family>
+  static void remove(prometheus::Family<Family>& family, const prometheus::Labels& labels) {
+    family.Remove(&family.Add(labels));
+  }
+  /// A number may be another worker's now, which counts from nothing.
+  void forget_gone(const std::vector<WorkerView>& workers) {
+    std::map<kv::Slot, std::string> now;
+    for (const WorkerView& worker : workers) now[worker.slot] = worker.instance;
+    for (const auto& [slot, instance] : std::exchange(lives, now)) {
+      const auto same = now.find(slot);
+      if (same != now.end() && same->second == instance) continue;
+      const std::string number = std::to_string(slot);
+      for (auto* family :
+           {&running, &waiting, &waiting_prefill, &kv_used, &kv_max, &kv_active, &kv_active_max,
+            &steps, &evicted, &preemptions, &errors, &worker_requests}) {
+        remove(*family, {{"worker", number}});
+      }
+      for (auto* family : {&worker_prompt, &worker_cached, &worker_completion, &predicted_cached,
+                           &reported_cached, &forecasts, &forecasts_equal, &shed}) {
+        remove(*family, {{"worker", number}});
+      }
+      for (const std::string_view rule : rules) {
+        remove(decisions, {{"worker", number}, {"rule", std::string(rule)}});
+      }
+      for (const fleet::Trust state : kTrusts) {
+        remove(trust, {{"worker", number}, {"trust", std::string(to_string(state))}});
+      }
+    }
+  }
 
   template <class Family>
   prometheus::Family<Family>& add(prometheus::Family<Family>& family) {
@@ -221,15 +257,8 @@ void Metrics::set(const DispatcherView& view) {
   f.index_blocks.Set(static_cast<double>(view.index.blocks));
   f.index_bytes.Set(static_cast<double>(view.index.memory_bytes));
   const std::lock_guard lock(f.workers_mutex);
-  std::set<kv::Slot> gone = std::exchange(f.workers_shown, {});
-  std::vector<WorkerView> workers = view.workers;
-  for (const WorkerView& worker : workers) {
-    f.workers_shown.insert(worker.slot);
-    gone.erase(worker.slot);
-  }
-  // Of one that is gone nothing is left to show.
-  for (const kv::Slot slot : gone) workers.emplace_back().slot = slot;
-  for (const WorkerView& worker : workers) {
+  f.forget_gone(view.workers);
+  for (const WorkerView& worker : view.workers) {
     const engine::LoadReport& load = worker.load;
     const std::string number = std::to_string(worker.slot);
     const prometheus::Labels label = {{"worker", number}};
@@ -260,13 +289,13 @@ void Metrics::set(const DispatcherView& view) {
     raise(f.forecasts_equal, worker.forecast.equal);
     raise(f.shed, worker.shed);
     for (const auto& [rule, count] : worker.decisions) {
+      f.rules.insert(rule);
       raise_to(f.decisions.Add({{"worker", number}, {"rule", std::string(rule)}}),
                static_cast<double>(count));
     }
-    for (const fleet::Trust trust : {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
-                                     fleet::Trust::kDegraded, fleet::Trust::kLoadOnly}) {
+    for (const fleet::Trust trust : kTrusts) {
       f.trust.Add({{"worker", number}, {"trust", std::string(to_string(trust))}})
-          .Set(trust == worker.trust && !gone.contains(worker.slot) ? 1 : 0);
+          .Set(trust == worker.trust ? 1 : 0);
     }
   }
 }

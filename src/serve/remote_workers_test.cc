@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "engine/remote/engine_server.h"
+#include "engine/remote/sanitizer_for_test.h"
 #include "engine/simulated/simulated_engine.h"
 
 namespace penstock::serve {
@@ -23,6 +24,9 @@ template <class Condition>
 
 class RemoteWorkersTest : public testing::Test {
  protected:
+  void SetUp() override {
+    if (engine::kThreadSanitizer) GTEST_SKIP() << "gRPC is not built for it";
+  }
   /// A worker and a front end with it, which asks for a canary after a moment without a token.
   void start(double speedup) {
     engine::SimulatedOptions options;

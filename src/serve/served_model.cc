@@ -99,7 +99,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     if (engines.empty()) {
       info = options.remote->wait_for_card(
           options.simulated ? engine::SimulatedOptions().model : (*file)->fingerprint(),
-          model->tokenizer_->size(), [&progress] { return progress(1); });
+          model->tokenizer_->size(), [&progress] { return progress(kAwaitsWorker); });
     }
   }
   if (!info) return std::unexpected(info.error());

@@ -18,6 +18,9 @@ namespace penstock::serve {
 
 class RemoteWorkers;
 
+/// What a model's progress is while it waits for the first worker to join.
+inline constexpr float kAwaitsWorker = -1;
+
 struct ModelOptions {
   std::string path;                // a GGUF file
   std::vector<std::string> names;  // what clients call it; the first is the one shown
@@ -36,7 +39,8 @@ struct ModelOptions {
 class ServedModel final {
  public:
   /// Opens the file and starts the workers; `progress` hears 0..1 (false: give up). Without workers
-  /// here it waits for the first that joins, since only that one says how it cuts blocks.
+  /// here it waits for the first that joins, since only that one says how it cuts blocks;
+  /// `progress` then hears kAwaitsWorker, again and again.
   static Result<std::unique_ptr<ServedModel>> load(const ModelOptions& options, const Clock& clock,
                                                    std::function<bool(float)> progress);
   ~ServedModel();

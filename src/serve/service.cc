@@ -86,7 +86,7 @@ void Service::close() {
 }
 
 void Service::set_model(ServedModel& model) { model_.store(&model); }
-void Service::set_loading(float fraction) { loading_.store(fraction); }
+void Service::set_loading(float progress) { loading_.store(progress); }
 
 void Service::set_failed(std::string message) {
   const std::lock_guard lock(failure_mutex_);
@@ -109,6 +109,7 @@ Error Service::not_ready() const {
   const std::lock_guard lock(failure_mutex_);
   if (!failure_.empty())
     return {Code::kUnavailable, fmt::format("the model could not be loaded: {}", failure_), "", 0};
+  if (loading_.load() == kAwaitsWorker) return {Code::kUnavailable, "no worker has joined", "", 1};
   return {Code::kUnavailable,
           fmt::format("the model is still loading ({:.0f} %)", 100 * loading_.load()), "", 1};
 }

@@ -61,7 +61,7 @@ class Service final : public net::HttpHandler {
   void close();
   /// The model to serve from now on. It must outlive the service's loops.
   void set_model(ServedModel& model);
-  void set_loading(float fraction);  // what /ready says while there is no model
+  void set_loading(float progress);  // what /ready says while there is no model; as in load()
   void set_failed(std::string message);
   /// New work is refused from now on; what runs goes on.
   void drain();

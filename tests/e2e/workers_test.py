@@ -312,6 +312,14 @@ class JoinTest(WorkersTest):
             self.ask(words(100, 200 * i))
         self.assertTrue(all(w['completion_tokens'] > 0 for w in self.front_end.workers()))
 
+    def test_ready_says_who_is_missing(self):
+        self.front_end = FrontEnd()
+        self.addCleanup(self.front_end.kill)
+        wait_until(lambda: 'no worker has joined' in self.front_end.get('/ready').json()['reason'],
+                   'it waits for one')
+        self.ask(words(10), 503)
+        self.front_end.stop()
+
     def test_flags_are_checked(self):
         for arguments, said in [
                 (('serve', '--model', 'simulated', '--workers', '0'), '--join-listen'),

@@ -8,6 +8,8 @@
 #include <functional>
 #include <mutex>
 
+#include "engine/remote/sanitizer_for_test.h"
+
 namespace penstock::engine {
 namespace {
 
@@ -63,6 +65,9 @@ class TestMembership final : public Membership {
 
 class MembershipTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (kThreadSanitizer) GTEST_SKIP() << "gRPC is not built for it";
+  }
   void open(std::uint16_t port = 0) {
     auto server = JoinServer::start({.address = "127.0.0.1:" + std::to_string(port),
                                      .secret = secret_,

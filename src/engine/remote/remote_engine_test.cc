@@ -15,6 +15,7 @@
 #include "engine/remote/engine_server.h"
 #include "engine/remote/internal/rpc.h"
 #include "engine/remote/openengine.grpc.pb.h"
+#include "engine/remote/sanitizer_for_test.h"
 #include "engine/simulated/answer.h"
 #include "engine/simulated/simulated_engine.h"
 #include "engine/sink_for_test.h"
@@ -70,6 +71,9 @@ GenerateRequest request(std::uint64_t id, OutputSink& sink, std::uint32_t max_to
 
 class RemoteEngineTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (kThreadSanitizer) GTEST_SKIP() << "gRPC is not built for it";
+  }
   void serve(const SimulatedOptions& options, const std::string& instance = "first",
              std::uint16_t port = 0) {
     simulated_ = options;
