@@ -424,8 +424,10 @@ TEST_F(RoutedServiceTest, WhatClientsAskOfTheRouterIsChecked) {
   EXPECT_EQ(number_at(page("decisions"), "/decisions/0/worker"), 2);
   ask("/v1/completions", R"({"model":"tiny","prompt":[1,2]})", 429, "POST",
       {{"x-slo-ttft-ms", "0"}});
-  EXPECT_EQ(service_.in_flight(), 0u);
-  EXPECT_EQ(model_->dispatcher().in_flight(), 0u);
+  // An answer may be read before its request is let go.
+  while (service_.in_flight() > 0 || model_->dispatcher().in_flight() > 0) {
+    std::this_thread::yield();
+  }
   ask("/debug/nothing", "", 404, "GET");
 }
 
