@@ -72,7 +72,7 @@ help:
 	  '               make serve MODEL=~/models/llama.gguf ARGS="--api-key-file keys.txt"' \
 	  'make build   set up and build build/penstock' \
 	  'make test    everything CI runs: all tests, sanitizers, fuzzing, official SDKs' \
-	  '               make test STAGES="setup release test"   only the release build and what crosses modules' \
+	  '               make test STAGES="setup release test"   only the release build' \
 	  'make bench   measure beside the floor and the peers (bench/README.md)' \
 	  'make lint    clang-format and clang-tidy over everything' \
 	  'make fuzz    fuzz each parser; make fuzz FUZZ_SECONDS=600 for longer' \

@@ -50,7 +50,7 @@ class TidyTest(unittest.TestCase):
         self.write('src/base/c_test.cc', '  #  include "net/loop.h"\n')
         self.write('src/cli/d.cc', '#include "serve/service.h"\n')
         self.expect('src/base/c_test.cc:1: base (floor 0) includes net/loop.h of net (floor 1)',
-                    'src/kv/b.h:2: kv (floor 2) includes text/tokenizer.h of text (floor 2)',
+                    'src/kv/b.h:2: kv (floor 1) includes text/tokenizer.h of text (floor 2)',
                     'src/net/a.cc:2: net (floor 1) includes engine/engine.h of engine (floor 3)')
 
     def test_includes_are_written_from_src(self):
