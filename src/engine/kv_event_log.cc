@@ -8,8 +8,8 @@
 namespace penstock::engine {
 
 kv::Event* KvEventLog::find(std::uint64_t sequence) noexcept {
-  const std::uint64_t oldest = last_sequence() + 1 - events_.size();
-  return sequence >= oldest ? &events_[sequence - oldest] : nullptr;
+  const std::uint64_t at = sequence - (last_sequence() + 1 - events_.size());  // may wrap
+  return at < events_.size() ? &events_[at] : nullptr;
 }
 
 void KvEventLog::append(kv::Event event) {

@@ -147,6 +147,10 @@ void Router::observe(Slot slot, const fleet::PassWork& pass, Nanos took) {
   ledger_.set_cost(slot, cost);
 }
 
+void Router::forget(Slot slot) {
+  if (slot < models_.size()) models_[slot] = {};
+}
+
 /// Ready workers of the right role; if there is none, the suspect ones: a guess beats refusing all.
 std::span<const Slot> Router::candidates(const fleet::FleetView& fleet, Stage stage) {
   Candidates& known = candidates_[static_cast<std::size_t>(stage)];

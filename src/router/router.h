@@ -67,6 +67,8 @@ class Router final {
   /// A pass of the worker has taken so long: teaches its time model. report() does so with the pass
   /// it names; this is for those that a report has no room for.
   void observe(Slot slot, const fleet::PassWork& pass, Nanos took);
+  /// Another worker has the slot now: what was learned of the one before is not its.
+  void forget(Slot slot);
   /// A request ended well.
   void finished(double ttft_ms, double decode_ms) noexcept {
     policy_->finished(ttft_ms, decode_ms);

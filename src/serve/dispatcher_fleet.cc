@@ -54,6 +54,7 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who,
     worker->cache = std::make_unique<KvReader>(*source, *registry_.follower(*slot));
   }
   workers_[*slot] = std::move(worker);
+  router_.forget(*slot);
   registry_.health(*slot)->heartbeat(clock_.now());
   show_state(*slot);
   log::info("worker {} joined: {} at {}", *slot, who.instance, who.address);

@@ -192,6 +192,7 @@ void RemoteWorkers::send_canary(Dispatcher::Chore& chore) {
                                   .ignore_eos = true,
                                   .max_tokens = 1};
   if (canary.engine->generate(std::move(request))) return;
+  canary.place.refused();
   engine::Output failed{.request = id, .finish = engine::FinishReason::kError};
   canary_sink_.deliver({&failed, 1});
 }

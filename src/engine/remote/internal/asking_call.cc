@@ -46,9 +46,9 @@ void AskingCall::OnReadDone(bool ok) {
                  .finish = FinishReason::kError,
                  .error = fmt::format("the worker answers nonsense: {}", fine.error().message),
                  .error_code = Code::kInternal}};
-      context_->TryCancel();
     }
     deliver();
+    if (ended_) context_->TryCancel();  // nobody else can end a call that goes on without a reason
   }
   StartRead(&response_);
 }

@@ -75,7 +75,10 @@ class WatchingCall final : public grpc::ClientReadReactor<Response> {
   }
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    if (!take_(response_)) context_->TryCancel();
+    if (!stopped_ && !take_(response_)) {
+      stopped_ = true;
+      context_->TryCancel();
+    }
     this->StartRead(&response_);
   }
   void OnDone(const grpc::Status& status) override {
@@ -91,6 +94,7 @@ class WatchingCall final : public grpc::ClientReadReactor<Response> {
   Response response_;
   Take take_;
   Over over_;
+  bool stopped_ = false;
 };
 
 }  // namespace penstock::engine

@@ -196,8 +196,14 @@ void write_pass(const PassWork& pass, ps::LoadReport::PassWork& out) {
   out.set_kv_use(pass.kv_use);
 }
 
+// What a worker reports is computed with: nothing in it may be beyond what one could mean.
+constexpr std::uint32_t kReportedTokensMax = 1U << 24;
+constexpr std::int64_t kReportedNanosMax = std::int64_t{3600} * 1'000'000'000;
+
 PassWork read_pass(const ps::LoadReport::PassWork& in) {
-  return {.prefill_tokens = in.prefill_tokens(), .decodes = in.decodes(), .kv_use = in.kv_use()};
+  return {.prefill_tokens = std::min(in.prefill_tokens(), kReportedTokensMax),
+          .decodes = in.decodes(),
+          .kv_use = in.kv_use() >= 0 ? std::min(in.kv_use(), 1.0) : 0};  // NaN too
 }
 
 void write_timed(const TimedPass& pass, ps::LoadReport::TimedPass& out) {
@@ -207,7 +213,9 @@ void write_timed(const TimedPass& pass, ps::LoadReport::TimedPass& out) {
 }
 
 TimedPass read_timed(const ps::LoadReport::TimedPass& in) {
-  return {.ordinal = in.ordinal(), .work = read_pass(in.work()), .took = Nanos(in.took_ns())};
+  return {.ordinal = in.ordinal(),
+          .work = read_pass(in.work()),
+          .took = Nanos(std::clamp<std::int64_t>(in.took_ns(), 0, kReportedNanosMax))};
 }
 
 void write_hash(const kv::BlockHash& hash, oe::KvBlockHash& out) {
@@ -369,8 +377,10 @@ LoadReport read(const ps::LoadReport& in, TimePoint now) {
                     .waiting = in.waiting(),
                     .in_inbox = std::min(in.in_inbox(), in.waiting()),
                     .accepted = in.accepted(),
-                    .waiting_prefill_tokens = in.waiting_prefill_tokens(),
-                    .running_prefill_tokens = in.running_prefill_tokens(),
+                    .waiting_prefill_tokens =
+                        std::min<std::uint64_t>(in.waiting_prefill_tokens(), kReportedTokensMax),
+                    .running_prefill_tokens =
+                        std::min<std::uint64_t>(in.running_prefill_tokens(), kReportedTokensMax),
                     .kv_blocks_used = in.kv_blocks_used(),
                     .kv_blocks_max = in.kv_blocks_max(),
                     .kv_blocks_active = in.kv_blocks_active(),
@@ -384,8 +394,8 @@ LoadReport read(const ps::LoadReport& in, TimePoint now) {
                     .sequence_errors = in.sequence_errors(),
                     .pass_tokens_max = in.pass_tokens_max()};
   if (in.has_pass_age_ns()) {
-    constexpr std::int64_t kAgeMax = std::int64_t{3600} * 1'000'000'000;
-    report.pass_started = now - Nanos(std::clamp<std::int64_t>(in.pass_age_ns(), 0, kAgeMax));
+    report.pass_started =
+        now - Nanos(std::clamp<std::int64_t>(in.pass_age_ns(), 0, kReportedNanosMax));
   }
   report.pass = read_pass(in.pass());
   report.last_prefill_pass = read_timed(in.last_prefill_pass());
