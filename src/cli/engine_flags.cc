@@ -84,6 +84,10 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
   model.store.wear_bytes_per_day = f.kv_disk_writes_gib << 30;
   model.store.host_bytes = (f.kv_host_mib == 0 && !f.kv_disk.empty() ? kKvHostMib : f.kv_host_mib)
                            << 20;
+  if (model.store.host_bytes > 0 && f.kv_cache_mib == 0) {
+    return fail(Code::kInvalidArgument,
+                "--kv-disk and --kv-host-mib stand behind --kv-cache-mib, which is 0");
+  }
   if (f.speedup == "max") {
     model.speedup = std::numeric_limits<double>::infinity();
     return model;

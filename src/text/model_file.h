@@ -37,8 +37,8 @@ class ModelFile final {
   [[nodiscard]] llama_model* handle() const noexcept { return model_; }
 
   [[nodiscard]] std::string metadata(const std::string& key) const;  // empty if absent
-  /// Names the weights for block identities: general.name, size and a hash of the file's first and
-  /// last MiB. Two files with equal fingerprints hold the same weights for all practical purposes.
+  /// Names the weights for block identities: the file's size and a hash of its first and last MiB
+  /// and of samples in between. Two files with equal fingerprints hold the same weights for all practical purposes.
   [[nodiscard]] const std::string& fingerprint() const noexcept { return fingerprint_; }
   [[nodiscard]] std::uint32_t context_tokens_trained() const noexcept;
 

@@ -150,6 +150,7 @@ std::uint32_t Store::State::take_slot() {
       if (victim.segment == nullptr && victim.keep == Keep::kHeld && has_disk() &&
           wanted_on_disk(victim.key, victim.recompute_ns)) {
         queue_write(victim);
+        lru.splice(lru.end(), lru, victim.place);  // out of the way of who looks next
         continue;
       }
       drop_host(victim);

@@ -128,8 +128,9 @@ Result<void> Context::start(const LlamaOptions& options) {
     }
   }
   compatibility_key_ =
-      fmt::format("llama.cpp {}/state{}/{}/{}", llama_version(), LLAMA_STATE_SEQ_VERSION,
-                  model_->fingerprint(), options.quantized_kv ? "q8_0" : "f16");
+      // The context's size as well: some models' rotations depend on it.
+      fmt::format("llama.cpp {}/state{}/{}/{}/{} tokens", llama_version(), LLAMA_STATE_SEQ_VERSION,
+                  model_->fingerprint(), options.quantized_kv ? "q8_0" : "f16", context_tokens_);
   learn_codec();
   return {};
 }

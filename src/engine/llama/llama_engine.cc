@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <limits>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -311,8 +312,9 @@ void LlamaEngine::restore(Sequence& sequence) {
 void LlamaEngine::take_fetched() {
   const Nanos slice = any_decoding() ? Nanos(std::chrono::milliseconds(options_.slice_ms))
                                      : Nanos(std::chrono::hours(1));
+  const TimePoint end = clock_.now() + slice;
   for (const SequencePtr& s : running_) {
-    if (s->fetching() && cache_.take_fetched(*s, slice)) restore(*s);
+    if (s->fetching() && cache_.take_fetched(*s, end - clock_.now())) restore(*s);
   }
 }
 
@@ -555,6 +557,10 @@ Result<std::unique_ptr<Engine>> make_llama_engine(std::shared_ptr<const text::Mo
   const llama::StateCodec* codec = (*context)->codec();
   if (options.store != nullptr && codec != nullptr) {
     const std::size_t block_bytes = codec->bytes_per_token() * options.block_tokens;
+    if (block_bytes > std::numeric_limits<std::uint32_t>::max()) {
+      return fail(Code::kInvalidArgument,
+                  "--block-tokens: a block is too large for --kv-disk or --kv-host-mib");
+    }
     Result<tiers::Store*> opened = options.store->open(
         llama::PrefixCache::store_key(**context, options), static_cast<std::uint32_t>(block_bytes));
     if (!opened) return std::unexpected(opened.error());

@@ -242,10 +242,10 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   if (segment == nullptr) {
     if (tries) breaker.failed(clock.now());
     for (Entry* entry : batch) {
-      entry->to_disk = false;
       refuse(!tries            ? Reason::kBreakerOpen
              : error == ENOSPC ? Reason::kDiskFull
                                : Reason::kIoError);
+      end_write(*entry);
     }
     return;
   }
@@ -290,12 +290,7 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
 
 void Store::State::settle_write(Entry& entry, const std::shared_ptr<Segment>& segment,
                                 const FileOp& op, const RecordHeader& header, int sync_error) {
-  entry.to_disk = false;
-  if (entry.host == Host::kBad) {  // found out meanwhile: so is what was written
-    if (entry.pins == 0) drop_host(entry);
-    forget_if_gone(entry);
-    return;
-  }
+  if (entry.host == Host::kBad) return end_write(entry);  // so is what was written
   if (op.status != BlockStatus::kArrived || sync_error != 0) {
     const bool full = op.error_number == ENOSPC || sync_error == ENOSPC;
     refuse(full ? Reason::kDiskFull : Reason::kIoError);
@@ -311,8 +306,18 @@ void Store::State::settle_write(Entry& entry, const std::shared_ptr<Segment>& se
     ++segment->live;
     ++stats.disk_blocks;
   }
-  // Its maker still has it: of all slots this one is missed least.
-  if (entry.keep == Keep::kWritten) lru.splice(lru.begin(), lru, entry.place);
+  end_write(entry);
+}
+
+/// The block's memory can be given to another again; the entry may be gone after this.
+void Store::State::end_write(Entry& entry) {
+  entry.to_disk = false;
+  if (entry.host != Host::kBad) {
+    lru.splice(lru.begin(), lru, entry.place);  // evicted, or its maker has it: missed least
+    return;
+  }
+  if (entry.pins == 0) drop_host(entry);
+  forget_if_gone(entry);
 }
 
 // Reading.

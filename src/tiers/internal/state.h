@@ -122,6 +122,7 @@ struct Store::State {
   void update_oldest_value();
   void settle_write(Entry& entry, const std::shared_ptr<Segment>& segment,
                     const transfer::FileOp& op, const RecordHeader& header, int sync_error);
+  void end_write(Entry& entry);
   void read_forever();
   void read_batch(std::unique_lock<std::mutex>& lock, const std::vector<Entry*>& batch);
   void settle_read(Entry& entry, const std::shared_ptr<Segment>& segment,
