@@ -35,10 +35,6 @@ if(PENSTOCK_SANITIZE)
                       -fno-omit-frame-pointer -g1 -D_GLIBCXX_ASSERTIONS)
   add_link_options(-fsanitize=${PENSTOCK_SANITIZE})
 endif()
-if(PENSTOCK_FUZZ)  # all code tells the fuzzer where it went; only fuzz targets link its main
-  add_compile_options(-fsanitize=fuzzer-no-link)
-endif()
-
 # What nearly every file reads anyway, read once: a third of the time of the sanitizer trees, and
 # half that of tests. Files still include what they use; the other trees, which do without, find one
 # that does not. GCC 12 forgets which headers are the system's and, optimising, warns of ghosts in
@@ -104,6 +100,9 @@ function(penstock_module name)
   target_include_directories(penstock_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
   list(TRANSFORM ARG_USES PREPEND penstock_)
   target_link_libraries(penstock_${name} PUBLIC ${ARG_USES} ${ARG_LIBS})
+  if(PENSTOCK_FUZZ)  # tells the fuzzer where it went; only fuzz targets link its main
+    target_compile_options(penstock_${name} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
   if(PENSTOCK_PCH)
     precompile(penstock_${name} penstock_base ${common_headers})
   endif()
@@ -113,7 +112,12 @@ function(penstock_module name)
     include(GoogleTest)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE penstock_${name} GTest::gmock GTest::gtest_main)
-    target_compile_options(${name}_test PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O1>)
+    # The sanitizers look into what is tested: their trees spend no time on the tests themselves.
+    if(PENSTOCK_SANITIZE)
+      target_compile_options(${name}_test PRIVATE -O0)
+    else()
+      target_compile_options(${name}_test PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O1>)
+    endif()
     if(PENSTOCK_PCH OR CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       precompile(${name}_test base_test ${test_headers})
     endif()
@@ -162,6 +166,9 @@ function(penstock_protos target)
   target_link_libraries(${target} PUBLIC ${GRPC_CPP} ${GRPC_CORE} ${GRPC_PORT} ${GRPC_LOCKS}
                         protobuf::libprotobuf)
   target_compile_options(${target} PRIVATE -w)
+  if(PENSTOCK_SANITIZE)  # not ours to look into, and as much to compile as a module
+    target_compile_options(${target} PRIVATE -O0 -fno-sanitize=all)
+  endif()
   set_target_properties(${target} PROPERTIES CXX_CLANG_TIDY "")
 endfunction()
 

@@ -38,7 +38,8 @@ class ModelFile final {
 
   [[nodiscard]] std::string metadata(const std::string& key) const;  // empty if absent
   /// Names the weights for block identities: the file's size and a hash of its first and last MiB
-  /// and of samples in between. Two files with equal fingerprints hold the same weights for all practical purposes.
+  /// and of samples in between. Two files with equal fingerprints hold the same weights for all
+  /// practical purposes.
   [[nodiscard]] const std::string& fingerprint() const noexcept { return fingerprint_; }
   [[nodiscard]] std::uint32_t context_tokens_trained() const noexcept;
 
