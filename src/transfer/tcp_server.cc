@@ -129,8 +129,17 @@ bool Connection::answer() {
     answers_[i] = look_at(granted, take_[i]);
     if (!guard) answers_[i].status = BlockStatus::kRevoked;
     if (answers_[i].status != BlockStatus::kPending) continue;
+    const BlockRef& named = granted[take_[i]];
+    const std::size_t before = checksums_.size();
     for (std::uint32_t part = request_.first_part; part < request_.last_part; ++part) {
-      checksums_.push_back(arena_.table().checksum(granted[take_[i]].slot, part));
+      checksums_.push_back(arena_.table().checksum(named.slot, part));
+    }
+    // Key and checksums are of one block only if the slot has not been written again meanwhile:
+    // else the new block's bytes would come with sums that fit them, under the old one's name.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (static_cast<std::uint32_t>(arena_.table().generation(named.slot)) != named.generation) {
+      answers_[i].status = BlockStatus::kStale;
+      checksums_.resize(before);
     }
   }
   pieces_.clear();
