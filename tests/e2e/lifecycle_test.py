@@ -50,7 +50,7 @@ class CommandLineTest(unittest.TestCase):
         for flag, value, says in (
                 ('--port', '99999', '65535'), ('--port', '-1', '0'), ('--port', 'http', '--port'),
                 ('--speedup', 'fast', 'max'), ('--speedup', '0', 'above 0'),
-                ('--speedup', 'nan', 'above 0'), ('--workers', '0', '1'),
+                ('--speedup', 'nan', 'above 0'), ('--workers', '0', '--join-listen'),
                 ('--max-in-flight', '0', '1'), ('--heartbeat-s', '0', '0.1'),
                 ('--request-timeout-s', 'never', '--request-timeout-s'),
                 ('--log-level', 'loud', 'debug'), ('--kv-type', 'f64', 'q8_0'),
