@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "cli/model_path.h"
+#include "tiers/record.h"
 
 namespace penstock::cli {
 namespace {
@@ -81,6 +82,7 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
   model.llama.quantized_kv = f.kv_type == "q8_0";
   model.store.disk_folder = f.kv_disk;
   model.store.disk_bytes = f.kv_disk.empty() ? 0 : f.kv_disk_mib << 20;
+  model.store.segment_bytes = tiers::segment_bytes_for(model.store.disk_bytes);
   model.store.wear_bytes_per_day = f.kv_disk_writes_gib << 30;
   model.store.host_bytes = (f.kv_host_mib == 0 && !f.kv_disk.empty() ? kKvHostMib : f.kv_host_mib)
                            << 20;
@@ -100,6 +102,10 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
                 fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
   }
   return model;
+}
+
+std::uint64_t store_descriptors(const tiers::Options& store) {
+  return store.disk_folder.empty() ? 0 : store.disk_bytes / store.segment_bytes + 1;
 }
 
 void show_loading(float fraction) {

@@ -29,6 +29,9 @@ void declare_engine(FlagTable& table, CLI::App& sub, EngineFlags& flags);
 /// The options of `workers` engines. Fails with what is wrong.
 Result<serve::ModelOptions> engine_options(const EngineFlags& flags, std::uint32_t workers);
 
+/// Files that the engines' KV store holds open at most.
+[[nodiscard]] std::uint64_t store_descriptors(const tiers::Options& store);
+
 /// A bar on a terminal, nothing elsewhere. `fraction` in [0, 1]; less: nothing.
 void show_loading(float fraction);
 

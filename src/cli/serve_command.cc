@@ -297,9 +297,10 @@ class Loader {
 
 /// Holds connections to what this process may open: beyond that, accept() would fail and clients
 /// would wait for nothing.
-void fit_connections(net::HttpServerOptions& http) {
-  const std::uint64_t files = allow_descriptors(http.connections_max + kOtherDescriptors);
-  const std::uint64_t room = files > 2 * kOtherDescriptors ? files - kOtherDescriptors : files / 2;
+void fit_connections(net::HttpServerOptions& http, std::uint64_t store_files) {
+  const std::uint64_t others = kOtherDescriptors + store_files;
+  const std::uint64_t files = allow_descriptors(http.connections_max + others);
+  const std::uint64_t room = files > 2 * others ? files - others : files / 2;
   if (files == 0 || room >= http.connections_max) return;
   log::warn("--max-connections {}: this process may open {} files (ulimit -n), so it is {}",
             http.connections_max, files, room);
@@ -353,7 +354,7 @@ int run_serve(ServeFlags& flags) {
     fmt::print(stderr, "penstock serve: {}\n", model.error().message);
     return 2;
   }
-  fit_connections(flags.http);
+  fit_connections(flags.http, store_descriptors(model->store));
   const Signals signals;
   const SteadyClock clock;
   serve::Service service(flags.service, clock);

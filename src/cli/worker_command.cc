@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/config_file.h"
+#include "cli/descriptors.h"
 #include "cli/engine_flags.h"
 #include "cli/join_flags.h"
 #include "cli/model_path.h"
@@ -122,6 +123,11 @@ int run_worker(const WorkerFlags& flags) {
     return refuse(safe.error(), 2);
   }
 
+  const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
+  if (const std::uint64_t may = allow_descriptors(files); may < files) {
+    log::warn("--kv-disk-mib {}: takes {} open files, this process may have {} (ulimit -n)",
+              flags.engine.kv_disk_mib, files, may);
+  }
   const Signals signals;
   const SteadyClock clock;
   Result<std::unique_ptr<engine::Engine>> engine = load(flags, *options, signals, clock);

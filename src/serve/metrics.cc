@@ -211,7 +211,8 @@ struct Metrics::Families {
       counter("penstock_kv_tier_load_seconds_total",
               "Loading prefixes: as predicted when it was chosen, and as it took");
   prometheus::Family<prometheus::Gauge>& tier_breaker =
-      gauge("penstock_kv_tier_breaker_open", "1 while the disk is left alone after failures");
+      gauge("penstock_kv_tier_breaker_open",
+            "1 while the disk is left alone after failures, by direction");
   prometheus::Family<prometheus::Gauge>& tier_recovered =
       gauge("penstock_kv_tier_recovered_blocks", "KV blocks found on disk at the start");
 };
@@ -310,7 +311,8 @@ void Metrics::set(const tiers::Stats& stats) {
   f.tier_blocks.Add({{"tier", "disk"}}).Set(static_cast<double>(stats.disk_blocks));
   f.tier_bytes.Add({{"what", "used"}}).Set(static_cast<double>(stats.disk_bytes));
   f.tier_bytes.Add({{"what", "max"}}).Set(static_cast<double>(stats.disk_bytes_max));
-  f.tier_breaker.Add({}).Set(stats.breaker_open ? 1 : 0);
+  f.tier_breaker.Add({{"direction", "read"}}).Set(stats.reads_paused ? 1 : 0);
+  f.tier_breaker.Add({{"direction", "written"}}).Set(stats.writes_paused ? 1 : 0);
   f.tier_recovered.Add({}).Set(static_cast<double>(stats.recovered_blocks));
   raise_to(f.tier_asked.Add({}), static_cast<double>(stats.asked));
   raise(f.tier_given, "tier", "host", stats.given[static_cast<std::size_t>(tiers::Tier::kHost)]);

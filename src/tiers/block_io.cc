@@ -16,7 +16,12 @@ class RingIo final : public BlockIo {
   void run(std::span<transfer::FileOp> ops) override { ring_->run(ops); }
   int sync(int fd) override { return fdatasync(fd) == 0 ? 0 : errno; }
   int allocate(int fd, std::uint64_t size_bytes) override {
-    return posix_fallocate(fd, 0, static_cast<off_t>(size_bytes));
+    // Not posix_fallocate: where the file system cannot, that writes single bytes, which direct I/O
+    // refuses. A full disk is then found by what is written.
+    const auto size = static_cast<off_t>(size_bytes);
+    if (::fallocate(fd, 0, 0, size) == 0) return 0;
+    if (errno != EOPNOTSUPP) return errno;
+    return ::ftruncate(fd, size) == 0 ? 0 : errno;
   }
 
  private:

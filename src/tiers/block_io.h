@@ -19,7 +19,8 @@ class BlockIo {
   virtual void run(std::span<transfer::FileOp> ops) = 0;
   /// What was written is on the disk when this returns 0; else an errno.
   virtual int sync(int fd) = 0;
-  /// Sets space aside, so that a full disk is found before anything is written. 0 or an errno.
+  /// Makes a new file that long, and sets the space aside where the file system can, so that a full
+  /// disk is found before anything is written. 0 or an errno.
   virtual int allocate(int fd, std::uint64_t size_bytes) = 0;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <optional>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -41,7 +43,7 @@ class WearBudget final {
   TimePoint at_;
 };
 
-/// Keeps away from a device that fails: after kFailuresMax failures in a row nobody tries for a
+/// Keeps away from what fails: after kFailuresMax failures in a row nobody tries for a
 /// second, and twice as long after each further one, up to a minute. Not thread safe.
 class Breaker final {
  public:
@@ -65,6 +67,22 @@ class Breaker final {
   std::uint32_t failures_ = 0;
   Nanos pause_ = kPauseMin;
   TimePoint tries_from_ = TimePoint::min();
+};
+
+/// A line of the log about what keeps failing: at once, and then once a minute. Not thread safe.
+class Complaint final {
+ public:
+  /// Whether to say it now, and then how often it happened since it was said, this time included.
+  [[nodiscard]] std::optional<std::uint64_t> raise(TimePoint now) noexcept {
+    ++count_;
+    if (now < silent_until_) return std::nullopt;
+    silent_until_ = now + std::chrono::minutes(1);
+    return std::exchange(count_, 0);
+  }
+
+ private:
+  std::uint64_t count_ = 0;
+  TimePoint silent_until_ = TimePoint::min();
 };
 
 }  // namespace penstock::tiers

@@ -1,4 +1,5 @@
 // kill -9 in the middle of writing: what was reported as on disk is there afterwards, and right.
+#include <gtest/gtest.h>
 #include <sys/wait.h>
 
 #include <csignal>

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <fcntl.h>
-#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +15,7 @@
 #include "tiers/record.h"
 #include "tiers/store.h"
 
-/// What the tests of this module share.
+/// What the tests and fuzz targets of this module share.
 namespace penstock::tiers::testing {
 
 inline constexpr std::uint32_t kBlockBytes = 8000;  // no whole number of pages
@@ -48,7 +47,7 @@ class TestClock final : public Clock {
 /// A folder of its own, gone with this.
 class Folder final {
  public:
-  Folder() : path_(::testing::TempDir() + "penstock-tiers-XXXXXX") {
+  Folder() : path_(std::filesystem::temp_directory_path() / "penstock-tiers-XXXXXX") {
     if (mkdtemp(path_.data()) == nullptr) path_.clear();
   }
   ~Folder() {
@@ -82,6 +81,7 @@ struct Faults {
   std::atomic<bool> reads_elsewhere{false};  // the record before or after, and called right
   std::atomic<bool> stalls{false};           // reads wait until this is false
   std::atomic<std::uint32_t> random{0};      // of a thousand operations, that many fail somehow
+  std::atomic<std::uint32_t> runs{0};        // how often operations were handed over; counted here
 };
 
 /// Plain reads and writes, so that no test needs io_uring, with faults between.
@@ -91,6 +91,7 @@ class FaultyIo final : public BlockIo {
       : faults_(std::move(faults)), rng_(seed) {}
 
   void run(std::span<transfer::FileOp> ops) override {
+    ++faults_->runs;
     faults_->stalls.wait(true);
     for (transfer::FileOp& op : ops) run_one(op);
   }

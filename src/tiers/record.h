@@ -79,12 +79,19 @@ struct Geometry {
   std::uint64_t footer_bytes = 0;
   std::uint64_t segment_bytes = 0;
 
-  /// Of about `segment_bytes`; more where a handful of blocks would not fit.
+  /// As many records as fit into `segment_bytes`, a handful at least. Of a `segment_bytes` that it
+  /// gave it makes the same again, so a file's size says how it is laid out.
   [[nodiscard]] static Geometry of(std::uint32_t block_bytes, std::uint64_t segment_bytes) noexcept;
   [[nodiscard]] std::uint64_t record_at(std::uint32_t record) const noexcept {
     return kPageBytes + record * record_bytes;
   }
 };
+
+/// A file is held open for each segment: with large disks segments grow, so that there are no more
+/// than kSegmentsMax and a few. Sizes may differ within a folder.
+inline constexpr std::uint64_t kSegmentBytesMin = 64ULL << 20;
+inline constexpr std::uint64_t kSegmentsMax = 1024;
+[[nodiscard]] std::uint64_t segment_bytes_for(std::uint64_t disk_bytes) noexcept;
 
 /// Magic and checksum of one of the headers, set and checked.
 void seal(SegmentHeader& header) noexcept;

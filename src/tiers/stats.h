@@ -17,7 +17,7 @@ enum class Reason : std::uint8_t {
   kTruncated,    // the file has less
   kIoError,
   kDiskFull,
-  kBreakerOpen,  // the disk failed lately: nobody asks it
+  kBreakerOpen,  // the disk failed lately, or does not answer: nobody asks it
   kNotWorth,     // computing it is quicker than reading it
   kCold,         // asked for less often than what would have to go for it
   kWear,         // the day's budget of writes is spent
@@ -43,12 +43,14 @@ struct Stats {
   std::uint64_t segments_quarantined = 0;
   std::uint64_t recovered_blocks = 0;
   std::uint64_t incompatible_segments = 0;  // of another model or build, found at the start
+  std::uint64_t unreadable_segments = 0;    // found at the start; they count as disk_bytes too
   double recovery_ms = 0;
   double load_predicted_s = 0;  // of all loads that ended, as choose() had it
   double load_taken_s = 0;      // from fetch() to take()
   double disk_ns_per_byte = 0;  // what reading costs, as the next choice takes it
-  bool breaker_open = false;
-  bool direct = true;  // past the page cache
+  bool reads_paused = false;    // the disk is left alone after failures, or does not answer
+  bool writes_paused = false;   // the same, or it is full
+  bool direct = true;           // past the page cache
 };
 
 }  // namespace penstock::tiers

@@ -32,8 +32,6 @@ transfer::Layout layout_of(const Geometry& geometry, std::uint32_t slots) {
 
 transfer::BlockKey arena_key(const Key& key) { return {key.high, key.low}; }
 
-std::array<std::uint64_t, transfer::kBlockStatuses> no_blocks() { return {}; }
-
 }  // namespace
 
 std::string_view to_string(Reason reason) noexcept {
@@ -77,8 +75,8 @@ Result<void> Store::State::take_memory() {
   if (slots < kHostSlotsMin) {
     return fail(
         Code::kInvalidArgument,
-        fmt::format("host memory of {} bytes for blocks of {}: at least {}", options.host_bytes,
-                    options.block_bytes, kHostSlotsMin * geometry.record_bytes));
+        fmt::format("--kv-host-mib: {} bytes for blocks of {}: at least {} MiB", options.host_bytes,
+                    options.block_bytes, ((kHostSlotsMin * geometry.record_bytes) >> 20) + 1));
   }
   auto made = transfer::Arena::create(layout_of(geometry, slots), transfer::MemoryKind::kPrivate);
   if (!made) return std::unexpected(made.error());
@@ -109,7 +107,9 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
   const bool full =
       disk_bytes + geometry.segment_bytes > options.disk_bytes && to_write.size() >= records_left();
   const bool seldom = sketch.estimate(key) < 2;
-  if (!breaker.allows(now)) {
+  if (now < full_until) {
+    refuse(Reason::kDiskFull);
+  } else if (!writes_work(now)) {
     refuse(Reason::kBreakerOpen);
   } else if (disk_block_ns() >= recompute_ns) {
     refuse(Reason::kNotWorth);
@@ -130,7 +130,7 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
 /// In the segment that is being filled.
 std::size_t Store::State::records_left() const noexcept {
   if (segments.empty() || !segments.back()->fits() || segments.back()->sealed) return 0;
-  return geometry.records - segments.back()->next;
+  return segments.back()->records() - segments.back()->next;
 }
 
 void Store::State::queue_write(Entry& entry) {
@@ -210,7 +210,7 @@ bool Store::Pin::copy_to(std::span<std::byte> to) const {
   const transfer::Checksum sum = transfer::copy_and_sum(to.data(), s.arena->part(entry_->slot, 0),
                                                         to.size(), transfer::Stores::kCached);
   const bool same = sum == s.arena->table().checksum(entry_->slot, 0);
-  s.copies.record(no_blocks(), to.size(), Nanos(0), s.clock.now() - start);
+  s.copies.record({}, to.size(), Nanos(0), s.clock.now() - start);
   if (same) return true;
   const std::lock_guard lock(s.mutex);
   s.miss(Reason::kCorrupt);
@@ -273,7 +273,7 @@ LoadChoice Store::choose(std::span<const Key> chain, std::size_t have, double re
   std::vector<Tier> tiers;
   const std::lock_guard lock(s.mutex);
   for (const Key& key : chain) s.sketch.add(key);
-  const bool disk_works = s.breaker.allows(s.clock.now());
+  const bool disk_works = s.reads_work(s.clock.now());
   bool unbroken = true;
   for (const Key& key : chain.subspan(std::min(have, chain.size()))) {
     ++s.stats.asked;
@@ -400,7 +400,9 @@ Stats Store::stats() const {
   stats.disk_bytes_max = state_->has_disk() ? state_->options.disk_bytes : 0;
   stats.disk_ns_per_byte =
       state_->disk_block_ns() / static_cast<double>(state_->geometry.record_bytes);
-  stats.breaker_open = !state_->breaker.allows(state_->clock.now());
+  const TimePoint now = state_->clock.now();
+  stats.reads_paused = !state_->reads_work(now);
+  stats.writes_paused = !state_->writes_work(now) || now < state_->full_until;
   return stats;
 }
 

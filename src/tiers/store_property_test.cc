@@ -1,5 +1,7 @@
 // Random work against a plain map, without faults and with all of them at once: what is given is
 // always right, and without faults whatever the store says it has is given.
+#include <gtest/gtest.h>
+
 #include "tiers/for_test.h"
 #include "tiers/store.h"
 

@@ -1,6 +1,14 @@
 #include "tiers/store.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <thread>
+
 #include "tiers/for_test.h"
+#include "tiers/internal/segment.h"
 
 namespace penstock::tiers {
 namespace {
@@ -260,7 +268,7 @@ TEST_F(StoreTest, ADiskThatKeepsFailingIsLeftAlone) {
     ASSERT_TRUE(store->flush(20s));
   }
   EXPECT_EQ(refused(Reason::kIoError), 3U);
-  EXPECT_TRUE(store->stats().breaker_open);
+  EXPECT_TRUE(store->stats().writes_paused);
   EXPECT_FALSE(put(10));
   EXPECT_EQ(refused(Reason::kBreakerOpen), 1U);
   faults->write_error = 0;
@@ -269,16 +277,154 @@ TEST_F(StoreTest, ADiskThatKeepsFailingIsLeftAlone) {
   EXPECT_TRUE(store->on_disk(key_of(11)));
 }
 
-TEST_F(StoreTest, AFullDiskMakesRoomByWhatIsOldestOfOurs) {
+TEST_F(StoreTest, ADiskThatCannotBeWrittenIsStillRead) {
+  put_on_disk(1);
+  faults->write_error = EROFS;
+  for (std::uint64_t i = 10; i < 13; ++i) {
+    ASSERT_TRUE(put(i));
+    ASSERT_TRUE(store->flush(20s));
+  }
+  EXPECT_FALSE(put(13));
+  fill_host();
+  const std::array keys{key_of(1)};
+  EXPECT_EQ(store->choose(keys, 0, kRecomputeNs).blocks, 1U);
+  EXPECT_TRUE(get(1));
+  EXPECT_FALSE(put(13));  // and reading does not make it writable
+  EXPECT_FALSE(store->stats().reads_paused);
+}
+
+TEST_F(StoreTest, AFullDiskKeepsWhatIsThereAndIsTriedLater) {
   for (std::uint64_t i = 0; i < 24; ++i) put_on_disk(i);
   faults->allocate_error = ENOSPC;
   ASSERT_TRUE(put(100));
   ASSERT_TRUE(store->flush(20s));
-  EXPECT_EQ(refused(Reason::kDiskFull), 1U);
-  EXPECT_FALSE(store->on_disk(key_of(100)));
+  EXPECT_FALSE(put(101));
+  EXPECT_EQ(refused(Reason::kDiskFull), 2U);
+  clock.advance(1min);
+  ASSERT_TRUE(put(102));
+  ASSERT_TRUE(store->flush(20s));
+  EXPECT_EQ(store->stats().segments_dropped, 0U);
+  for (std::uint64_t i = 0; i < 24; ++i) EXPECT_TRUE(store->on_disk(key_of(i)));
   faults->allocate_error = 0;
-  put_on_disk(101);
-  EXPECT_TRUE(store->on_disk(key_of(101)));
+  clock.advance(1min);
+  put_on_disk(103);
+  EXPECT_TRUE(store->on_disk(key_of(103)));
+}
+
+TEST_F(StoreTest, ADiskThatHangsIsNotWaitedForAgainAndAgain) {
+  put_on_disk(1);
+  fill_host();
+  faults->stalls = true;
+  const std::array keys{key_of(1)};
+  EXPECT_EQ(store->choose(keys, 0, kRecomputeNs).blocks, 1U);
+  const std::uint32_t before = faults->runs;
+  const Store::Fetch fetch = store->fetch(keys, Deadline(clock.now() + 5ms));
+  ASSERT_TRUE(put(2));
+  while (faults->runs < before + 2) std::this_thread::yield();  // both threads are in it
+  while (!store->stats().reads_paused || !store->stats().writes_paused) clock.advance(1s);
+  EXPECT_EQ(store->choose(keys, 0, kRecomputeNs).blocks, 0U);
+  EXPECT_EQ(missed(Reason::kBreakerOpen), 1U);
+  EXPECT_FALSE(put(3));
+  EXPECT_EQ(refused(Reason::kBreakerOpen), 1U);
+  faults->stalls = false;
+  faults->stalls.notify_all();
+  EXPECT_TRUE(fetch.wait(20s));
+  ASSERT_TRUE(store->flush(20s));
+  while (store->stats().reads_paused) std::this_thread::yield();
+  EXPECT_EQ(store->choose(keys, 0, kRecomputeNs).blocks, 1U);
+  EXPECT_TRUE(get(1));
+}
+
+TEST_F(StoreTest, WhatFailsIsLoggedWithItsCauseAndNotEachTime) {
+  ::testing::internal::CaptureStderr();
+  faults->write_error = EIO;
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(put(i));
+    ASSERT_TRUE(store->flush(20s));
+  }
+  store.reset();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, ::testing::HasSubstr("--kv-disk " + folder.path()));
+  const std::size_t first = log.find("Input/output error");
+  ASSERT_NE(first, std::string::npos);
+  EXPECT_EQ(log.find("Input/output error", first + 1), std::string::npos);
+}
+
+TEST_F(StoreTest, ManySegmentsAreFoundByFewReads) {
+  for (std::uint64_t i = 0; i < 64; ++i) put_on_disk(i);
+  store.reset();
+  ASSERT_EQ(folder.segments().size(), 8U);
+  faults->runs = 0;
+  open();
+  EXPECT_EQ(store->stats().recovered_blocks, 64U);
+  EXPECT_LE(faults->runs, 4U);  // all headers and footers; and the one that was being filled
+}
+
+TEST_F(StoreTest, AStoreOfAnotherSizeHasTheSameBlocks) {
+  for (std::uint64_t i = 0; i < 12; ++i) put_on_disk(i);
+  Options larger = testing::small_store(folder.path(), faults);
+  larger.segment_bytes *= 2;
+  larger.disk_bytes *= 4;
+  open(larger);
+  EXPECT_EQ(store->stats().recovered_blocks, 12U);
+  for (std::uint64_t i = 12; i < 40; ++i) put_on_disk(i);
+  open();
+  for (std::uint64_t i = 0; i < 40; ++i) EXPECT_TRUE(get(i)) << i;
+}
+
+TEST_F(StoreTest, AFileThatCannotBeReadStaysAndCounts) {
+  for (std::uint64_t i = 0; i < 12; ++i) put_on_disk(i);
+  const std::uint64_t bytes = store->stats().disk_bytes;
+  faults->read_error = EIO;
+  open();
+  EXPECT_EQ(store->stats().unreadable_segments, 2U);
+  EXPECT_EQ(store->stats().recovered_blocks, 0U);
+  EXPECT_EQ(store->stats().disk_bytes, bytes);
+  faults->read_error = 0;
+  open();
+  EXPECT_EQ(store->stats().recovered_blocks, 12U);
+}
+
+TEST_F(StoreTest, FilesOfOthersStayAndWhatWasNeverBegunGoes) {
+  put_on_disk(1);
+  store.reset();
+  const auto path = [&](std::uint64_t id) { return folder.path() + "/" + segment_name(id); };
+  std::ofstream(path(100)) << std::string(10'000, 'x');
+  SegmentHeader newer{.version = kFormatVersion + 1};
+  seal(newer);
+  std::string page(kPageBytes, 0);
+  std::memcpy(page.data(), &newer, sizeof newer);
+  std::ofstream(path(101)) << page;
+  std::ofstream(path(102)) << std::string(20'000, '\0');
+  std::ofstream(path(103)) << "";
+  ASSERT_EQ(mkfifo(path(104).c_str(), 0600), 0);  // to open it would wait for a writer
+  std::filesystem::create_directory(path(105));
+  open();
+  EXPECT_EQ(store->stats().incompatible_segments, 2U);
+  EXPECT_TRUE(get(1));
+  EXPECT_TRUE(std::filesystem::exists(path(100)));
+  EXPECT_TRUE(std::filesystem::exists(path(101)));
+  EXPECT_FALSE(std::filesystem::exists(path(102)));
+  EXPECT_FALSE(std::filesystem::exists(path(103)));
+  for (std::uint64_t i = 2; i < 20; ++i) {
+    put_on_disk(i);
+    EXPECT_TRUE(store->on_disk(key_of(i))) << i;
+  }
+}
+
+TEST(Geometry, OfAFileIsItsOwnAndFilesAreFew) {
+  for (const std::uint32_t block : {1U, 4000U, 8000U, 65536U, 1474560U, 1U << 28}) {
+    for (std::uint64_t bytes = 1; bytes < 1ULL << 34; bytes = bytes * 3 + 1) {
+      const Geometry made = Geometry::of(block, bytes);
+      const Geometry again = Geometry::of(block, made.segment_bytes);
+      ASSERT_EQ(made.records, again.records) << block << " in " << bytes;
+      ASSERT_EQ(made.segment_bytes, again.segment_bytes);
+    }
+  }
+  EXPECT_EQ(segment_bytes_for(8ULL << 30), kSegmentBytesMin);
+  for (std::uint64_t bytes = 1ULL << 30; bytes < 1ULL << 48; bytes *= 3) {
+    EXPECT_LE(bytes / segment_bytes_for(bytes), kSegmentsMax);
+  }
 }
 
 TEST_F(StoreTest, ASyncThatFailsCommitsNothing) {

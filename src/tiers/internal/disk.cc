@@ -22,17 +22,22 @@ using transfer::FileOp;
 constexpr std::size_t kWriteBatchMax = 32;  // blocks that share a sync
 constexpr std::size_t kReadBatchMax = 128;
 constexpr auto kFlushMax = std::chrono::seconds(5);
+constexpr Nanos kFullPause = std::chrono::minutes(1);  // before a full disk is tried again
+constexpr Nanos kLate = std::chrono::seconds(2);       // a disk that hangs, not one that is busy
 constexpr std::int64_t kDayS = 86400;
 constexpr std::string_view kSuffix = ".segment";
 
-/// Ids of the segments in a folder, rising.
+/// Ids of the segments in a folder, rising. Only files: opening a pipe of that name would wait.
 std::vector<std::uint64_t> segments_in(const std::string& folder, std::error_code& error) {
   std::vector<std::uint64_t> ids;
-  for (const auto& file : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = file.path().filename();
+  // Not a range's for, which throws when reading the folder fails on the way.
+  for (std::filesystem::directory_iterator file(folder, error), end; !error && file != end;
+       file.increment(error)) {
+    const std::string name = file->path().filename();
     if (!name.ends_with(kSuffix)) continue;
     const std::uint64_t id = std::strtoull(name.c_str(), nullptr, 16);
-    if (name == segment_name(id)) ids.push_back(id);
+    std::error_code ignored;
+    if (name == segment_name(id) && file->is_regular_file(ignored)) ids.push_back(id);
   }
   std::ranges::sort(ids);
   return ids;
@@ -46,6 +51,8 @@ Reason reason_of(BlockStatus status) {
   }
 }
 
+std::string often(std::uint64_t times) { return times == 1 ? "" : fmt::format(" {} times", times); }
+
 }  // namespace
 
 Result<void> Store::State::open_disk() {
@@ -56,14 +63,16 @@ Result<void> Store::State::open_disk() {
   lock_fd = ::open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock_fd < 0) {
     return fail(Code::kUnavailable,
-                fmt::format("{} cannot be used: {}", folder, std::strerror(errno)));
+                fmt::format("--kv-disk {}: cannot be used: {}", folder, std::strerror(errno)));
   }
   if (flock(lock_fd, LOCK_EX | LOCK_NB) != 0) {
-    return fail(Code::kUnavailable, fmt::format("{} is in use by another server", folder));
+    return fail(Code::kUnavailable, fmt::format("--kv-disk {}: in use by another server", folder));
   }
   if (options.disk_bytes < 2 * geometry.segment_bytes) {
-    return fail(Code::kInvalidArgument, fmt::format("{} bytes on disk: at least two segments of {}",
-                                                    options.disk_bytes, geometry.segment_bytes));
+    return fail(Code::kInvalidArgument,
+                fmt::format("--kv-disk-mib: {} bytes are too few for blocks of {}: at least {} MiB",
+                            options.disk_bytes, options.block_bytes,
+                            ((2 * geometry.segment_bytes) >> 20) + 1));
   }
   for (auto* io : {&write_io, &read_io}) {
     auto made = options.io();
@@ -73,22 +82,26 @@ Result<void> Store::State::open_disk() {
   const std::int64_t now_s = std::chrono::duration_cast<std::chrono::seconds>(
                                  std::chrono::system_clock::now().time_since_epoch())
                                  .count();
-  std::uint64_t spent = 0;
-  for (const std::uint64_t id : segments_in(folder, error)) {
-    next_segment = std::max(next_segment, id + 1);
-    const std::string path = folder + "/" + segment_name(id);
-    auto segment = Segment::open(path, geometry, compatibility, *read_io);
-    if (!segment) {
-      log::warn("{} is left out: {}", path, segment.error().message);
-      // Cut off before it had a header, or that cannot be read any more.
-      if (segment.error().code == Code::kUnprocessable) ::unlink(path.c_str());
-      continue;
-    }
-    if ((*segment)->created_unix_s() > now_s - kDayS) spent += (*segment)->bytes();
-    index_segment(*segment);
-  }
+  const std::vector<std::uint64_t> ids = segments_in(folder, error);
   if (error) {
-    return fail(Code::kUnavailable, fmt::format("{} cannot be read: {}", folder, error.message()));
+    return fail(Code::kUnavailable,
+                fmt::format("--kv-disk {}: cannot be read: {}", folder, error.message()));
+  }
+  if (!ids.empty()) next_segment = ids.back() + 1;
+  std::vector<std::string> paths;
+  for (const std::uint64_t id : ids) paths.push_back(folder + "/" + segment_name(id));
+  const auto found = Segment::open_all(paths, geometry, compatibility, *read_io);
+  std::size_t blocks_max = 0;
+  for (const auto& segment : found) blocks_max += segment->entries.size();
+  index.reserve(blocks_max);
+  std::uint64_t spent = 0;
+  for (const auto& segment : found) {
+    if (segment->created_unix_s() > now_s - kDayS) spent += segment->bytes();
+    index_segment(segment);
+  }
+  if (stats.unreadable_segments > 0) {
+    log::warn("--kv-disk {}: {} files cannot be read and stay unused", folder,
+              stats.unreadable_segments);
   }
   wear = WearBudget(options.wear_bytes_per_day, spent, clock.now());
   for (std::size_t i = 0; i + 1 < segments.size(); ++i) {
@@ -112,7 +125,13 @@ void Store::State::index_segment(const std::shared_ptr<Segment>& segment) {
   segments.push_back(segment);
   disk_bytes += segment->bytes();
   stats.direct = stats.direct && segment->direct();
-  if (!segment->fits()) ++stats.incompatible_segments;
+  if (!segment->trouble().empty()) {
+    if (stats.unreadable_segments++ == 0) {
+      log::warn("a file of --kv-disk cannot be read: {}", segment->trouble());
+    }
+  } else if (!segment->fits()) {
+    ++stats.incompatible_segments;
+  }
   for (std::uint32_t record = 0; record < segment->entries.size(); ++record) {
     const FooterEntry& found = segment->entries[record];
     if (found.generation == 0) continue;
@@ -156,9 +175,12 @@ void Store::State::write_forever() {
       to_write.pop_front();
     }
     under_way = batch.size();
+    write_late_from = late_from(batch.size());
     write_batch(lock, std::move(batch));
+    write_late_from = TimePoint::max();
     under_way = 0;
     done_changed.notify_all();
+    say(lock);
   }
 }
 
@@ -216,40 +238,70 @@ std::shared_ptr<Segment> Store::State::segment_to_fill(std::unique_lock<std::mut
     last->sealed = written;
   }
   make_room(lock, geometry.segment_bytes);
-  for (bool again = false;; again = true) {
+  Segment::Created created;
+  do {  // whoever made a file of that name: it is not ours
     const std::uint64_t id = next_segment++;
     lock.unlock();
-    Segment::Created created =
-        Segment::create(options.disk_folder, id, geometry, compatibility, *write_io);
+    created = Segment::create(options.disk_folder, id, geometry, compatibility, *write_io);
     lock.lock();
-    if (created.segment != nullptr) {
-      segments.push_back(created.segment);
-      disk_bytes += created.segment->bytes();
-      stats.direct = stats.direct && created.segment->direct();
-      update_oldest_value();
-      return created.segment;
-    }
-    error = created.error_number;
-    // Others fill this disk as well: what is oldest of ours makes room, once.
-    if (error != ENOSPC || again || !drop_oldest(lock)) return nullptr;
+  } while (created.error_number == EEXIST);
+  error = created.error_number;
+  if (created.segment == nullptr) return nullptr;
+  segments.push_back(created.segment);
+  disk_bytes += created.segment->bytes();
+  stats.direct = stats.direct && created.segment->direct();
+  update_oldest_value();
+  return created.segment;
+}
+
+/// When `blocks` that are asked for now are so late that the disk must hang.
+TimePoint Store::State::late_from(std::size_t blocks) const {
+  const double expected_ns = 4 * static_cast<double>(blocks) * disk_block_ns();
+  return clock.now() + kLate + Nanos(static_cast<std::int64_t>(expected_ns));
+}
+
+/// Others may fill this disk as well: what is there stays, and it is tried again when there may be
+/// room.
+void Store::State::writing_failed(int error) {
+  const TimePoint now = clock.now();
+  if (error == ENOSPC) {
+    full_until = now + kFullPause;
+  } else {
+    write_breaker.failed(now);
   }
+  const auto times = write_complaint.raise(now);
+  if (!times) return;
+  to_say.push_back(fmt::format(
+      "--kv-disk {}: writing failed{}: {}{}", options.disk_folder, often(*times),
+      std::strerror(error),
+      error == ENOSPC ? "; what is there stays in use (--kv-disk-mib may be more than there is)"
+                      : ""));
+}
+
+void Store::State::say(std::unique_lock<std::mutex>& lock) {
+  if (to_say.empty()) return;
+  const std::vector<std::string> lines = std::exchange(to_say, {});
+  lock.unlock();
+  for (const std::string& line : lines) log::warn("{}", line);
+  lock.lock();
 }
 
 void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<Entry*> batch) {
   int error = 0;
-  const bool tries = breaker.allows(clock.now());
+  const bool full = clock.now() < full_until;
+  const bool tries = !full && write_breaker.allows(clock.now());
   const std::shared_ptr<Segment> segment = tries ? segment_to_fill(lock, error) : nullptr;
   if (segment == nullptr) {
-    if (tries) breaker.failed(clock.now());
+    if (tries) writing_failed(error);
     for (Entry* entry : batch) {
-      refuse(!tries            ? Reason::kBreakerOpen
-             : error == ENOSPC ? Reason::kDiskFull
-                               : Reason::kIoError);
+      refuse(full || error == ENOSPC ? Reason::kDiskFull
+             : tries                 ? Reason::kIoError
+                                     : Reason::kBreakerOpen);
       end_write(*entry);
     }
     return;
   }
-  while (batch.size() > geometry.records - segment->next) {  // the rest goes to the next one
+  while (batch.size() > segment->records() - segment->next) {  // the rest goes to the next one
     to_write.push_front(batch.back());
     batch.pop_back();
   }
@@ -275,17 +327,14 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   lock.lock();
   wear.spend(ops.size() * geometry.record_bytes);
   stats.bytes_written += ops.size() * geometry.record_bytes;
-  bool failed = error != 0;
+  int first_error = error;
   for (std::size_t i = 0; i < ops.size(); ++i) {
-    if (error == 0 && ops[i].status != BlockStatus::kArrived) failed = true;
+    if (first_error == 0) first_error = error_of(ops[i]);
     settle_write(*batch[i], segment, ops[i], headers[i], error);
   }
-  if (failed) {
-    breaker.failed(clock.now());
-    segment->next = geometry.records;  // what is committed in it stays, nothing is added
-  } else {
-    breaker.succeeded();
-  }
+  if (first_error == 0) return write_breaker.succeeded();
+  writing_failed(first_error);
+  segment->next = segment->records();  // what is committed in it stays, nothing is added
 }
 
 void Store::State::settle_write(Entry& entry, const std::shared_ptr<Segment>& segment,
@@ -340,9 +389,12 @@ void Store::State::read_forever() {
       }
     }
     reading = batch.size();
+    read_late_from = late_from(reading);
     if (!batch.empty()) read_batch(lock, batch);
+    read_late_from = TimePoint::max();
     reading = 0;
     done_changed.notify_all();
+    say(lock);
   }
 }
 
@@ -375,15 +427,18 @@ void Store::State::settle_read(Entry& entry, const std::shared_ptr<Segment>& seg
   const bool arrived = op.status == BlockStatus::kArrived;
   if (arrived && segment->is_mine(header, entry.record) && header.key == entry.key &&
       header.generation == entry.generation) {
-    breaker.succeeded();
+    read_breaker.succeeded();
     arena->table().set_checksum(entry.slot, 0, header.block_sum);
     arena->commit(entry.slot, {entry.key.high, entry.key.low});
     became_ready(entry);
     return;
   }
-  miss(arrived ? Reason::kWrongRecord : reason_of(op.status));
-  if (op.status == BlockStatus::kPathFailed) {
-    breaker.failed(clock.now());
+  const Reason reason = arrived ? Reason::kWrongRecord : reason_of(op.status);
+  miss(reason);
+  const bool broken = op.status == BlockStatus::kPathFailed;
+  reading_failed(broken ? std::strerror(error_of(op)) : to_string(reason));
+  if (broken) {
+    read_breaker.failed(clock.now());
     if (entry.segment == segment) quarantine(*segment);
   }
   drop_host(entry);
@@ -391,11 +446,19 @@ void Store::State::settle_read(Entry& entry, const std::shared_ptr<Segment>& seg
   forget_if_gone(entry);
 }
 
+void Store::State::reading_failed(std::string_view what) {
+  const auto times = read_complaint.raise(clock.now());
+  if (!times) return;
+  to_say.push_back(fmt::format("--kv-disk {}: a block could not be read{}: {}", options.disk_folder,
+                               often(*times), what));
+}
+
 /// Nothing of a file with a bad place is believed any more, and nothing is added to it.
 void Store::State::quarantine(Segment& segment) {
-  log::warn("a segment of KV blocks cannot be read; its {} blocks are given up", segment.live);
+  to_say.push_back(fmt::format("--kv-disk {}: {} has a bad place; its {} blocks are given up",
+                               options.disk_folder, segment_name(segment.id()), segment.live));
   ++stats.segments_quarantined;
-  segment.next = geometry.records;
+  segment.next = segment.records();
   drop_entries(segment);
 }
 

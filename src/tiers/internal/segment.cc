@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <new>
 #include <numeric>
+#include <optional>
 
 #include "base/log.h"
 
@@ -21,6 +23,7 @@ using transfer::Fd;
 using transfer::FileOp;
 
 constexpr std::uint64_t kScanBytes = 16 << 20;  // read at a time
+constexpr std::size_t kOpenedAtOnce = 32;       // files, in recovery
 
 struct Opened {
   Fd fd;
@@ -45,11 +48,15 @@ int sync_folder(const std::string& folder) {
 /// 0 or an errno.
 int run_one(BlockIo& io, FileOp op) {
   io.run({&op, 1});
-  if (op.status == BlockStatus::kArrived) return 0;
-  return op.error_number != 0 ? op.error_number : EIO;
+  return error_of(op);
 }
 
 }  // namespace
+
+int error_of(const FileOp& op) noexcept {
+  if (op.status == BlockStatus::kArrived) return 0;
+  return op.error_number != 0 ? op.error_number : EIO;
+}
 
 PageBuffer::PageBuffer(std::uint64_t bytes)
     : bytes_(whole_pages(bytes)),
@@ -59,14 +66,6 @@ PageBuffer::PageBuffer(std::uint64_t bytes)
 }
 
 std::string segment_name(std::uint64_t id) { return fmt::format("{:016x}.segment", id); }
-
-Segment::Segment(std::string path, Fd fd, bool direct, const Geometry& geometry,
-                 const SegmentHeader& header)
-    : path_(std::move(path)),
-      fd_(std::move(fd)),
-      direct_(direct),
-      geometry_(geometry),
-      header_(header) {}
 
 Segment::Created Segment::create(const std::string& folder, std::uint64_t id,
                                  const Geometry& geometry, const Key& compatibility, BlockIo& io) {
@@ -97,52 +96,127 @@ Segment::Created Segment::create(const std::string& folder, std::uint64_t id,
     ::unlink(path.c_str());
     return {nullptr, error};
   }
-  std::shared_ptr<Segment> made(
-      new Segment(std::move(path), std::move(opened.fd), opened.direct, geometry, header));
+  std::shared_ptr<Segment> made(new Segment(std::move(path)));
+  made->fd_ = std::move(opened.fd);
+  made->direct_ = opened.direct;
+  made->geometry_ = geometry;
+  made->header_ = header;
+  made->bytes_ = geometry.segment_bytes;
   made->entries.resize(geometry.records);
   return {std::move(made), 0};
 }
 
-Result<std::shared_ptr<Segment>> Segment::open(const std::string& path, const Geometry& geometry,
-                                               const Key& compatibility, BlockIo& io) {
-  Opened opened = open_file(path, O_RDWR);
-  if (!opened.fd.valid()) return fail(Code::kUnavailable, std::strerror(errno));
-  const PageBuffer page(kPageBytes);
-  if (const int error = run_one(io, {.kind = FileOp::Kind::kReadUnknown,
-                                     .fd = opened.fd.get(),
-                                     .memory = page.data(),
-                                     .size_bytes = kPageBytes});
-      error != 0) {
-    return fail(Code::kUnprocessable, std::strerror(error));
+/// A file on its way from a name to a segment.
+struct Segment::Opening {
+  explicit Opening(const std::string& path) : segment(new Segment(path)), header(kPageBytes) {}
+
+  std::shared_ptr<Segment> segment;
+  PageBuffer header;
+  std::optional<PageBuffer> footer;  // none: the file's size is no segment's
+  FileOp header_read;
+  FileOp footer_read;
+};
+
+std::vector<std::shared_ptr<Segment>> Segment::open_all(std::span<const std::string> paths,
+                                                        const Geometry& geometry,
+                                                        const Key& compatibility, BlockIo& io) {
+  std::vector<std::shared_ptr<Segment>> all;
+  for (std::size_t at = 0; at < paths.size(); at += kOpenedAtOnce) {
+    const auto some = paths.subspan(at, std::min(kOpenedAtOnce, paths.size() - at));
+    for (auto& segment : open_some(some, geometry.block_bytes, compatibility, io)) {
+      all.push_back(std::move(segment));
+    }
   }
-  SegmentHeader header;
-  std::memcpy(&header, page.data(), sizeof header);
-  if (!is_whole(header)) return fail(Code::kUnprocessable, "it has no segment's header");
-  std::shared_ptr<Segment> segment(
-      new Segment(path, std::move(opened.fd), opened.direct, geometry, header));
-  segment->fits_ = header.compatibility == compatibility &&
-                   header.block_bytes == geometry.block_bytes &&
-                   header.segment_bytes == geometry.segment_bytes;
-  if (!segment->fits_) return segment;
-  segment->entries.resize(geometry.records);
-  segment->sealed = segment->read_footer(io);
-  if (segment->sealed) {
-    segment->next = geometry.records;
-  } else {
-    segment->scan(io);
-  }
-  return segment;
+  return all;
 }
 
-bool Segment::read_footer(BlockIo& io) {
-  const PageBuffer buffer(geometry_.footer_bytes);
-  if (run_one(io, {.kind = FileOp::Kind::kReadUnknown,
-                   .fd = fd(),
-                   .offset_bytes = geometry_.footer_at,
-                   .memory = buffer.data(),
-                   .size_bytes = static_cast<std::uint32_t>(buffer.size_bytes())}) != 0) {
-    return false;
+std::vector<std::shared_ptr<Segment>> Segment::open_some(std::span<const std::string> paths,
+                                                         std::uint32_t block_bytes,
+                                                         const Key& compatibility, BlockIo& io) {
+  std::vector<Opening> files;
+  std::vector<FileOp> ops;
+  for (const std::string& path : paths) {
+    Opening& file = files.emplace_back(path);
+    Segment& segment = *file.segment;
+    Opened opened = open_file(path, O_RDWR);
+    struct stat status{};
+    if (!opened.fd.valid()) {
+      segment.trouble_ = std::strerror(errno);
+      if (::stat(path.c_str(), &status) != 0) status.st_size = 0;
+    } else if (::fstat(opened.fd.get(), &status) != 0) {
+      segment.trouble_ = std::strerror(errno);
+    }
+    segment.fd_ = std::move(opened.fd);
+    segment.direct_ = opened.direct;
+    segment.bytes_ = static_cast<std::uint64_t>(status.st_size);
+    segment.geometry_ = Geometry::of(block_bytes, segment.bytes_);
+    if (!segment.trouble_.empty()) continue;
+    const auto read = [&](std::uint64_t offset, const PageBuffer& buffer) {
+      ops.push_back({.kind = FileOp::Kind::kReadUnknown,
+                     .fd = segment.fd(),
+                     .offset_bytes = offset,
+                     .memory = buffer.data(),
+                     .size_bytes = static_cast<std::uint32_t>(buffer.size_bytes())});
+    };
+    read(0, file.header);
+    if (segment.geometry_.segment_bytes != segment.bytes_) continue;
+    file.footer.emplace(segment.geometry_.footer_bytes);
+    read(segment.geometry_.footer_at, *file.footer);
   }
+  io.run(ops);
+  auto op = ops.begin();
+  std::vector<std::shared_ptr<Segment>> segments;
+  for (Opening& file : files) {
+    if (file.segment->trouble_.empty()) {
+      file.header_read = *op++;
+      if (file.footer) file.footer_read = *op++;
+    }
+    if (auto segment = settle(file, compatibility, io)) segments.push_back(std::move(segment));
+  }
+  return segments;
+}
+
+/// Null: it is removed.
+std::shared_ptr<Segment> Segment::settle(Opening& opening, const Key& compatibility, BlockIo& io) {
+  Segment& segment = *opening.segment;
+  segment.fits_ = false;
+  if (segment.trouble_.empty() && segment.bytes_ >= kPageBytes &&
+      opening.header_read.status != BlockStatus::kArrived) {
+    segment.trouble_ = std::strerror(error_of(opening.header_read));
+  }
+  if (segment.trouble_.empty()) {
+    const std::span page(opening.header.data(), kPageBytes);
+    const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
+    if (segment.bytes_ < kPageBytes || std::ranges::all_of(page, is_zero)) {
+      log::info("{} was never begun, and is removed", segment.path_);
+      segment.unlink();
+      return nullptr;
+    }
+    SegmentHeader header;
+    std::memcpy(&header, page.data(), sizeof header);
+    if (is_whole(header)) {
+      segment.header_ = header;
+      segment.fits_ = header.compatibility == compatibility && opening.footer.has_value() &&
+                      header.block_bytes == segment.geometry_.block_bytes &&
+                      header.segment_bytes == segment.geometry_.segment_bytes;
+    }
+  }
+  if (!segment.fits_) {
+    segment.fd_ = Fd();
+    return std::move(opening.segment);
+  }
+  segment.entries.resize(segment.geometry_.records);
+  segment.sealed =
+      opening.footer_read.status == BlockStatus::kArrived && segment.take_footer(*opening.footer);
+  if (segment.sealed) {
+    segment.next = segment.geometry_.records;
+  } else {
+    segment.scan(io);
+  }
+  return std::move(opening.segment);
+}
+
+bool Segment::take_footer(const PageBuffer& buffer) {
   FooterHeader footer;
   std::memcpy(&footer, buffer.data(), sizeof footer);
   const std::byte* const list = buffer.data() + sizeof footer;
@@ -195,15 +269,18 @@ void Segment::scan(BlockIo& io) {
   std::vector<std::uint32_t> records(geometry_.records);
   std::iota(records.begin(), records.end(), 0);
   std::vector<std::uint32_t> written;
-  {
-    const PageBuffer pages(records.size() * kPageBytes);
-    for (const FileOp& op : read_records(records, kPageBytes, pages, io)) {
+  constexpr std::size_t kPagesAtOnce = kScanBytes / kPageBytes;
+  const PageBuffer pages(std::min(kPagesAtOnce, records.size()) * kPageBytes);
+  for (std::size_t first = 0; first < records.size(); first += kPagesAtOnce) {
+    const auto some =
+        std::span(records).subspan(first, std::min(kPagesAtOnce, records.size() - first));
+    const std::vector<FileOp> ops = read_records(some, kPageBytes, pages, io);
+    for (std::size_t i = 0; i < ops.size(); ++i) {
       RecordHeader header;
-      std::memcpy(&header, op.memory, sizeof header);
-      const auto record = static_cast<std::uint32_t>((op.memory - pages.data()) / kPageBytes);
-      if (op.status != BlockStatus::kArrived || !is_mine(header, record)) continue;
-      written.push_back(record);
-      next = record + 1;  // also if it is torn: its place is not written a second time
+      std::memcpy(&header, ops[i].memory, sizeof header);
+      if (ops[i].status != BlockStatus::kArrived || !is_mine(header, some[i])) continue;
+      written.push_back(some[i]);
+      next = some[i] + 1;  // also if it is torn: its place is not written a second time
     }
   }
   const std::size_t at_once = std::max<std::uint64_t>(kScanBytes / geometry_.record_bytes, 1);

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "base/result.h"
 #include "tiers/block_io.h"
 #include "tiers/record.h"
 #include "transfer/memory.h"
@@ -29,7 +28,7 @@ class PageBuffer final {
   std::unique_ptr<std::byte, Free> data_;
 };
 
-/// One file of records. What it is and where it lies never changes; The fields that
+/// One file of records. What it is and where it lies never changes; the fields that
 /// are not private are the store's, under its lock; its writer's thread alone changes `entries`.
 /// Whoever reads or writes it holds it, so that the descriptor stays open when the file is dropped
 /// meanwhile.
@@ -43,11 +42,13 @@ class Segment final {
   static Created create(const std::string& folder, std::uint64_t id, const Geometry& geometry,
                         const Key& compatibility, BlockIo& io);
 
-  /// A file found: entries from its footer, or where that is missing or damaged from its records,
-  /// each of them verified. Of other blocks (`compatibility`, size) it has none. Fails with
-  /// kUnprocessable when it has no header that can be read, kUnavailable when it cannot be opened.
-  static Result<std::shared_ptr<Segment>> open(const std::string& path, const Geometry& geometry,
-                                               const Key& compatibility, BlockIo& io);
+  /// Files found, in this order: entries from their footers, or where one is missing or damaged
+  /// from its records, each of them verified. Many are read at a time. A file of other blocks, of
+  /// another version, or that cannot be read stays as it is and has no entries; what a creation
+  /// that was cut off has left is removed.
+  static std::vector<std::shared_ptr<Segment>> open_all(std::span<const std::string> paths,
+                                                        const Geometry& geometry,
+                                                        const Key& compatibility, BlockIo& io);
 
   /// Writes the footer. False: that failed, recovery will have to scan.
   [[nodiscard]] bool write_footer(BlockIo& io) const;
@@ -62,9 +63,12 @@ class Segment final {
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] std::uint64_t id() const noexcept { return header_.segment; }
-  [[nodiscard]] std::uint64_t bytes() const noexcept { return header_.segment_bytes; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }  // of the file
   [[nodiscard]] std::int64_t created_unix_s() const noexcept { return header_.created_unix_s; }
+  [[nodiscard]] std::uint32_t records() const noexcept { return geometry_.records; }
   [[nodiscard]] bool fits() const noexcept { return fits_; }  // of our blocks
+  /// Why it could not be opened or read; empty: it could.
+  [[nodiscard]] const std::string& trouble() const noexcept { return trouble_; }
   [[nodiscard]] bool direct() const noexcept { return direct_; }
 
   std::vector<FooterEntry> entries;  // one a record
@@ -73,9 +77,13 @@ class Segment final {
   std::uint32_t live = 0;            // entries that the index refers to
 
  private:
-  Segment(std::string path, transfer::Fd fd, bool direct, const Geometry& geometry,
-          const SegmentHeader& header);
-  bool read_footer(BlockIo& io);
+  struct Opening;
+  explicit Segment(std::string path) : path_(std::move(path)) {}
+  static std::vector<std::shared_ptr<Segment>> open_some(std::span<const std::string> paths,
+                                                         std::uint32_t block_bytes,
+                                                         const Key& compatibility, BlockIo& io);
+  static std::shared_ptr<Segment> settle(Opening& opening, const Key& compatibility, BlockIo& io);
+  bool take_footer(const PageBuffer& buffer);
   void scan(BlockIo& io);
   [[nodiscard]] std::vector<transfer::FileOp> read_records(std::span<const std::uint32_t> records,
                                                            std::uint64_t bytes,
@@ -84,12 +92,17 @@ class Segment final {
   void take_record(const transfer::FileOp& op, std::uint32_t record);
 
   const std::string path_;
-  const transfer::Fd fd_;
-  const bool direct_;
-  const Geometry geometry_;
-  const SegmentHeader header_;
+  transfer::Fd fd_;  // none where `fits_` is false
+  bool direct_ = true;
+  Geometry geometry_;
+  SegmentHeader header_;
+  std::uint64_t bytes_ = 0;
   bool fits_ = true;
+  std::string trouble_;
 };
+
+/// Why it did not arrive, as an errno; 0: it did.
+[[nodiscard]] int error_of(const transfer::FileOp& op) noexcept;
 
 /// "0000000000000007.segment"
 [[nodiscard]] std::string segment_name(std::uint64_t id);

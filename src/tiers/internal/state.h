@@ -75,7 +75,16 @@ struct Store::State {
   std::uint64_t generation = 0;
   double oldest_value = 0;  // a block of the oldest segment, at the mean; see `value`
   std::uint64_t cold_refusals = 0;
-  Breaker breaker;
+  // Reading and writing fail, hang and recover apart: what is on a disk that is full or has become
+  // read-only is as good as before.
+  Breaker read_breaker;
+  Breaker write_breaker;
+  TimePoint read_late_from = TimePoint::max();   // what is being read should be there by then
+  TimePoint write_late_from = TimePoint::max();  // the same of what is being written
+  TimePoint full_until = TimePoint::min();       // the disk had no room: nobody writes
+  Complaint read_complaint;
+  Complaint write_complaint;
+  std::vector<std::string> to_say;  // lines of the log, for one of our threads without the lock
   WearBudget wear;
   transfer::Meter reads;
   transfer::Meter copies;
@@ -91,6 +100,12 @@ struct Store::State {
   // store.cc; under the lock unless said otherwise.
   Result<void> take_memory();
   [[nodiscard]] bool has_disk() const noexcept { return write_io != nullptr; }
+  [[nodiscard]] bool reads_work(TimePoint now) const noexcept {
+    return read_breaker.allows(now) && now < read_late_from;
+  }
+  [[nodiscard]] bool writes_work(TimePoint now) const noexcept {
+    return write_breaker.allows(now) && now < write_late_from;
+  }
   [[nodiscard]] std::byte* record(std::uint32_t slot) const noexcept {
     return arena->part(slot, 0) - kRecordHeaderBytes;
   }
@@ -113,6 +128,9 @@ struct Store::State {
   // disk.cc: recovery, and the two threads, which let go of the lock for I/O.
   Result<void> open_disk();
   void index_segment(const std::shared_ptr<Segment>& segment);
+  [[nodiscard]] TimePoint late_from(std::size_t blocks) const;
+  void writing_failed(int error);
+  void say(std::unique_lock<std::mutex>& lock);
   void write_forever();
   void write_batch(std::unique_lock<std::mutex>& lock, std::vector<Entry*> batch);
   std::shared_ptr<Segment> segment_to_fill(std::unique_lock<std::mutex>& lock, int& error);
@@ -127,6 +145,7 @@ struct Store::State {
   void read_batch(std::unique_lock<std::mutex>& lock, const std::vector<Entry*>& batch);
   void settle_read(Entry& entry, const std::shared_ptr<Segment>& segment,
                    const transfer::FileOp& op);
+  void reading_failed(std::string_view what);
   void quarantine(Segment& segment);
   void stop();
 };
