@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <limits>
 
+#include "base/log.h"
 #include "cli/model_path.h"
 #include "tiers/record.h"
 
@@ -19,7 +20,29 @@ constexpr std::uint64_t kKvHostMib = 256;  // beside --kv-disk, unless said othe
 
 }  // namespace
 
-void declare_engine(FlagTable& table, CLI::App& sub, EngineFlags& f) {
+void declare_process(FlagTable& table, const char* group, ProcessFlags& f) {
+  table
+      .add("--config", f.config_file,
+           "TOML file with any of these flags as keys; unknown keys are errors")
+      ->configurable(false);
+  table
+      .add("--drain-timeout-s", f.drain_timeout_s,
+           "How long running answers may take after SIGTERM, seconds; a second signal ends them")
+      ->check(CLI::Range(0.0, 1e6))
+      ->group(group);
+  table.add("--log-level", f.log_level, "debug, info, warn, error or off")->group(group);
+}
+
+Result<void> apply_log_level(const ProcessFlags& f) {
+  const Result<log::Level> level = log::parse_level(f.log_level);
+  if (!level) return std::unexpected(level.error());
+  log::set_level(*level);
+  return {};
+}
+
+void declare_engine(FlagTable& table, CLI::App& sub, const char* model_names, EngineFlags& f) {
+  table.add(model_names, f.model, "demo, simulated, a .gguf file, or a folder with one (needed)")
+      ->group("Model");
   const auto add = [&](const char* flag, auto& target, const char* help) {
     return table.add(flag, target, help)->group("Engine");
   };

@@ -9,6 +9,18 @@
 
 namespace penstock::cli {
 
+/// What `serve` and `worker` let be said of their process.
+struct ProcessFlags {
+  std::string config_file;
+  double drain_timeout_s = 30;
+  std::string log_level = "info";
+};
+
+/// `--config`, and the others headed by `group`.
+void declare_process(FlagTable& table, const char* group, ProcessFlags& flags);
+/// Sets the log's level. Fails with what is wrong.
+Result<void> apply_log_level(const ProcessFlags& flags);
+
 /// What `serve` and `worker` let be said of the engines that they run.
 struct EngineFlags {
   std::string model;
@@ -23,8 +35,8 @@ struct EngineFlags {
   engine::LlamaOptions llama;
 };
 
-/// The flags under "Engine", and `--model`, which is added by the caller.
-void declare_engine(FlagTable& table, CLI::App& sub, EngineFlags& flags);
+/// The flags under "Engine", and the model by `model_names` ("--model").
+void declare_engine(FlagTable& table, CLI::App& sub, const char* model_names, EngineFlags& flags);
 
 /// The options of `workers` engines. Fails with what is wrong.
 Result<serve::ModelOptions> engine_options(const EngineFlags& flags, std::uint32_t workers);

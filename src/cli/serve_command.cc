@@ -21,6 +21,7 @@
 #include "cli/engine_flags.h"
 #include "cli/flag_table.h"
 #include "cli/join_flags.h"
+#include "cli/last_resort.h"
 #include "cli/model_path.h"
 #include "cli/policy_names.h"
 #include "cli/signals.h"
@@ -35,7 +36,7 @@ namespace {
 
 /// Everything the flags of `penstock serve` set. The defaults are right for one machine.
 struct ServeFlags {
-  std::string config_file;
+  ProcessFlags process;
   EngineFlags engine;
   std::vector<std::string> names;
   std::string chat_template_file;
@@ -46,13 +47,11 @@ struct ServeFlags {
   double worker_lease_s = 15;
   double request_timeout_s = 600;
   double heartbeat_s = 10;
-  double drain_timeout_s = 30;
   double header_timeout_s = 10;
   double body_timeout_s = 60;
   double idle_timeout_s = 75;
   double stall_timeout_s = 30;
   std::uint64_t body_mib_max = 64;
-  std::string log_level = "info";
   std::string api_key_file;
   bool check_only = false;
   net::HttpServerOptions http;
@@ -69,13 +68,9 @@ void declare(CLI::App& sub, ServeFlags& f) {
   const auto add = [&](const char* flag, auto& target, const char* help) {
     return table.add(flag, target, help);
   };
-  add("--config", f.config_file,
-      "TOML file with any of these flags as keys; unknown keys are errors")
-      ->configurable(false);
+  declare_process(table, "Server", f.process);
   sub.add_flag("--check-config", f.check_only, "Check flags, environment and file, then exit");
 
-  add("--model", f.engine.model, "demo, simulated, a .gguf file, or a folder with one (needed)")
-      ->group("Model");
   add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)")
       ->group("Model");
   add("--chat-template", f.chat_template_file, "Jinja file that replaces the model's chat template")
@@ -86,7 +81,7 @@ void declare(CLI::App& sub, ServeFlags& f) {
       "Engines; they share the weights, each has its own KV and threads; 0: only those that join")
       ->check(CLI::Range(0, 256))
       ->group("Engine");
-  declare_engine(table, sub, f.engine);
+  declare_engine(table, sub, "--model", f.engine);
 
   add("--policy", f.dispatch.policy, "How a worker is chosen for a request; all are listed below")
       ->group("Router");
@@ -143,10 +138,6 @@ void declare(CLI::App& sub, ServeFlags& f) {
   add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")
       ->check(CLI::Range(0.1, 1e6))
       ->group("Server");
-  add("--drain-timeout-s", f.drain_timeout_s,
-      "How long running answers may take after SIGTERM, seconds; a second signal ends them")
-      ->check(CLI::Range(0.0, 1e6))
-      ->group("Server");
   add("--header-timeout-s", f.header_timeout_s,
       "For a request's headers to arrive, seconds (408 above)")
       ->check(CLI::Range(0.1, 1e6))
@@ -160,7 +151,6 @@ void declare(CLI::App& sub, ServeFlags& f) {
   add("--stall-timeout-s", f.stall_timeout_s, "A client that takes none of its answer, seconds")
       ->check(CLI::Range(0.1, 1e6))
       ->group("Server");
-  add("--log-level", f.log_level, "debug, info, warn, error or off")->group("Server");
 }
 
 Result<std::string> read_file(const std::string& path) {
@@ -176,9 +166,9 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   Result<serve::ModelOptions> options = engine_options(f.engine, f.workers);
   if (!options) return options;
   serve::ModelOptions& model = *options;
-  const Result<log::Level> level = log::parse_level(f.log_level);
-  if (!level) return std::unexpected(level.error());
-  log::set_level(*level);
+  if (Result<void> level = apply_log_level(f.process); !level) {
+    return std::unexpected(level.error());
+  }
   f.http.body_bytes_max = f.body_mib_max << 20;
   f.http.bodies_bytes_max = std::max(f.http.bodies_bytes_max, f.http.body_bytes_max);
   f.http.header_timeout = from_seconds(f.header_timeout_s);
@@ -307,35 +297,6 @@ void fit_connections(net::HttpServerOptions& http, std::uint64_t store_files) {
   http.connections_max = std::max<std::size_t>(room, 1);
 }
 
-/// Ends the process when its threads do not: one that is stuck inside llama.cpp cannot be told.
-/// While this lives the process has `wait`, and one second from the next signal on (`timeout` and
-/// some supervisors send each signal twice at once).
-class LastResort {
- public:
-  LastResort(const Signals& signals, const Clock& clock, Nanos wait)
-      : thread_([this, &signals, &clock, ends_at = clock.now() + wait]() mutable {
-          while (!over_) {
-            const bool told = signals.next(std::chrono::milliseconds(50)) != 0;
-            if (told) ends_at = std::min(ends_at, clock.now() + std::chrono::seconds(1));
-            if (over_ || clock.now() < ends_at) continue;
-            log::error("a thread does not end; leaving without it");
-            std::_Exit(1);
-          }
-        }) {}
-  ~LastResort() {
-    over_ = true;
-    thread_.join();
-  }
-  LastResort(const LastResort&) = delete;
-  LastResort& operator=(const LastResort&) = delete;
-
- private:
-  std::atomic<bool> over_{false};
-  std::thread thread_;
-};
-
-constexpr Nanos kEndWithin = std::chrono::seconds(10);
-
 int check_flags(ServeFlags& flags) {
   const Result<serve::ModelOptions> settled = settle(flags);
   const Result<void> fine =
@@ -376,7 +337,8 @@ int run_serve(ServeFlags& flags) {
     }
     remote = std::move(*joins);
     model->remote = remote.get();
-    fmt::print("workers join at {}:{}\n", host_part(flags.remote.door.address), remote->port());
+    fmt::print("workers join at {}:{}\n", parse_host_port(flags.remote.door.address)->host,
+               remote->port());
   }
   fmt::print("listening on http://{}:{}\n", flags.http.address, server.port());
   std::fflush(stdout);
@@ -393,17 +355,17 @@ int run_serve(ServeFlags& flags) {
     }
     service.drain();
     server.drain();
-    const TimePoint until = clock.now() + from_seconds(flags.drain_timeout_s);
+    const TimePoint until = clock.now() + from_seconds(flags.process.drain_timeout_s);
     if (status == 0 && service.in_flight() > 0) {
       log::info("finishing {} running requests (at most {:.0f} s; a second signal ends them now)",
-                service.in_flight(), flags.drain_timeout_s);
+                service.in_flight(), flags.process.drain_timeout_s);
     }
     // Answers that are complete may still be on their way to clients that read slowly.
     const auto busy = [&] { return service.in_flight() > 0 || server.stats().exchanges_open > 0; };
     while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
-    last_resort.emplace(signals, clock, kEndWithin);
+    last_resort.emplace(signals, clock);
     server.stop();
     // Nothing was ever accepted when the model is not there yet, so nothing is lost by not waiting.
     if (!loader.stop_within(std::chrono::seconds(1))) std::_Exit(status);
@@ -424,7 +386,7 @@ void add_serve(CLI::App& app, int& exit_status) {
   sub->footer("Policies:\n" + policy_list());
   declare(*sub, *flags);
   sub->callback([sub, flags, &exit_status] {
-    exit_status = run_configured(*sub, flags->config_file, [&] {
+    exit_status = run_configured(*sub, flags->process.config_file, [&] {
       return flags->check_only ? check_flags(*flags) : run_serve(*flags);
     });
   });

@@ -14,6 +14,7 @@
 #include "cli/descriptors.h"
 #include "cli/engine_flags.h"
 #include "cli/join_flags.h"
+#include "cli/last_resort.h"
 #include "cli/model_path.h"
 #include "cli/signals.h"
 #include "engine/remote/engine_server.h"
@@ -23,14 +24,12 @@ namespace penstock::cli {
 namespace {
 
 struct WorkerFlags {
-  std::string config_file;
+  ProcessFlags process;
   EngineFlags engine;
   std::string join;
   std::string listen = "127.0.0.1:0";
   std::string advertise;
   std::string secret;
-  double drain_timeout_s = 30;
-  std::string log_level = "info";
 };
 
 void declare(CLI::App& sub, WorkerFlags& f) {
@@ -38,14 +37,8 @@ void declare(CLI::App& sub, WorkerFlags& f) {
   const auto add = [&](const char* flag, auto& target, const char* help) {
     return table.add(flag, target, help);
   };
-  add("--config", f.config_file,
-      "TOML file with any of these flags as keys; unknown keys are errors")
-      ->configurable(false);
-  sub.add_option("model,--model", f.engine.model,
-                 "demo, simulated, a .gguf file, or a folder with one (needed)")
-      ->envname("PENSTOCK_MODEL")
-      ->group("Model");
-  declare_engine(table, sub, f.engine);
+  declare_process(table, "Worker", f.process);
+  declare_engine(table, sub, "model,--model", f.engine);
   table.group("Worker");
   add("--join", f.join, "HOST:PORT of the front end (its --join-listen; needed)");
   add("--listen", f.listen, "HOST:PORT to be asked at; port 0: any free one");
@@ -53,30 +46,34 @@ void declare(CLI::App& sub, WorkerFlags& f) {
       "HOST:PORT that the front end reaches --listen at, if it is another");
   add("--join-secret", f.secret,
       "Shared with the front end; needed unless --listen is on the loopback");
-  add("--drain-timeout-s", f.drain_timeout_s,
-      "How long running answers may take after SIGTERM, seconds; a second signal ends them")
-      ->check(CLI::Range(0.0, 1e6));
-  add("--log-level", f.log_level, "debug, info, warn, error or off");
 }
 
 /// Where the front end finds this worker: what was said, else where it listens, unless that is
-/// every interface (then where its calls come from).
-Result<void> settle_address(const WorkerFlags& f, std::uint16_t port, engine::JoinOptions& join) {
-  join.port = port;
-  if (f.advertise.empty()) {
-    const std::string_view host = host_part(f.listen);
-    if (host != "0.0.0.0" && host != "[::]") join.host = host;
-    return {};
+/// every interface (then where its calls come from). Without a port it is the one listened at.
+Result<engine::JoinOptions> settle_addresses(const WorkerFlags& f) {
+  if (f.join.empty()) {
+    return fail(Code::kInvalidArgument, "--join is required: HOST:PORT of a front end");
   }
-  join.host = host_part(f.advertise);
-  const std::size_t colon = f.advertise.rfind(':');
-  const int said = colon == std::string::npos ? 0 : std::atoi(f.advertise.c_str() + colon + 1);
-  if (said < 1 || said > 65535) {
+  if (Result<void> safe = check_secret("--listen", f.listen, f.secret); !safe) {
+    return std::unexpected(safe.error());
+  }
+  if (const Result<HostPort> at = parse_host_port(f.join); !at || at->port == 0) {
+    return fail(Code::kInvalidArgument, fmt::format("--join {}: expected HOST:PORT", f.join));
+  }
+  engine::JoinOptions join{.front_end = f.join, .secret = f.secret, .instance = {}, .host = {}};
+  if (f.advertise.empty()) {
+    const std::string host = parse_host_port(f.listen)->host;
+    if (host != "0.0.0.0" && host != "[::]") join.host = host;
+    return join;
+  }
+  const Result<HostPort> said = parse_host_port(f.advertise);
+  if (!said || said->port == 0) {
     return fail(Code::kInvalidArgument,
                 fmt::format("--advertise {}: expected HOST:PORT", f.advertise));
   }
-  join.port = static_cast<std::uint16_t>(said);
-  return {};
+  join.host = said->host;
+  join.port = said->port;
+  return join;
 }
 
 int refuse(const Error& error, int status) {
@@ -112,16 +109,11 @@ Result<std::unique_ptr<engine::Engine>> load(const WorkerFlags& flags, serve::Mo
 int run_worker(const WorkerFlags& flags) {
   const Result<serve::ModelOptions> options = engine_options(flags.engine, 1);
   if (!options) return refuse(options.error(), 2);
-  const Result<log::Level> level = log::parse_level(flags.log_level);
-  if (!level) return refuse(level.error(), 2);
-  log::set_level(*level);
-  if (flags.join.empty()) {
-    return refuse({Code::kInvalidArgument, "--join is required: HOST:PORT of a front end", "", 0},
-                  2);
+  if (Result<void> level = apply_log_level(flags.process); !level) {
+    return refuse(level.error(), 2);
   }
-  if (Result<void> safe = check_secret("--listen", flags.listen, flags.secret); !safe) {
-    return refuse(safe.error(), 2);
-  }
+  Result<engine::JoinOptions> join = settle_addresses(flags);
+  if (!join) return refuse(join.error(), 2);
 
   const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
   if (const std::uint64_t may = allow_descriptors(files); may < files) {
@@ -132,40 +124,38 @@ int run_worker(const WorkerFlags& flags) {
   const SteadyClock clock;
   Result<std::unique_ptr<engine::Engine>> engine = load(flags, *options, signals, clock);
   if (!engine) return refuse(engine.error(), 1);
-  engine::JoinOptions join{.front_end = flags.join,
-                           .secret = flags.secret,
-                           .instance = engine::new_instance(),
-                           .host = {},
-                           .info = (*engine)->info(),
-                           .tells_kv_events = (*engine)->kv_events() != nullptr};
+  join->instance = engine::new_instance();
+  join->info = (*engine)->info();
+  join->tells_kv_events = (*engine)->kv_events() != nullptr;
   Result<std::unique_ptr<engine::EngineServer>> server = engine::EngineServer::start(
-      {.address = flags.listen, .instance = join.instance, .secret = flags.secret}, **engine,
+      {.address = flags.listen, .instance = join->instance, .secret = flags.secret}, **engine,
       clock);
   if (!server) return refuse(server.error(), 1);
-  if (Result<void> fine = settle_address(flags, (*server)->port(), join); !fine) {
-    return refuse(fine.error(), 2);
-  }
-  fmt::print("worker {} listening on {}:{}\n", join.instance, host_part(flags.listen),
+  if (join->port == 0) join->port = (*server)->port();
+  fmt::print("worker {} listening on {}:{}\n", join->instance, parse_host_port(flags.listen)->host,
              (*server)->port());
   std::fflush(stdout);
   std::clearerr(stdout);  // whoever started this may not care to read it
 
-  std::unique_ptr<engine::Joining> place = engine::Joining::start(join);
+  std::unique_ptr<engine::Joining> place = engine::Joining::start(*join);
   while (signals.next(std::chrono::milliseconds(200)) == 0) {
   }
   place->drain();
-  const TimePoint until = clock.now() + std::chrono::duration_cast<Nanos>(
-                                            std::chrono::duration<double>(flags.drain_timeout_s));
+  const TimePoint until =
+      clock.now() + std::chrono::duration_cast<Nanos>(
+                        std::chrono::duration<double>(flags.process.drain_timeout_s));
   if ((*server)->live() > 0) {
     log::info("finishing {} running requests (at most {:.0f} s; a second signal ends them now)",
-              (*server)->live(), flags.drain_timeout_s);
+              (*server)->live(), flags.process.drain_timeout_s);
   }
   while ((*server)->live() > 0 && clock.now() < until) {
     if (signals.next(std::chrono::milliseconds(20)) != 0) break;
   }
+  const LastResort last_resort(signals, clock);
   (*server)->drain();
   place.reset();  // leaves
   server->reset();
+  engine->reset();
   return 0;
 }
 
@@ -179,7 +169,8 @@ void add_worker(CLI::App& app, int& exit_status) {
       "It joins, and joins again whenever the front end was gone; speaks openengine.v1 over gRPC");
   declare(*sub, *flags);
   sub->callback([sub, flags, &exit_status] {
-    exit_status = run_configured(*sub, flags->config_file, [&] { return run_worker(*flags); });
+    exit_status =
+        run_configured(*sub, flags->process.config_file, [&] { return run_worker(*flags); });
   });
 }
 

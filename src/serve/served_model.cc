@@ -51,6 +51,24 @@ ModelOptions share_of(const ModelOptions& options) {
   return each;
 }
 
+struct OpenModel {
+  std::shared_ptr<const text::ModelFile> file;
+  std::unique_ptr<const text::Tokenizer> tokenizer;
+};
+
+Result<OpenModel> open_model(const ModelOptions& options, bool weights,
+                             std::function<bool(float)> progress) {
+  OpenModel model;
+  Result<std::shared_ptr<const text::ModelFile>> file = text::ModelFile::open(
+      {.path = options.path, .weights = weights, .progress = std::move(progress)});
+  if (!file) return std::unexpected(file.error());
+  model.file = std::move(*file);
+  Result<std::unique_ptr<const text::Tokenizer>> tokenizer = text::Tokenizer::open(model.file);
+  if (!tokenizer) return std::unexpected(tokenizer.error());
+  model.tokenizer = std::move(*tokenizer);
+  return model;
+}
+
 std::shared_ptr<engine::SharedStore> open_store(const ModelOptions& options, const Clock& clock) {
   if (options.store.host_bytes == 0 || options.simulated || options.workers == 0) return nullptr;
   return std::make_shared<engine::SharedStore>(options.store, clock);
@@ -61,22 +79,19 @@ std::shared_ptr<engine::SharedStore> open_store(const ModelOptions& options, con
 Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& options,
                                                        const Clock& clock,
                                                        std::function<bool(float)> progress) {
-  Result<std::shared_ptr<const text::ModelFile>> file =
-      text::ModelFile::open({.path = options.path,
-                             .weights = !options.simulated && options.workers > 0,
-                             .progress = progress});
-  if (!file) return std::unexpected(file.error());
+  Result<OpenModel> opened =
+      open_model(options, !options.simulated && options.workers > 0, progress);
+  if (!opened) return std::unexpected(opened.error());
+  const std::shared_ptr<const text::ModelFile> file = std::move(opened->file);
 
   std::unique_ptr<ServedModel> model(new ServedModel());
   model->names_ = options.names;
   model->created_ = std::chrono::duration_cast<std::chrono::seconds>(
                         std::chrono::system_clock::now().time_since_epoch())
                         .count();
-  Result<std::unique_ptr<const text::Tokenizer>> tokenizer = text::Tokenizer::open(*file);
-  if (!tokenizer) return std::unexpected(tokenizer.error());
-  model->tokenizer_ = std::move(*tokenizer);
+  model->tokenizer_ = std::move(opened->tokenizer);
   Result<std::unique_ptr<const text::ChatTemplate>> chat =
-      text::ChatTemplate::open(**file, *model->tokenizer_, options.chat_template);
+      text::ChatTemplate::open(*file, *model->tokenizer_, options.chat_template);
   if (!chat) return std::unexpected(chat.error());
   model->template_ = std::move(*chat);
 
@@ -86,7 +101,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =
-        make_engine(each, *file, *model->tokenizer_, clock);
+        make_engine(each, file, *model->tokenizer_, clock);
     if (!engine) return std::unexpected(engine.error());
     engines.push_back(std::move(*engine));
   }
@@ -98,7 +113,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     dispatch.health = health_options(options.remote->options());
     if (engines.empty()) {
       info = options.remote->wait_for_card(
-          options.simulated ? engine::SimulatedOptions().model : (*file)->fingerprint(),
+          options.simulated ? engine::SimulatedOptions().model : file->fingerprint(),
           model->tokenizer_->size(), [&progress] { return progress(kAwaitsWorker); });
     }
   }
@@ -117,14 +132,11 @@ ServedModel::~ServedModel() {
 
 Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options, const Clock& clock,
                                                     std::function<bool(float)> progress) {
-  Result<std::shared_ptr<const text::ModelFile>> file = text::ModelFile::open(
-      {.path = options.path, .weights = !options.simulated, .progress = std::move(progress)});
-  if (!file) return std::unexpected(file.error());
-  Result<std::unique_ptr<const text::Tokenizer>> tokenizer = text::Tokenizer::open(*file);
-  if (!tokenizer) return std::unexpected(tokenizer.error());
+  Result<OpenModel> opened = open_model(options, !options.simulated, std::move(progress));
+  if (!opened) return std::unexpected(opened.error());
   ModelOptions all = share_of(options);
   all.llama.store = open_store(options, clock);
-  return make_engine(all, *file, **tokenizer, clock);
+  return make_engine(all, std::move(opened->file), *opened->tokenizer, clock);
 }
 
 bool ServedModel::answers_to(std::string_view name) const noexcept {
