@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -41,13 +42,17 @@ bool on_progress(float fraction, void* user) {
   return !progress || progress(fraction);
 }
 
-Result<std::string> fingerprint_of(const std::string& path, std::uintmax_t size_bytes) {
+/// Adds the ends and samples of a file to `state`. Fails with kNotFound.
+Result<std::uintmax_t> add_file(const std::string& path, XXH3_state_t& state) {
   constexpr std::size_t kEndBytes = 1 << 20;
+  std::error_code problem;
+  const std::uintmax_t size_bytes = std::filesystem::file_size(path, problem);
   std::ifstream file(path, std::ios::binary);
-  if (!file) return fail(Code::kNotFound, fmt::format("cannot read the model file {}", path));
+  if (problem || !file) {
+    return fail(Code::kNotFound,
+                fmt::format("cannot open the model file {}: {}", path, problem.message()));
+  }
   std::vector<char> buffer(kEndBytes);
-  XXH3_state_t state;
-  XXH3_128bits_reset(&state);
   const auto add = [&](std::uintmax_t offset, std::size_t bytes) {
     file.clear();
     file.seekg(static_cast<std::streamoff>(offset));
@@ -59,20 +64,51 @@ Result<std::string> fingerprint_of(const std::string& path, std::uintmax_t size_
   constexpr std::size_t kSamples = 256;
   for (std::size_t i = 1; i < kSamples; ++i) add(size_bytes / kSamples * i, 16 << 10);
   add(size_bytes > kEndBytes ? size_bytes - kEndBytes : 0, kEndBytes);
-  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
-  return fmt::format("{}-{:016x}{:016x}", size_bytes, hash.high64, hash.low64);
+  return size_bytes;
+}
+
+/// `path`, and where it is the first part of a model in several files the others.
+std::vector<std::string> files_of(const std::string& path) {
+  constexpr std::string_view kFirst = "-00001-of-";
+  constexpr std::string_view kEnd = "NNNNN.gguf";
+  const std::size_t size = kFirst.size() + kEnd.size();
+  const std::size_t at = path.size() - std::min(size, path.size());
+  const std::string_view tail = std::string_view(path).substr(at);
+  int parts = 0;
+  const char* const digits = tail.data() + kFirst.size();
+  if (tail.size() != size || !tail.starts_with(kFirst) || !tail.ends_with(".gguf") ||
+      std::from_chars(digits, digits + 5, parts).ptr != digits + 5) {
+    return {path};
+  }
+  std::vector<std::string> files;
+  for (int part = 1; part <= parts; ++part) {
+    files.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", path.substr(0, at), part, parts));
+  }
+  return files;
 }
 
 }  // namespace
 
-Result<std::shared_ptr<const ModelFile>> ModelFile::open(Options options) {
-  std::error_code problem;
-  const std::uintmax_t size_bytes = std::filesystem::file_size(options.path, problem);
-  if (problem) {
-    return fail(Code::kNotFound,
-                fmt::format("cannot open the model file {}: {}", options.path, problem.message()));
+Result<std::string> fingerprint_of(const std::string& path) {
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  std::uintmax_t size_bytes = 0;
+  for (const std::string& file : files_of(path)) {
+    const Result<std::uintmax_t> added = add_file(file, state);
+    if (!added) return std::unexpected(added.error());
+    size_bytes += *added;
   }
+  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+  return fmt::format("{}-{:016x}{:016x}", size_bytes, hash.high64, hash.low64);
+}
+
+Result<std::shared_ptr<const ModelFile>> ModelFile::open(Options options) {
   {
+    std::error_code problem;
+    if (!std::filesystem::exists(options.path, problem)) {
+      return fail(Code::kNotFound,
+                  fmt::format("cannot open the model file {}: no such file", options.path));
+    }
     std::ifstream file(options.path, std::ios::binary);
     char magic[4] = {};
     file.read(magic, sizeof magic);
@@ -82,7 +118,7 @@ Result<std::shared_ptr<const ModelFile>> ModelFile::open(Options options) {
           fmt::format("{} is not a GGUF file; convert the model to GGUF first", options.path));
     }
   }
-  Result<std::string> fingerprint = fingerprint_of(options.path, size_bytes);
+  Result<std::string> fingerprint = fingerprint_of(options.path);
   if (!fingerprint) return std::unexpected(fingerprint.error());
 
   start_llama_once();

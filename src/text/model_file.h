@@ -37,9 +37,7 @@ class ModelFile final {
   [[nodiscard]] llama_model* handle() const noexcept { return model_; }
 
   [[nodiscard]] std::string metadata(const std::string& key) const;  // empty if absent
-  /// Names the weights for block identities: the file's size and a hash of its first and last MiB
-  /// and of samples in between. Two files with equal fingerprints hold the same weights for all
-  /// practical purposes.
+  /// Names the weights for block identities: fingerprint_of(path).
   [[nodiscard]] const std::string& fingerprint() const noexcept { return fingerprint_; }
   [[nodiscard]] std::uint32_t context_tokens_trained() const noexcept;
 
@@ -51,5 +49,10 @@ class ModelFile final {
   bool has_weights_ = false;
   llama_model* model_ = nullptr;
 };
+
+/// The size of a model's file and a hash of its first and last MiB and of samples in between; of a
+/// model in several files ("x-00001-of-00003.gguf") of them all. Two with equal fingerprints hold
+/// the same weights for all practical purposes. Fails with kNotFound.
+Result<std::string> fingerprint_of(const std::string& path);
 
 }  // namespace penstock::text

@@ -75,10 +75,15 @@ void BlockPool::touch(Block& block) {
   if (listed) became_evictable(block);
 }
 
-BlockPool::Block* BlockPool::find(const kv::BlockHash& hash, std::span<const Token> tokens) {
+/// Whether that is the block `tokens` after `parent`, and not one whose hash is the same.
+bool BlockPool::is_it(const Block& block, const kv::BlockHash& root, const Block* parent,
+                      std::span<const Token> tokens) {
+  return block.parent == parent && block.root == root && std::ranges::equal(block.tokens, tokens);
+}
+
+BlockPool::Block* BlockPool::find(const kv::BlockHash& hash) {
   const auto found = blocks_.find(hash);
-  if (found == blocks_.end()) return nullptr;
-  return std::ranges::equal(found->second->tokens, tokens) ? found->second.get() : nullptr;
+  return found == blocks_.end() ? nullptr : found->second.get();
 }
 
 std::vector<BlockPool::Pin> BlockPool::match(const kv::BlockHash& root,
@@ -89,8 +94,9 @@ std::vector<BlockPool::Pin> BlockPool::match(const kv::BlockHash& root,
        at += options_.block_tokens) {
     const std::span<const Token> part = tokens.subspan(at, options_.block_tokens);
     hash = kv::chain_next(hash, part);
-    Block* block = find(hash, part);
-    if (block == nullptr) break;
+    Block* block = find(hash);
+    const Block* parent = chain.empty() ? nullptr : chain.back().block_;
+    if (block == nullptr || !is_it(*block, root, parent, part)) break;
     touch(*block);
     chain.push_back(Pin(this, block));
   }
@@ -142,7 +148,7 @@ BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
   const kv::BlockHash hash = kv::chain_next(parent_hash, tokens);
   if (const auto found = blocks_.find(hash); found != blocks_.end()) {
     Block& held = *found->second;
-    if (!std::ranges::equal(held.tokens, tokens)) return {};  // a collision: the first one stays
+    if (!is_it(held, root, parent.block_, tokens)) return {};  // a collision: the first one stays
     touch(held);
     return {Pin(this, &held), {}};
   }

@@ -55,8 +55,8 @@ class BlockPool final {
     Block* block_ = nullptr;
   };
 
-  /// The longest run of held blocks that `tokens` begins with, first block first. Token ids are
-  /// compared, not only hashes.
+  /// The longest run of held blocks that `tokens` begins with, first block first. Not only hashes
+  /// are compared: token ids, and which block a block comes after.
   [[nodiscard]] std::vector<Pin> match(const kv::BlockHash& root, std::span<const Token> tokens);
 
   /// The held block after `last` (an empty pin: the first of a chain under `root`) that has the
@@ -95,7 +95,9 @@ class BlockPool final {
   using LeafKey = std::pair<std::uint64_t, Block*>;  // last use, block
 
   [[nodiscard]] std::span<std::byte> bytes_of(const Block& block) const noexcept;
-  Block* find(const kv::BlockHash& hash, std::span<const Token> tokens);
+  [[nodiscard]] static bool is_it(const Block& block, const kv::BlockHash& root,
+                                  const Block* parent, std::span<const Token> tokens);
+  Block* find(const kv::BlockHash& hash);
   void touch(Block& block);
   void became_evictable(Block& block);
   void no_longer_evictable(Block& block);

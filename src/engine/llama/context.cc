@@ -1,5 +1,6 @@
 #include "engine/llama/context.h"
 
+#include <build-info.h>
 #include <fmt/format.h>
 #include <ggml-cpu.h>
 #include <llama.h>
@@ -56,6 +57,16 @@ class Batch {
   std::vector<llama_seq_id*> sequence_pointers_;
   std::vector<std::int8_t> outputs_;
 };
+
+/// Where llama.cpp may compute: another device rounds otherwise.
+std::string devices() {
+  std::string names;
+  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+    if (i > 0) names += '+';
+    names += ggml_backend_dev_name(ggml_backend_dev_get(i));
+  }
+  return names;
+}
 
 bool pools_embeddings(const text::ModelFile& model) {
   const std::string pooling =
@@ -129,8 +140,9 @@ Result<void> Context::start(const LlamaOptions& options) {
   }
   compatibility_key_ =
       // The context's size as well: some models' rotations depend on it.
-      fmt::format("llama.cpp {}/state{}/{}/{}/{} tokens", llama_version(), LLAMA_STATE_SEQ_VERSION,
-                  model_->fingerprint(), options.quantized_kv ? "q8_0" : "f16", context_tokens_);
+      fmt::format("llama.cpp {} {}/{}/state{}/{}/{}/{} tokens", llama_version(), llama_commit(),
+                  devices(), LLAMA_STATE_SEQ_VERSION, model_->fingerprint(),
+                  options.quantized_kv ? "q8_0" : "f16", context_tokens_);
   learn_codec();
   return {};
 }
