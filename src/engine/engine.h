@@ -92,6 +92,7 @@ struct GenerateRequest {
 struct EmbedRequest {
   RequestId id;
   std::vector<Token> tokens;
+  Deadline deadline;
 };
 
 using EmbedDone = std::move_only_function<void(Result<std::vector<float>>)>;
@@ -126,7 +127,8 @@ class Engine {
   /// Ends a request before its time, within one step. Unknown or finished ids are ignored.
   virtual void abort(RequestId id, CancelReason reason) = 0;
 
-  /// Calls `done` once, on the engine's thread, with info().embedding_size L2-normalised floats.
+  /// Calls `done` once, on the engine's thread, with info().embedding_size L2-normalised floats, or
+  /// with kDeadlineExceeded in place of beginning after the deadline.
   /// Fails at once (and never calls) with kUnprocessable when the model cannot embed, kOverloaded
   /// when the queue is full.
   virtual Result<void> embed(EmbedRequest request, EmbedDone done) = 0;

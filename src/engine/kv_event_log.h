@@ -26,6 +26,9 @@ class KvEventLog final : public kv::EventSource {
   /// `sequence`. Readers that are behind need a snapshot.
   void reset(std::uint64_t sequence, std::span<const kv::Event> held);
 
+  /// Blocks held now. The writer's thread.
+  [[nodiscard]] std::size_t held() const noexcept { return held_.size(); }
+
   [[nodiscard]] std::uint64_t last_sequence() const noexcept override {
     return last_sequence_.load(std::memory_order_acquire);
   }

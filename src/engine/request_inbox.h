@@ -23,6 +23,11 @@ struct EmbedJob {
   EmbedDone done;
 };
 
+/// What an embedding ends with whose deadline has passed before it began.
+[[nodiscard]] inline std::unexpected<Error> too_late() {
+  return fail(Code::kDeadlineExceeded, "the embedding was not begun in time");
+}
+
 struct Abort {
   RequestId id;
   CancelReason reason = CancelReason::kClientGone;

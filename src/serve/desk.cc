@@ -432,7 +432,9 @@ class Embedding final : public net::Transaction {
     }
     // The engine calls on its own thread, so the rest is posted to the loop.
     const Result<void> queued = model_.dispatcher().embed(
-        {.id = {}, .tokens = std::move(inputs_[vectors_.size()])},
+        {.id = {},
+         .tokens = std::move(inputs_[vectors_.size()]),
+         .deadline = Deadline(arrived_ + desk_.options().request_timeout)},
         [this, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
           loop->post([this, alive, vector = std::move(vector)]() mutable {
             if (*alive) take(std::move(vector));

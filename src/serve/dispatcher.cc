@@ -208,7 +208,15 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     only = *request.twin_at;
     wanted.among = {&only, 1};
   }
-  Result<router::Placement> placed = router_.place(wanted, log_.keeps_any() ? &why_ : nullptr);
+  router::Explanation* const why = log_.keeps_any() ? &why_ : nullptr;
+  Result<router::Placement> placed = fail(Code::kUnavailable, "");
+  if (!request.rank && request.not_at) {
+    const std::vector<kv::Slot> others = all_but(*request.not_at);
+    wanted.among = others;
+    if (!others.empty()) placed = router_.place(wanted, why);
+    wanted.among = {};
+  }
+  if (!placed) placed = router_.place(wanted, why);
   if (!placed) return std::unexpected(placed.error());
   Worker& worker = *workers_[placed->worker];
   const std::uint32_t predicted =
@@ -240,6 +248,14 @@ void Dispatcher::drain() {
 bool Dispatcher::has_place(kv::Slot slot) const {
   return slot < workers_.size() && workers_[slot] != nullptr &&
          ledger_.view().requests[slot] < workers_[slot]->engine->info().sequences_max;
+}
+
+std::vector<kv::Slot> Dispatcher::all_but(kv::Slot slot) const {
+  std::vector<kv::Slot> others;
+  for (kv::Slot other = 0; other < workers_.size(); ++other) {
+    if (other != slot && workers_[other] != nullptr) others.push_back(other);
+  }
+  return others;
 }
 
 /// What the workers have done since they were last asked.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -38,6 +39,7 @@ struct DispatchRequest {
   std::optional<std::uint32_t> rank;            // only this worker will do
   std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there
                                                 // as well, unless it would have to wait
+  std::optional<kv::Slot> not_at;               // was lost with this request: any other first
   TimePoint first_token_by = TimePoint::max();  // later is of no use
 };
 
@@ -179,9 +181,12 @@ class Dispatcher final {
   // Workers of other processes (dispatcher_fleet.cc). They are known by their instance; one that is
   // unknown by now is ignored. Thread: any, but for chores().
 
+  using Connect = std::function<std::unique_ptr<engine::RemoteEngine>()>;
   /// Takes a worker in under its instance. Fails as fleet::Registry::join, and when it is no worker
-  /// for this model (kInvalidArgument).
-  Result<void> join(const fleet::WorkerInfo& who, std::unique_ptr<engine::RemoteEngine> engine);
+  /// for this model (kInvalidArgument). `connect` is called, under the lock, for one that is taken
+  /// in and no other: whoever calls this may be where an engine must not end.
+  Result<void> join(const fleet::WorkerInfo& who, const engine::EngineInfo& its,
+                    const Connect& connect);
   /// The worker says that it lives, and whether it is draining. False: it is unknown.
   bool heartbeat(std::string_view instance, bool draining);
   void leave(std::string_view instance);
@@ -214,6 +219,7 @@ class Dispatcher final {
 
   // All under the lock.
   [[nodiscard]] bool has_place(kv::Slot slot) const;
+  [[nodiscard]] std::vector<kv::Slot> all_but(kv::Slot slot) const;
   void catch_up(TimePoint now);
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void show_state(kv::Slot slot);

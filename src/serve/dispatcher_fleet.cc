@@ -35,9 +35,9 @@ std::string misfit(const engine::EngineInfo& ours, const engine::EngineInfo& its
 
 }  // namespace
 
-Result<void> Dispatcher::join(const fleet::WorkerInfo& who,
-                              std::unique_ptr<engine::RemoteEngine> engine) {
-  if (const std::string why = misfit(info_, engine->info()); !why.empty()) {
+Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::EngineInfo& its,
+                              const Connect& connect) {
+  if (const std::string why = misfit(info_, its); !why.empty()) {
     return fail(Code::kInvalidArgument, fmt::format("the worker does not fit: {}", why));
   }
   const std::lock_guard lock(mutex_);
@@ -47,6 +47,7 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who,
   if (*slot >= workers_.size()) workers_.resize(*slot + 1);
   if (workers_[*slot] != nullptr) return {};  // it asked twice at once
   auto worker = std::make_unique<Worker>();
+  std::unique_ptr<engine::RemoteEngine> engine = connect();
   worker->remote = engine.get();
   worker->engine = std::move(engine);
   worker->instance = who.instance;

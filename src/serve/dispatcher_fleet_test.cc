@@ -53,8 +53,8 @@ class DispatcherFleetTest : public testing::Test {
   std::shared_ptr<Seen> join(const std::string& instance, const std::string& address) {
     auto seen = std::make_shared<Seen>();
     const Result<void> joined =
-        dispatcher_.join({.instance = instance, .address = address, .model = "fake"},
-                         std::make_unique<FakeRemote>(seen));
+        dispatcher_.join({.instance = instance, .address = address, .model = "fake"}, info_,
+                         [&] { return std::make_unique<FakeRemote>(seen); });
     EXPECT_TRUE(joined.has_value());
     return seen;
   }
@@ -68,10 +68,10 @@ class DispatcherFleetTest : public testing::Test {
     for (const WorkerView& worker : dispatcher_.view().workers) all.push_back(worker.instance);
     return all;
   }
-  Result<Assignment> place() {
+  Result<Assignment> place(std::optional<kv::Slot> not_at = {}) {
     std::vector<std::uint64_t> locals;
     dispatcher_.hash_blocks(prompt_, {}, locals);
-    return dispatcher_.place({.id = {}, .prompt = prompt_, .locals = locals});
+    return dispatcher_.place({.id = {}, .prompt = prompt_, .locals = locals, .not_at = not_at});
   }
   void pass(Nanos time) {
     clock_.advance(time);
@@ -85,7 +85,8 @@ class DispatcherFleetTest : public testing::Test {
                                       .canary_after = std::chrono::hours(1),
                                       .canary_timeout = std::chrono::seconds(5),
                                       .gone_after = std::chrono::seconds(10)}};
-  Dispatcher dispatcher_{FakeRemote(std::make_shared<Seen>()).info_, {}, options_, clock_};
+  const engine::EngineInfo info_ = FakeRemote(std::make_shared<Seen>()).info_;
+  Dispatcher dispatcher_{info_, {}, options_, clock_};
 };
 
 TEST_F(DispatcherFleetTest, WithoutWorkersNothingIsPlaced) {
@@ -107,6 +108,16 @@ TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAn
   a->connected = true;
   b->connected = false;
   EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, ARequestThatLostItsWorkerGoesToAnotherIfThereIsOne) {
+  join("a", "host:1");
+  EXPECT_EQ(place(0)->worker(), 0U);
+  join("b", "host:2");
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(place(0)->worker(), 1U);
+    EXPECT_EQ(place(1)->worker(), 0U);
+  }
 }
 
 TEST_F(DispatcherFleetTest, SilenceIsSuspectAndThenTheEnd) {
@@ -214,25 +225,29 @@ TEST_F(DispatcherFleetTest, ADrainingWorkerGetsNothing) {
 }
 
 TEST_F(DispatcherFleetTest, WhoDoesNotFitStaysOut) {
+  int connected = 0;
+  const auto connect = [&] {
+    ++connected;
+    return std::make_unique<FakeRemote>(std::make_shared<Seen>());
+  };
   const auto refused = [&](auto change) {
-    auto engine = std::make_unique<FakeRemote>(std::make_shared<Seen>());
-    change(engine->info_);
-    return dispatcher_.join({.instance = "x", .address = "host:9", .model = "fake"},
-                            std::move(engine));
+    engine::EngineInfo info = info_;
+    change(info);
+    return dispatcher_.join({.instance = "x", .address = "host:9", .model = "fake"}, info, connect);
   };
   using Info = engine::EngineInfo;
   EXPECT_FALSE(refused([](Info& i) { i.model = "other"; }));
   EXPECT_FALSE(refused([](Info& i) { i.vocabulary_size = 11; }));
   EXPECT_FALSE(refused([](Info& i) { i.block_tokens = 32; }));
   EXPECT_FALSE(refused([](Info& i) { i.context_tokens_max = 999; }));
+  EXPECT_EQ(connected, 0);
   EXPECT_TRUE(refused([](Info& i) { i.context_tokens_max = 1001; }));
   join("b", "host:2");
   const Result<void> third = refused([](Info&) {});
   EXPECT_TRUE(third.has_value());  // known: the same instance
-  auto engine = std::make_unique<FakeRemote>(std::make_shared<Seen>());
-  EXPECT_EQ(
-      dispatcher_.join({.instance = "c", .address = "host:3"}, std::move(engine)).error().code,
-      Code::kOverloaded);
+  EXPECT_EQ(dispatcher_.join({.instance = "c", .address = "host:3"}, info_, connect).error().code,
+            Code::kOverloaded);
+  EXPECT_EQ(connected, 1);  // and nobody has an engine who is not in
 }
 
 }  // namespace

@@ -91,7 +91,7 @@ bool Generation::give_to_another(Choice& choice) {
     engine::GenerateRequest request = std::move(*choice.again);
     choice.again.reset();
     desk_.by_leg_.erase(choice.leg);
-    Result<Assignment> place = this->place(request, true);
+    Result<Assignment> place = this->place(request, true, choice.place.worker());
     if (!place) return false;
     choice.place = std::move(*place);
     desk_.metrics().moved();
@@ -104,7 +104,8 @@ bool Generation::give_to_another(Choice& choice) {
 
 /// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
 /// one before went.
-Result<Assignment> Generation::place(const engine::GenerateRequest& request, bool first_of_prompt) {
+Result<Assignment> Generation::place(const engine::GenerateRequest& request, bool first_of_prompt,
+                                     std::optional<kv::Slot> not_at) {
   Dispatcher& dispatcher = model_.dispatcher();
   const TimePoint begin = desk_.clock().now();
   if (first_of_prompt) dispatcher.hash_blocks(request.prompt, request.cache_salt, locals_);
@@ -113,6 +114,7 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, boo
                          .locals = locals_,
                          .rank = plan_.wishes.rank,
                          .twin_at = {},
+                         .not_at = not_at,
                          .first_token_by = plan_.deadline.at()};
   if (plan_.wishes.ttft_max) {
     wanted.first_token_by = std::min(wanted.first_token_by, plan_.arrived + *plan_.wishes.ttft_max);

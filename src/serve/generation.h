@@ -116,7 +116,8 @@ class Generation final : public net::Transaction {
   /// Workers that a request is given to at most, as long as each is lost before its first token.
   static constexpr unsigned kWorkersTried = 3;
 
-  Result<Assignment> place(const engine::GenerateRequest& request, bool first_of_prompt);
+  Result<Assignment> place(const engine::GenerateRequest& request, bool first_of_prompt,
+                           std::optional<kv::Slot> not_at = {});
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice);
 

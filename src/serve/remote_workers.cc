@@ -99,18 +99,20 @@ Result<void> RemoteWorkers::join(const engine::JoiningWorker& worker) {
   }
   Result<void> joined;
   if (!dispatcher->heartbeat(worker.instance, worker.draining) && !worker.draining) {
-    joined =
-        dispatcher->join({.instance = worker.instance,
-                          .address = worker.address,
-                          .model = worker.info.model,
-                          .adapters = {},
-                          .labels = {}},
-                         engine::RemoteEngine::connect({.address = worker.address,
-                                                        .instance = worker.instance,
-                                                        .secret = options_.door.secret,
-                                                        .info = worker.info,
-                                                        .tells_kv_events = worker.tells_kv_events},
-                                                       clock_));
+    const auto connect = [&] {
+      return engine::RemoteEngine::connect({.address = worker.address,
+                                            .instance = worker.instance,
+                                            .secret = options_.door.secret,
+                                            .info = worker.info,
+                                            .tells_kv_events = worker.tells_kv_events},
+                                           clock_);
+    };
+    joined = dispatcher->join({.instance = worker.instance,
+                               .address = worker.address,
+                               .model = worker.info.model,
+                               .adapters = {},
+                               .labels = {}},
+                              worker.info, connect);
   }
   const std::lock_guard lock(mutex_);
   --using_;

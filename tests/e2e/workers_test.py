@@ -328,6 +328,11 @@ class JoinTest(WorkersTest):
                 (('worker', 'simulated'), '--join'),
                 (('worker', 'simulated', '--join', '127.0.0.1:1', '--listen', '0.0.0.0:0'),
                  '--join-secret'),
+                (('worker', 'simulated', '--join', '127.0.0.1:1', '--listen', '127.evil:0'),
+                 '--join-secret'),
+                (('worker', 'simulated', '--join', '127.0.0.1:1', '--advertise', 'here:80x'),
+                 '--advertise'),
+                (('worker', 'simulated', '--join', 'nowhere'), '--join'),
         ]:
             status, _, error = run(*arguments)
             self.assertEqual(status, 2, error)

@@ -505,6 +505,7 @@ void LlamaEngine::run_embeddings() {
   if (embeddings_.empty()) return;
   EmbedJob next = std::move(embeddings_.front());
   embeddings_.pop_front();
+  if (next.request.deadline.passed(clock_.now())) return next.done(too_late());
   next.done(context_->embed(next.request.tokens));
 }
 

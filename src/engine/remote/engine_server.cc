@@ -39,17 +39,24 @@ class Refusal final : public grpc::ServerWriteReactor<Response> {
 /// The caller may leave before the engine is done, and the engine be done before it is heard.
 class EmbedCall final : public ServerUnaryReactor {
  public:
-  explicit EmbedCall(ps::EmbedResponse* response) : response_(response) {}
+  /// `open`: how many are not answered.
+  EmbedCall(ps::EmbedResponse* response, std::atomic<std::size_t>& open)
+      : response_(response), open_(open) {
+    ++open_;
+  }
 
   void done(Result<std::vector<float>> values) {
     if (!answered_.exchange(true)) {
       if (values) response_->mutable_values()->Assign(values->begin(), values->end());
+      --open_;
       Finish(values ? grpc::Status::OK : rpc::to_status(values.error()));
     }
     release();
   }
   void OnCancel() override {
-    if (!answered_.exchange(true)) Finish(grpc::Status::CANCELLED);
+    if (answered_.exchange(true)) return;
+    --open_;
+    Finish(grpc::Status::CANCELLED);
   }
   void OnDone() override { release(); }
 
@@ -60,6 +67,7 @@ class EmbedCall final : public ServerUnaryReactor {
   }
 
   ps::EmbedResponse* const response_;  // gRPC's, until answered
+  std::atomic<std::size_t>& open_;     // the server's, which outlives what is not answered
   std::atomic<bool> answered_ = false;
   std::atomic<int> users_ = 2;
 };
@@ -90,7 +98,8 @@ class Server final : public EngineServer, public CallRegistry {
   }
 
   Result<void> listen() {
-    auto server = rpc::start_server(options_.address, {&inference_, &control_, &worker_}, port_);
+    auto server = rpc::start_server(options_.address, {&inference_, &control_, &worker_},
+                                    rpc::kMessageBytesMax, port_);
     if (!server) return std::unexpected(server.error());
     server_ = std::move(*server);
     return {};
@@ -102,7 +111,7 @@ class Server final : public EngineServer, public CallRegistry {
   void drain() noexcept override { draining_.store(true); }
   [[nodiscard]] std::size_t live() const override {
     const std::lock_guard lock(mutex_);
-    return live_.size();
+    return live_.size() + embeds_;
   }
   void ended(const std::string& request_id) override {
     const std::lock_guard lock(mutex_);
@@ -218,6 +227,7 @@ class Server final : public EngineServer, public CallRegistry {
   mutable std::mutex mutex_;
   std::unordered_map<std::string, RequestId> live_;  // by the caller's name for it
   std::uint64_t last_id_ = 0;
+  std::atomic<std::size_t> embeds_ = 0;  // not answered
   Inference inference_{*this};
   Control control_{*this};
   Worker worker_{*this};
@@ -259,8 +269,10 @@ ServerUnaryReactor* Server::embed(CallbackServerContext* context, const ps::Embe
                                   ps::EmbedResponse* response) {
   if (const grpc::Status fine = check(*context); !fine.ok()) return answer(context, fine);
   if (draining_) return answer(context, rpc::to_status(draining()));
-  EmbedRequest wanted{.id = {}, .tokens = {request.token_ids().begin(), request.token_ids().end()}};
-  auto* call = new EmbedCall(response);
+  EmbedRequest wanted{.id = {},
+                      .tokens = {request.token_ids().begin(), request.token_ids().end()},
+                      .deadline = deadline_of(*context, clock_.now())};
+  auto* call = new EmbedCall(response, embeds_);
   Result<void> taken = engine_.embed(std::move(wanted), [call](Result<std::vector<float>> values) {
     call->done(std::move(values));
   });

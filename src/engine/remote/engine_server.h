@@ -35,7 +35,7 @@ class EngineServer {
   [[nodiscard]] virtual std::uint16_t port() const noexcept = 0;
   /// New generations and embeddings are refused from now on; what runs goes on. Thread: any.
   virtual void drain() noexcept = 0;
-  /// Generations accepted and not ended. Thread: any.
+  /// Generations and embeddings accepted and not ended. Thread: any.
   [[nodiscard]] virtual std::size_t live() const = 0;
 };
 

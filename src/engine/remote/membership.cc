@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/host_port.h"
 #include "base/log.h"
 #include "engine/remote/internal/rpc.h"
 #include "engine/remote/internal/wire.h"
@@ -24,10 +25,13 @@ constexpr auto kJoinTimeout = std::chrono::seconds(2);
 constexpr auto kLeaveTimeout = std::chrono::seconds(1);
 constexpr Nanos kRetry = std::chrono::milliseconds(200);  // while the front end is not there
 
-/// "ipv4:10.0.0.1:4000" or "ipv6:[::1]:4000" without what is not the host.
-std::string host_of(std::string_view peer) {
-  peer.remove_prefix(std::min(peer.find(':') + 1, peer.size()));
-  return std::string(peer.substr(0, peer.rfind(':')));
+constexpr int kMessageBytesMax = 64 << 10;  // a card takes less than 1 KiB
+constexpr std::size_t kInstanceBytesMax = 64;
+
+/// It goes into headers and names a worker in logs and pages.
+bool is_instance(std::string_view name) {
+  return !name.empty() && name.size() <= kInstanceBytesMax &&
+         std::ranges::all_of(name, [](unsigned char c) { return c > ' ' && c < 0x7F; });
 }
 
 Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& peer) {
@@ -36,7 +40,7 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
                 fmt::format("the worker speaks revision {}, this front end {}: use one build",
                             request.revision(), kRevision));
   }
-  if (request.instance_id().empty() || request.port() == 0 || request.port() > 65535) {
+  if (!is_instance(request.instance_id()) || request.port() == 0 || request.port() > 65535) {
     return fail(Code::kInvalidArgument, "the worker does not say who or where it is");
   }
   if (request.role() != ps::BOTH) {
@@ -44,9 +48,13 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
   }
   Result<EngineInfo> info = wire::read(request.card());
   if (!info) return std::unexpected(info.error());
-  const std::string host = request.host().empty() ? host_of(peer) : request.host();
+  const std::string host = request.host().empty() ? rpc::host_of_peer(peer) : request.host();
+  const std::string address = fmt::format("{}:{}", host, request.port());
+  if (const Result<HostPort> at = parse_host_port(address); !at) {
+    return fail(Code::kInvalidArgument, "the worker does not say where it is");
+  }
   return JoiningWorker{.instance = request.instance_id(),
-                       .address = fmt::format("{}:{}", host, request.port()),
+                       .address = address,
                        .info = std::move(*info),
                        .tells_kv_events = request.card().tells_kv_events(),
                        .draining = request.draining()};
@@ -61,7 +69,7 @@ class FrontEnd final : public JoinServer, ps::FrontEnd::CallbackService {
   }
 
   Result<void> listen() {
-    auto server = rpc::start_server(options_.address, {this}, port_);
+    auto server = rpc::start_server(options_.address, {this}, kMessageBytesMax, port_);
     if (!server) return std::unexpected(server.error());
     server_ = std::move(*server);
     return {};
@@ -146,7 +154,8 @@ class Worker final : public Joining {
       lock.lock();
       changed_.wait_for(lock, pause, [this] { return leaving_ || hurry_; });
     }
-    if (!joined_) return;
+    if (!was_joined_)
+      return;  // a front end that refused this worker, or was silent, knows it still
     lock.unlock();
     leave();
   }
@@ -177,6 +186,7 @@ class Worker final : public Joining {
       const std::lock_guard lock(mutex_);
       if (joined && !joined_) log::info("joined {}", options_.front_end);
       joined_ = joined;
+      was_joined_ |= joined;
     }
     const std::string why = joined ? "" : status.error_message();
     if (!joined && why != last_trouble_) {
@@ -206,6 +216,7 @@ class Worker final : public Joining {
   bool draining_ = false;
   bool hurry_ = false;
   bool joined_ = false;
+  bool was_joined_ = false;
   std::string last_trouble_;  // the thread's
   std::thread thread_;        // last: it uses the others
 };

@@ -8,6 +8,9 @@
 #include <functional>
 #include <mutex>
 
+#include "engine/remote/internal/rpc.h"
+#include "engine/remote/internal/wire.h"
+#include "engine/remote/penstock.grpc.pb.h"
 #include "engine/remote/sanitizer_for_test.h"
 
 namespace penstock::engine {
@@ -138,6 +141,60 @@ TEST_F(MembershipTest, WhoIsRefusedAsksAgain) {
   front_end_.next();
   front_end_.next();
   EXPECT_TRUE(worker->joined());
+}
+
+TEST_F(MembershipTest, WhoIsNotAnsweredForAWhileLeavesAllTheSame) {
+  open();
+  {
+    const auto worker = join("one");
+    front_end_.next();
+    front_end_.next();
+    EXPECT_TRUE(worker->joined());
+    front_end_.refuse(Error{Code::kUnavailable, "not now", "", 1});
+    front_end_.next();
+    front_end_.next();
+    front_end_.next();
+    EXPECT_FALSE(worker->joined());
+  }
+  EXPECT_THAT(front_end_.left(), ::testing::ElementsAre("one"));
+}
+
+TEST_F(MembershipTest, WhatNoWorkerSaysIsRefused) {
+  secret_ = "open sesame";
+  open();
+  const auto stub = penstock::v1::FrontEnd::NewStub(
+      rpc::open_channel("127.0.0.1:" + std::to_string(door_->port())));
+  const auto status = [&](const std::string& instance, const std::string& host) {
+    penstock::v1::JoinRequest request;
+    request.set_revision(1);
+    request.set_instance_id(instance);
+    request.set_host(host);
+    request.set_port(1234);
+    wire::write(
+        {.model = "m", .context_tokens_max = 100, .sequences_max = 3, .vocabulary_size = 10}, true,
+        *request.mutable_card());
+    penstock::v1::JoinResponse response;
+    grpc::ClientContext context;
+    rpc::add_headers(context, secret_, {});
+    return stub->Join(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(status("one", "10.0.0.1"), grpc::StatusCode::OK);
+  EXPECT_EQ(status(std::string(65, 'x'), "10.0.0.1"), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status("a\nb", "10.0.0.1"), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status("one", "10.0.0.1:80"), grpc::StatusCode::INVALID_ARGUMENT);
+  // Nobody's megabytes are kept before the secret is looked at.
+  secret_ = "wrong";
+  EXPECT_EQ(status(std::string(1 << 20, 'x'), ""), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status("one", ""), grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_F(MembershipTest, AWorkerIsWhereItsCallsComeFromUnlessItSaysOtherwise) {
+  EXPECT_EQ(rpc::host_of_peer("ipv4:10.0.0.1:4000"), "10.0.0.1");
+  EXPECT_EQ(rpc::host_of_peer("ipv6:%5B2001:db8::1%5D:4000"), "[2001:db8::1]");
+  EXPECT_EQ(rpc::host_of_peer("ipv6:[::1]:4000"), "[::1]");
+  for (const char* peer : {"", "unix:", "unix:/tmp/x", "ipv6:%5", "ipv6:%zz%5D:1"}) {
+    EXPECT_EQ(rpc::host_of_peer(peer), "") << peer;
+  }
 }
 
 TEST_F(MembershipTest, ASecretIsAskedFor) {

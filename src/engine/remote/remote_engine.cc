@@ -27,6 +27,7 @@ using namespace wire;  // NOLINT(google-build-using-namespace): oe and ps, on ev
 using Context = std::shared_ptr<grpc::ClientContext>;
 
 constexpr auto kProbeTimeout = std::chrono::seconds(2);
+constexpr std::uint64_t kHeldBlocksMax = 1 << 22;  // of a worker, whatever it says that it has
 
 class Remote final : public RemoteEngine, public AskedRequests {
  public:
@@ -89,12 +90,18 @@ class Remote final : public RemoteEngine, public AskedRequests {
     std::unique_ptr<grpc::Alarm> alarm;  // a new one each time: the last may still be ringing
     std::weak_ptr<grpc::ClientContext> context;
     Nanos pause = Nanos::zero();  // before it is opened the next time
+    bool useless = false;         // it is not opened again
   };
 
   [[nodiscard]] Context new_context() const {
     auto context = std::make_shared<grpc::ClientContext>();
     rpc::add_headers(*context, options_.secret, options_.instance);
     return context;
+  }
+  void set_deadline(grpc::ClientContext& context, const Deadline& deadline) const {
+    const TimePoint at = deadline.at();
+    if (at == TimePoint::max()) return;
+    context.set_deadline(std::chrono::system_clock::now() + (at - clock_.now()));
   }
   [[nodiscard]] Context context_of(RequestId id) const {
     const std::lock_guard lock(mutex_);
@@ -112,6 +119,10 @@ class Remote final : public RemoteEngine, public AskedRequests {
   void watch_events();
   void take(const ps::LoadReport& report);
   bool take(const oe::SubscribeKvEventsResponse& response);
+  bool lies();
+  [[nodiscard]] std::uint64_t held_max() const noexcept {
+    return std::min(options_.info.kv_blocks_max, kHeldBlocksMax);
+  }
 
   const RemoteOptions options_;
   const Clock& clock_;
@@ -149,9 +160,7 @@ Result<void> Remote::generate(GenerateRequest request) {
   if (request.priority != 0) {
     context->AddMetadata("openengine-priority", std::to_string(request.priority));
   }
-  if (const TimePoint at = request.deadline.at(); at != TimePoint::max()) {
-    context->set_deadline(std::chrono::system_clock::now() + (at - clock_.now()));
-  }
+  set_deadline(*context, request.deadline);
   {
     const std::lock_guard lock(mutex_);
     if (given_up_) return not_connected();
@@ -184,6 +193,7 @@ Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
   };
   auto call = std::make_shared<Call>();
   call->context = new_context();
+  set_deadline(*call->context, request.deadline);
   call->done = std::move(done);
   call->request.mutable_token_ids()->Assign(request.tokens.begin(), request.tokens.end());
   if (!ask(call->context)) return not_connected();
@@ -256,7 +266,7 @@ void Remote::give_up() {
 
 /// Under the lock.
 void Remote::open(Stream& stream, Nanos after) {
-  if (given_up_) return;
+  if (given_up_ || stream.useless) return;
   ++pending_;
   stream.alarm = std::make_unique<grpc::Alarm>();
   stream.alarm->Set(std::chrono::system_clock::now() + after, [this, &stream](bool due) {
@@ -337,12 +347,14 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
   for (const oe::KvEvent& event : batch.events()) {
     Result<kv::Event> read = wire::read(event);
     if (!read) return false;
+    read->tokens = {};  // nobody reads them here: a block is known by its hashes
     events.push_back(std::move(*read));
   }
   const bool all_held =
       !held_.empty() || (!events.empty() && events.front().kind == kv::Event::Kind::kCleared);
   if (all_held) {
     std::ranges::move(events, std::back_inserter(held_));
+    if (held_.size() > held_max() + 1) return lies();
     if (batch.goes_on()) return true;
     // The first only says that the others are all.
     events_.reset(batch.sequence_number(), std::span(held_).subspan(1));
@@ -352,6 +364,7 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
     for (kv::Event& event : events) {
       if (event.kind == kv::Event::Kind::kStored) {
         events_.stored(std::move(event));
+        if (events_.held() > held_max()) return lies();
       } else {
         events_.removed(event.hash);
       }
@@ -363,6 +376,17 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
   const std::lock_guard lock(mutex_);
   kv_stream_.pause = Nanos::zero();
   return true;
+}
+
+/// It tells of more blocks than it has room for: nothing that it tells is believed any more.
+bool Remote::lies() {
+  log::warn("worker {}: tells of more KV blocks than it has room for; its events are left aside",
+            options_.address);
+  held_ = {};
+  events_.reset(events_.last_sequence() + 1, {});
+  const std::lock_guard lock(mutex_);
+  kv_stream_.useless = true;
+  return false;
 }
 
 }  // namespace

@@ -347,11 +347,12 @@ TEST_F(RemoteEngineTest, TheLoadIsWhatTheWorkerSays) {
   EXPECT_TRUE(until([&] { return remote_->load().running == 0; }));
 }
 
-std::vector<std::tuple<kv::BlockHash, kv::BlockHash, std::uint64_t, std::vector<Token>>> held(
-    const Engine& engine, std::uint64_t& sequence) {
-  std::vector<std::tuple<kv::BlockHash, kv::BlockHash, std::uint64_t, std::vector<Token>>> all;
+/// Without the blocks' tokens, which nobody needs of a worker elsewhere.
+std::vector<std::tuple<kv::BlockHash, kv::BlockHash, std::uint64_t>> held(const Engine& engine,
+                                                                          std::uint64_t& sequence) {
+  std::vector<std::tuple<kv::BlockHash, kv::BlockHash, std::uint64_t>> all;
   for (const kv::Event& e : engine.kv_events()->snapshot(sequence)) {
-    all.emplace_back(e.hash, e.parent, e.local, e.tokens);
+    all.emplace_back(e.hash, e.parent, e.local);
   }
   std::ranges::sort(all);
   return all;
@@ -407,6 +408,61 @@ TEST_F(RemoteEngineTest, AListOfAllBlocksMayTakeSeveralMessages) {
   expect_same_events(*engine_, *remote_);
   std::uint64_t sequence = 0;
   EXPECT_EQ(held(*remote_, sequence).size(), 1000U);
+}
+
+TEST_F(RemoteEngineTest, AWorkerThatTellsOfMoreBlocksThanItHasIsNotBelieved) {
+  for (const bool at_once : {true, false}) {  // as a list of all, and one after the other
+    server_.reset();
+    const std::uint64_t id = at_once ? 10 : 20;
+    SimulatedOptions options = fast();
+    if (at_once) options.kv_events_max = 1;
+    serve(options);
+    EngineInfo card = engine_->info();
+    card.kv_blocks_max = 10;
+    const auto compute = [&](std::uint64_t of) {
+      ASSERT_TRUE(engine_->generate(request(of, sink_, 1, 16 * 100)));
+      sink_.wait(of);
+    };
+    if (at_once) compute(id + 1);
+    const auto remote = RemoteEngine::connect(
+        {.address = "127.0.0.1:" + std::to_string(server_->port()), .info = card}, clock_);
+    if (!at_once) {
+      ASSERT_TRUE(until([&] { return remote->connected(); }));
+      compute(id + 2);
+    }
+    std::uint64_t sequence = 0;
+    ASSERT_TRUE(until([&] {
+      return remote->kv_events()->last_sequence() > 0 && held(*remote, sequence).empty();
+    }));
+    compute(id + 3);
+    ASSERT_TRUE(remote->generate(request(id + 4, sink_, 3)));  // it is used all the same
+    EXPECT_EQ(sink_.wait(id + 4), FinishReason::kLength);
+    EXPECT_TRUE(held(*remote, sequence).empty());
+  }
+}
+
+TEST_F(RemoteEngineTest, BlocksOfAWorkerElsewhereKeepNoTokens) {
+  start(fast());
+  ASSERT_TRUE(remote_->generate(request(1, sink_, 1, 160)));
+  sink_.wait(1);
+  expect_same_events(*engine_, *remote_);
+  std::uint64_t sequence = 0;
+  const std::vector<kv::Event> events = remote_->kv_events()->snapshot(sequence);
+  EXPECT_FALSE(events.empty());
+  for (const kv::Event& event : events) EXPECT_TRUE(event.tokens.empty());
+}
+
+TEST_F(RemoteEngineTest, AnEmbeddingIsWorkUntilItIsAnsweredAndEndsByItsDeadline) {
+  start(frozen());
+  ASSERT_TRUE(remote_->generate(request(1, sink_, 10)));
+  ASSERT_TRUE(until([&] { return engine_->load().running == 1; }));  // the pass never ends
+  std::promise<Code> late;
+  ASSERT_TRUE(remote_->embed(
+      {.id = {2}, .tokens = {1}, .deadline = Deadline(clock_.now() + std::chrono::seconds(1))},
+      [&](Result<std::vector<float>> v) { late.set_value(v.error().code); }));
+  EXPECT_TRUE(until([&] { return server_->live() == 2; }));
+  EXPECT_EQ(late.get_future().get(), Code::kDeadlineExceeded);
+  EXPECT_TRUE(until([&] { return server_->live() == 1; }));
 }
 
 TEST_F(RemoteEngineTest, EndsWhileRequestsRunAndWhileNobodyIsThere) {

@@ -73,6 +73,15 @@ TEST(WireTest, ARequestArrivesAsItWasGiven) {
   EXPECT_EQ(read->tenant, r.tenant);
 }
 
+TEST(WireTest, WhatMemoryIsTakenForIsBounded) {
+  for (const std::int32_t last_n : {-2, (1 << 20) + 1, std::numeric_limits<std::int32_t>::max()}) {
+    oe::GenerateRequest message;
+    write(everything(), message);
+    message.mutable_penstock()->set_penalty_last_n(last_n);
+    EXPECT_EQ(wire::read(message).error().code, Code::kInvalidArgument) << last_n;
+  }
+}
+
 TEST(WireTest, WhatIsNotGivenIsTheEnginesDefault) {
   oe::GenerateRequest message;
   message.mutable_token_ids()->add_ids(1);

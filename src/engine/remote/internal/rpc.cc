@@ -4,8 +4,10 @@
 #include <grpc/support/log.h>
 
 #include <algorithm>
+#include <charconv>
 #include <mutex>
 
+#include "base/host_port.h"
 #include "base/log.h"
 #include "engine/remote/internal/wire.h"
 #include "engine/remote/penstock.pb.h"
@@ -18,7 +20,6 @@ namespace {
 
 constexpr const char* kSecret = "penstock-secret";
 constexpr const char* kInstance = "penstock-instance";
-constexpr int kMessageBytesMax = 64 << 20;  // a prompt of a million tokens takes 3 MiB
 constexpr int kKeepaliveMs = 5000;
 
 /// Takes as long whatever the bytes are.
@@ -116,6 +117,24 @@ Error to_error(const grpc::Status& status) {
   return {code, status.error_message(), "", code == Code::kUnavailable ? 1 : 0};
 }
 
+std::string host_of_peer(std::string_view peer) {
+  peer.remove_prefix(std::min(peer.find(':') + 1, peer.size()));
+  std::string address;
+  for (std::size_t i = 0; i < peer.size(); ++i) {
+    unsigned byte = 0;
+    const char* const hex = peer.data() + i + 1;
+    if (peer[i] == '%' && i + 2 < peer.size() &&
+        std::from_chars(hex, hex + 2, byte, 16).ptr == hex + 2) {
+      address += static_cast<char>(byte);
+      i += 2;
+    } else {
+      address += peer[i];
+    }
+  }
+  const Result<HostPort> at = parse_host_port(address);
+  return at ? at->host : "";
+}
+
 std::shared_ptr<grpc::Channel> open_channel(const std::string& address) {
   adopt_log();
   grpc::ChannelArguments arguments;
@@ -134,12 +153,10 @@ std::shared_ptr<grpc::Channel> open_channel(const std::string& address) {
 
 Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
                                                    const std::vector<grpc::Service*>& services,
-                                                   int& port) {
+                                                   int message_bytes_max, int& port) {
   adopt_log();
-  const std::size_t colon = address.rfind(':');
-  if (colon == 0 || colon == std::string::npos || colon + 1 == address.size()) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("{}: expected HOST:PORT, such as 127.0.0.1:7000", address));
+  if (const Result<HostPort> at = parse_host_port(address); !at) {
+    return std::unexpected(at.error());
   }
   grpc::ServerBuilder builder;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
@@ -148,7 +165,7 @@ Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
                              kKeepaliveMs / 2);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveMs);
-  builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+  builder.SetMaxReceiveMessageSize(message_bytes_max);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {

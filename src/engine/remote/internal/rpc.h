@@ -29,10 +29,17 @@ void add_headers(grpc::ClientContext& context, const std::string& secret,
 /// later.
 [[nodiscard]] std::shared_ptr<grpc::Channel> open_channel(const std::string& address);
 
-/// Listens on HOST:PORT (port 0: any free one, told in `port`). Fails with kUnavailable when it
-/// cannot, kInvalidArgument when that is no address.
+/// The host of what gRPC calls a peer: "[::1]" of "ipv6:%5B::1%5D:4000". Empty: it has none.
+[[nodiscard]] std::string host_of_peer(std::string_view peer);
+
+/// Of what is sent to a worker and by one; a prompt of a million tokens takes 3 MiB.
+inline constexpr int kMessageBytesMax = 64 << 20;
+
+/// Listens on HOST:PORT (port 0: any free one, told in `port`). A message is taken in before its
+/// secret is looked at: `message_bytes_max` is what any stranger may have kept. Fails with
+/// kUnavailable when it cannot, kInvalidArgument when that is no address.
 Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
                                                    const std::vector<grpc::Service*>& services,
-                                                   int& port);
+                                                   int message_bytes_max, int& port);
 
 }  // namespace penstock::engine::rpc

@@ -128,7 +128,12 @@ Result<void> read_guided(const oe::GuidedDecoding& in, GenerateRequest& out) {
   }
 }
 
+constexpr std::int32_t kPenaltyLastNMax = 1 << 20;  // so many tokens are kept a request
+
 Result<void> read_extras(const ps::GenerateExtras& in, GenerateRequest& out) {
+  if (in.penalty_last_n() < -1 || in.penalty_last_n() > kPenaltyLastNMax) {
+    return bad(fmt::format("penalty_last_n: expected -1 to {}", kPenaltyLastNMax));
+  }
   out.sampling.penalty_last_n = in.penalty_last_n();
   for (const ps::LogitBias& bias : in.logit_bias()) {
     if (!is_token(bias.token_id())) return bad("logit_bias: a token id is not one");
