@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "engine/kv_ticket.h"
 #include "engine/load_report.h"
 #include "kv/events.h"
 #include "text/answer_grammar.h"
@@ -60,6 +62,7 @@ struct Output {
   std::vector<TopLogprob> top;         // descending; at most GenerateRequest::top_logprobs
   std::optional<FinishReason> finish;  // present exactly once a request, in its last Output
   Usage usage;                         // valid with the first token and with finish
+  std::shared_ptr<const KvTicket> kv;  // with the kLength of a request that was `prefill_only`
   std::string error;                   // with kError: for the client
   Code error_code = Code::kInternal;   // with kError: whose fault it is
 };
@@ -81,12 +84,19 @@ struct GenerateRequest {
   text::AnswerGrammar grammar;
   std::vector<Token> stop_token_ids;
   bool ignore_eos = false;
-  std::uint32_t max_tokens = 0;               // >= 1
+  std::uint32_t max_tokens = 0;               // >= 1; of no meaning with prefill_only
   std::uint32_t min_tokens = 0;               // no end-of-generation before that many
   std::optional<std::uint32_t> top_logprobs;  // absent: no logprobs; 0: the drawn token's only
   std::int32_t priority = 0;                  // higher first among those waiting
   std::uint64_t tenant = 0;  // of equal priority those first whose tenant has had least (llama/)
   Deadline deadline;
+  std::optional<KvTicket> fetch;  // KV of the prompt that another worker keeps for this request
+
+  /// Computes the prompt's KV and ends with kLength, no token drawn. What was computed is kept from
+  /// then on, and can be read by who has the ticket, until abort() is called for this id or for
+  /// `kv_lease` at most.
+  bool prefill_only = false;
+  Nanos kv_lease = std::chrono::seconds(30);
 };
 
 struct EmbedRequest {
@@ -108,6 +118,7 @@ struct EngineInfo {
   std::uint64_t kv_blocks_max = 0;        // reusable blocks kept
   std::uint32_t vocabulary_size = 0;
   std::uint32_t embedding_size = 0;  // 0: the model cannot embed
+  bool hands_kv_over = false;        // takes prefill_only, and fetches from others that do
 };
 
 /// One worker, whatever runs behind it: token ids in, tokens out. Thread: any, for every call.
@@ -124,7 +135,8 @@ class Engine {
   /// nothing reaches the sink.
   virtual Result<void> generate(GenerateRequest request) = 0;
 
-  /// Ends a request before its time, within one step. Unknown or finished ids are ignored.
+  /// Ends a request before its time, within one step, and the lease on the KV of one that was
+  /// prefill_only and has finished. Other finished ids and unknown ones are ignored.
   virtual void abort(RequestId id, CancelReason reason) = 0;
 
   /// Calls `done` once, on the engine's thread, with info().embedding_size L2-normalised floats, or

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "base/clock.h"
+#include "engine/kv_ticket.h"
 
 namespace penstock::engine {
 
@@ -20,6 +22,14 @@ struct TimedPass {
   PassWork work;
   Nanos took{0};
   friend bool operator==(const TimedPass&, const TimedPass&) = default;
+};
+
+/// KV blocks that have come from another worker in one go.
+struct TimedFetch {
+  std::uint64_t ordinal = 0;  // of the worker's fetches, from 1; 0: there was none yet
+  std::uint32_t blocks = 0;
+  Nanos took{0};
+  friend bool operator==(const TimedFetch&, const TimedFetch&) = default;
 };
 
 /// What a worker says of itself. Reports are ordered by `generation`; an older one is dropped.
@@ -42,6 +52,14 @@ struct LoadReport {
   std::uint64_t preemptions = 0;
   std::uint64_t blocks_evicted = 0;
   std::uint64_t sequence_errors = 0;
+
+  std::uint32_t kv_leases = 0;          // prompts whose KV is kept for other workers
+  std::uint64_t kv_leases_lapsed = 0;   // since start: nobody gave them back in time
+  std::uint64_t kv_blocks_fetched = 0;  // since start, from other workers
+  std::uint64_t kv_bytes_fetched = 0;
+  std::array<std::uint64_t, kFetchMisses> kv_blocks_missed{};  // by FetchMiss
+  Nanos kv_fetching{0};                                        // time that fetches took, in sum
+  TimedFetch last_fetch;
 
   std::uint32_t pass_tokens_max = 0;          // prompt tokens that the next pass would take
   TimePoint pass_started = TimePoint::min();  // of the pass under way; min(): none is

@@ -128,12 +128,19 @@ class RequestInbox final {
     return !closed_;
   }
 
-  /// Like take(), but waits until there is something or the inbox is closed.
-  bool wait(Batch& batch) {
+  /// Like take(), but waits until there is something or the inbox is closed, or for `at_most`.
+  bool wait(Batch& batch, Nanos at_most = Nanos::max()) {
     std::unique_lock lock(mutex_);
-    while (!attention_.load(std::memory_order_relaxed)) {
+    const auto until =
+        at_most == Nanos::max() ? TimePoint::max() : std::chrono::steady_clock::now() + at_most;
+    bool in_time = true;
+    while (!attention_.load(std::memory_order_relaxed) && in_time) {
       idle_ = true;
-      changed_.wait(lock);
+      if (until == TimePoint::max()) {
+        changed_.wait(lock);
+      } else {
+        in_time = changed_.wait_until(lock, until) == std::cv_status::no_timeout;
+      }
     }
     idle_ = false;
     hand_over(batch);

@@ -6,6 +6,7 @@
 #include <ranges>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace penstock::engine::llama {
 
@@ -54,6 +55,16 @@ BlockPool::BlockPool(const Options& options, KvEventLog& events)
     return;
   }
   memory_ = static_cast<std::byte*>(mapped);
+  if (options.readable_by_others) {
+    const auto layout = transfer::Layout::by_block(static_cast<std::uint32_t>(slots_), 1,
+                                                   static_cast<std::uint32_t>(options.block_bytes));
+    auto arena = transfer::Arena::adopt(layout, {memory_, slots_ * options.block_bytes});
+    if (arena) {
+      arena_ = std::move(*arena);
+    } else {
+      log::warn("no other worker can fetch KV from this one: {}", arena.error().message);
+    }
+  }
   free_.resize(slots_);
   for (std::uint32_t i = 0; i < slots_; ++i) free_[i] = static_cast<std::uint32_t>(slots_) - 1 - i;
 }
@@ -140,43 +151,85 @@ std::span<std::byte> BlockPool::bytes_of(const Block& block) const noexcept {
   return {memory_ + block.slot * options_.block_bytes, options_.block_bytes};
 }
 
-BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
-                                   std::span<const Token> tokens, std::uint64_t local,
-                                   const tiers::Key& key) {
-  CHECK_EQ(tokens.size(), options_.block_tokens);
-  const kv::BlockHash parent_hash = parent ? parent.block_->hash : root;
-  const kv::BlockHash hash = kv::chain_next(parent_hash, tokens);
-  if (const auto found = blocks_.find(hash); found != blocks_.end()) {
-    Block& held = *found->second;
-    if (!is_it(held, root, parent.block_, tokens)) return {};  // a collision: the first one stays
-    touch(held);
-    return {Pin(this, &held), {}};
-  }
+/// True: a block of that name is held. Then `pin` is on it, or on none if it is another block's.
+bool BlockPool::find_held(const kv::BlockHash& root, const Pin& parent, const kv::BlockHash& hash,
+                          std::span<const Token> tokens, Pin& pin) {
+  Block* held = find(hash);
+  if (held == nullptr) return false;
+  if (!is_it(*held, root, parent.block_, tokens)) return true;  // a collision: the first one stays
+  touch(*held);
+  pin = Pin(this, held);
+  return true;
+}
+
+std::optional<std::uint32_t> BlockPool::take_slot() {
   if (free_.empty()) {
-    if (evictable_.empty()) return {};
+    if (evictable_.empty()) return std::nullopt;
     ++evictions_;
     Block& victim = *evictable_.begin()->second;
     if (options_.evicted) options_.evicted(victim.key, bytes_of(victim));
     drop(victim);
   }
+  const std::uint32_t slot = free_.back();
+  free_.pop_back();
+  if (arena_ != nullptr) arena_->reserve(slot);
+  return slot;
+}
+
+BlockPool::Place BlockPool::insert(const kv::BlockHash& root, const Pin& parent,
+                                   std::span<const Token> tokens, std::uint64_t local,
+                                   const tiers::Key& key) {
+  const kv::BlockHash hash = kv::chain_next(parent ? parent.block_->hash : root, tokens);
+  Place place;
+  if (find_held(root, parent, hash, tokens, place.pin)) return place;
+  const std::optional<std::uint32_t> slot = take_slot();
+  if (!slot) return place;
+  place.pin = add(root, parent, hash, tokens, local, key, *slot);
+  place.bytes = bytes_of(*place.pin.block_);
+  return place;
+}
+
+BlockPool::Pin BlockPool::adopt(const kv::BlockHash& root, const Pin& parent,
+                                std::span<const Token> tokens, std::uint64_t local,
+                                const tiers::Key& key, std::uint32_t slot) {
+  const kv::BlockHash hash = kv::chain_next(parent ? parent.block_->hash : root, tokens);
+  Pin pin;
+  if (find_held(root, parent, hash, tokens, pin)) {
+    give_back(slot);
+    return pin;
+  }
+  return add(root, parent, hash, tokens, local, key, slot);
+}
+
+BlockPool::Pin BlockPool::add(const kv::BlockHash& root, const Pin& parent,
+                              const kv::BlockHash& hash, std::span<const Token> tokens,
+                              std::uint64_t local, const tiers::Key& key, std::uint32_t slot) {
+  CHECK_EQ(tokens.size(), options_.block_tokens);
   auto made = std::make_unique<Block>();
   made->hash = hash;
   made->root = root;
   made->parent = parent.block_;
   made->key = key;
   made->tokens.assign(tokens.begin(), tokens.end());
-  made->slot = free_.back();
+  made->slot = slot;
   made->last_use = ++clock_;
-  free_.pop_back();
   Block& block = *made;
   siblings(block).push_back(&block);  // a parent is pinned, so it is on no list of leaves
   blocks_.emplace(hash, std::move(made));
   events_.stored({.hash = hash,
-                  .parent = parent_hash,
+                  .parent = parent ? parent.block_->hash : root,
                   .begins_chain = !parent,
                   .local = local,
                   .tokens = block.tokens});
-  return {Pin(this, &block), bytes_of(block)};
+  return Pin(this, &block);
+}
+
+transfer::BlockRef BlockPool::ref(const Pin& pin) {
+  const Block& block = *pin.block_;
+  const transfer::BlockKey key = transfer_key(block.hash);
+  const transfer::BlockHead head = arena_->table().block(block.slot);
+  if (!head.readable() || head.key != key) arena_->sum_and_commit(block.slot, key);
+  return *arena_->ref(block.slot);
 }
 
 void BlockPool::drop(Block& block) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <unordered_map>
@@ -12,6 +13,7 @@
 #include "engine/kv_event_log.h"
 #include "kv/block.h"
 #include "tiers/key.h"
+#include "transfer/arena.h"
 
 namespace penstock::engine::llama {
 
@@ -25,8 +27,9 @@ class BlockPool final {
  public:
   struct Options {
     std::uint32_t block_tokens = 64;
-    std::size_t block_bytes = 0;     // KV of one block
-    std::uint64_t budget_bytes = 0;  // rounded down to whole blocks
+    std::size_t block_bytes = 0;      // KV of one block
+    std::uint64_t budget_bytes = 0;   // rounded down to whole blocks
+    bool readable_by_others = false;  // arena() and ref()
     /// Hears of a block that has to go for another, while its bytes are still there. May be empty.
     std::function<void(const tiers::Key& key, std::span<const std::byte> bytes)> evicted;
   };
@@ -83,9 +86,30 @@ class BlockPool final {
                              std::span<const Token> tokens, std::uint64_t local,
                              const tiers::Key& key = {});
 
+  /// The memory as others read and write it; null unless readable_by_others.
+  [[nodiscard]] transfer::Arena* arena() const noexcept { return arena_.get(); }
+  /// How a ticket names a block. Its checksum is taken with the first call.
+  [[nodiscard]] transfer::BlockRef ref(const Pin& pin);
+
+  /// For a block that others write: takes a slot out of use, evicting what has to go. Absent: every
+  /// slot is pinned or taken. It comes back by adopt() or give_back().
+  [[nodiscard]] std::optional<std::uint32_t> take_slot();
+  void give_back(std::uint32_t slot) { free_.push_back(slot); }
+  /// As insert(), of a block whose bytes are in `slot`, which is the pool's again in any case: a
+  /// block that was held before stays.
+  [[nodiscard]] Pin adopt(const kv::BlockHash& root, const Pin& parent,
+                          std::span<const Token> tokens, std::uint64_t local, const tiers::Key& key,
+                          std::uint32_t slot);
+
+  /// How a block is called in transfers.
+  [[nodiscard]] static transfer::BlockKey transfer_key(const kv::BlockHash& hash) noexcept {
+    return {hash.high, hash.low};
+  }
+
   /// Drops every block that is not pinned, leaf first.
   void clear();
 
+  [[nodiscard]] std::size_t block_bytes() const noexcept { return options_.block_bytes; }
   [[nodiscard]] std::uint64_t blocks_held() const noexcept { return blocks_.size(); }
   [[nodiscard]] std::uint64_t blocks_max() const noexcept { return slots_; }
   [[nodiscard]] std::uint64_t evictions() const noexcept { return evictions_; }
@@ -98,6 +122,11 @@ class BlockPool final {
   [[nodiscard]] static bool is_it(const Block& block, const kv::BlockHash& root,
                                   const Block* parent, std::span<const Token> tokens);
   Block* find(const kv::BlockHash& hash);
+  bool find_held(const kv::BlockHash& root, const Pin& parent, const kv::BlockHash& hash,
+                 std::span<const Token> tokens, Pin& pin);
+  Pin add(const kv::BlockHash& root, const Pin& parent, const kv::BlockHash& hash,
+          std::span<const Token> tokens, std::uint64_t local, const tiers::Key& key,
+          std::uint32_t slot);
   void touch(Block& block);
   void became_evictable(Block& block);
   void no_longer_evictable(Block& block);
@@ -108,6 +137,7 @@ class BlockPool final {
   KvEventLog& events_;
   std::uint64_t slots_ = 0;
   std::byte* memory_ = nullptr;
+  std::unique_ptr<transfer::Arena> arena_;
   std::vector<std::uint32_t> free_;
   std::unordered_map<kv::BlockHash, std::unique_ptr<Block>> blocks_;
   std::unordered_map<kv::BlockHash, std::vector<Block*>> first_;  // of chains, by root

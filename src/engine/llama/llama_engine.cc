@@ -63,9 +63,11 @@ class LlamaEngine final : public Engine {
 
   [[nodiscard]] std::list<SequencePtr>::iterator next_to_start();
   void start(Sequence& sequence);
+  void count_prompt(const Sequence& sequence);
   void restore(Sequence& sequence);
+  void hand_over(Sequence& sequence);
   void take_fetched();
-  void wait_for_fetch() const;
+  void wait_for_fetch();
   [[nodiscard]] Sequence* twin_of(const Sequence& waiting);
   void compute_part(Sequence& sequence, std::uint32_t budget);
   void decode_together(std::span<Sequence*> group);
@@ -113,7 +115,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
       clock_(clock),
       context_(std::move(context)),
       inbox_({.sequences_max = options.sequences_max, .queue_max = options.queue_max}),
-      cache_(*context_, options, events_, store, clock) {
+      cache_(*context_, options, events_, store, options.exchange.get(), clock) {
   info_ = {.model = model_->fingerprint(),
            .kv_compatibility_key = context_->compatibility_key(),
            .block_tokens = options.block_tokens,
@@ -124,7 +126,8 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
            .kv_blocks_max = cache_.pool().blocks_max(),
            .vocabulary_size = static_cast<std::uint32_t>(
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
-           .embedding_size = context_->embedding_size()};
+           .embedding_size = context_->embedding_size(),
+           .hands_kv_over = cache_.shares()};
   for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
   thread_ = std::thread([this] { run(); });
 }
@@ -137,7 +140,7 @@ LlamaEngine::~LlamaEngine() {
 Result<void> LlamaEngine::check(const GenerateRequest& r) const {
   CHECK(r.sink != nullptr);
   if (r.prompt.empty()) return fail(Code::kInvalidArgument, "the prompt is empty", "prompt");
-  if (r.max_tokens == 0) {
+  if (r.max_tokens == 0 && !r.prefill_only) {
     return fail(Code::kInvalidArgument, "max_tokens: expected at least 1", "max_tokens");
   }
   if (r.prompt.size() >= info_.context_tokens_max) {
@@ -212,12 +215,13 @@ void LlamaEngine::run() {
 
 bool LlamaEngine::take_inbox() {
   const bool idle = running_.empty() && waiting_.empty() && embeddings_.empty();
-  const bool open = idle ? inbox_.wait(batch_) : inbox_.take(batch_);
+  const bool open = idle ? inbox_.wait(batch_, cache_.leases().until_sweep()) : inbox_.take(batch_);
   for (SequencePtr& s : batch_.requests) {
     shares_.came(s->request.tenant);
     waiting_.push_back(std::move(s));
   }
   for (const Abort& abort : batch_.aborts) cancel(abort.id);
+  cache_.leases().sweep(ended_);
   std::ranges::move(batch_.embeds, std::back_inserter(embeddings_));
   counts_.accepted += batch_.requests.size();
   batch_.clear();
@@ -225,11 +229,15 @@ bool LlamaEngine::take_inbox() {
 }
 
 void LlamaEngine::cancel(RequestId id) {
-  const auto is_it = [&](const SequencePtr& s) { return s->request.id == id; };
+  const auto is_it = [&](const SequencePtr& s) {
+    return s->request.id == id && s->request.sink != nullptr;
+  };
   if (const auto r = std::ranges::find_if(running_, is_it); r != running_.end()) {
     finish(**r, FinishReason::kCancelled);
   } else if (const auto w = std::ranges::find_if(waiting_, is_it); w != waiting_.end()) {
     finish(**w, FinishReason::kCancelled);
+  } else {
+    cache_.leases().end(id);
   }
 }
 
@@ -280,7 +288,7 @@ void LlamaEngine::admit() {
 Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
   if (cache_.pool().blocks_max() == 0) return nullptr;
   for (const SequencePtr& s : running_) {
-    if (s->decoding() || s->root != waiting.root) continue;
+    if (s->request.sink == nullptr || s->decoding() || s->root != waiting.root) continue;
     const auto [a, b] = std::ranges::mismatch(s->request.prompt, waiting.request.prompt);
     const auto common = static_cast<std::uint32_t>(a - s->request.prompt.begin());
     const std::uint32_t usable =
@@ -296,6 +304,15 @@ Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
 }
 
 void LlamaEngine::start(Sequence& sequence) {
+  if (sequence.request.prefill_only) {
+    const std::uint32_t blocks = cache_.blocks_to_leave(sequence);
+    sequence.prefill_end = blocks * options_.block_tokens;
+    if (cache_.has_blocks_to_leave(sequence)) {
+      sequence.computed = sequence.cached = sequence.prefill_end;
+      count_prompt(sequence);
+      return hand_over(sequence);
+    }
+  }
   sequence.stream = free_streams_.back();
   free_streams_.pop_back();
   if (!cache_.begin_fetch(sequence)) restore(sequence);
@@ -303,9 +320,19 @@ void LlamaEngine::start(Sequence& sequence) {
 
 void LlamaEngine::restore(Sequence& sequence) {
   if (!cache_.restore(sequence)) ++counts_.sequence_errors;
+  count_prompt(sequence);
+}
+
+void LlamaEngine::count_prompt(const Sequence& sequence) {
   counts_.prompt_tokens += sequence.prompt_tokens();
   counts_.cached_tokens += sequence.cached;
   shares_.serve(sequence.request.tenant, sequence.prompt_tokens() - sequence.cached);
+}
+
+/// The prompt of a prefill_only sequence is computed as far as others can use it.
+void LlamaEngine::hand_over(Sequence& sequence) {
+  cache_.leave(sequence);
+  finish(sequence, FinishReason::kLength);
 }
 
 /// Lets in what has come from the store, a slice of it while others decode.
@@ -319,9 +346,9 @@ void LlamaEngine::take_fetched() {
 }
 
 /// Nothing else is to be done: sleeps until it is there, and looks at the inbox now and then.
-void LlamaEngine::wait_for_fetch() const {
+void LlamaEngine::wait_for_fetch() {
   const auto fetching = std::ranges::find_if(running_, [](const auto& s) { return s->fetching(); });
-  if (fetching != running_.end()) (*fetching)->fetch->wait(std::chrono::milliseconds(1));
+  if (fetching != running_.end()) cache_.wait_for_fetch(**fetching);
 }
 
 std::uint32_t LlamaEngine::prompt_budget(bool others_decode) const {
@@ -359,11 +386,12 @@ void LlamaEngine::begin_pass() {
   std::uint32_t budget = prompt_budget(any_decoding());
   for (const SequencePtr& s : running_) {
     if (s->fetching()) continue;
-    const std::uint32_t left = s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
+    const std::uint32_t left = s->prompt_left();
     const std::uint32_t part = std::min(left, budget);
     work.prefill_tokens += part;
     budget -= part;
-    work.decodes = work.decodes || part == left;  // it draws a token when its prompt is done
+    // It draws a token when its prompt is done.
+    work.decodes = work.decodes || (part == left && !s->request.prefill_only);
   }
   work.kv_use = static_cast<double>(active_blocks()) / active_blocks_max();
   passes_.begin(clock_.now(), work);
@@ -394,7 +422,8 @@ std::uint32_t LlamaEngine::compute_prompts() {
 }
 
 void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
-  const std::uint32_t rows = next_rows(s.computed, s.prompt_tokens(), budget);
+  std::uint32_t rows = next_rows(s.computed, s.prompt_tokens(), budget);
+  if (s.request.prefill_only) rows = std::min(rows, std::max(s.prompt_left(), kTiledRows));
   std::vector<Context::Row> batch;
   batch.reserve(rows);
   for (std::uint32_t i = 0; i < rows; ++i) {
@@ -409,7 +438,12 @@ void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
   if (rows >= kTiledRows && s.settled == s.computed) s.settled += rows;
   s.computed += rows;
   ++counts_.steps;
-  if (s.decoding()) {
+  if (s.request.prefill_only) {
+    if (s.prompt_left() == 0) {
+      publish(s);
+      hand_over(s);
+    }
+  } else if (s.decoding()) {
     draw(s, static_cast<std::int32_t>(rows) - 1);
     if (s.request.sink != nullptr) publish(s);
   }
@@ -484,21 +518,25 @@ void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
   if (s.request.sink == nullptr) return;  // ended before
   if (reason == FinishReason::kError) ++counts_.sequence_errors;
   if (s.stream) {
-    if (reason == FinishReason::kStop || reason == FinishReason::kLength) publish(s);
+    const bool complete = reason == FinishReason::kStop || reason == FinishReason::kLength;
+    if (complete && !s.request.prefill_only) publish(s);
     context_->truncate(*s.stream, 0);
     free_streams_.push_back(*s.stream);
     std::ranges::sort(free_streams_,
                       std::greater<>{});  // the lowest next: streams in a row batch best
     s.stream.reset();
   }
-  s.end_fetch();
+  cache_.end_fetch(s);
   s.chain.clear();
-  outbox_.add(
-      s.request.sink,
-      {.request = s.request.id, .finish = reason, .usage = s.usage(), .error = std::move(error)});
+  const bool leaves = s.ticket != nullptr;  // it lives on as a lease
+  outbox_.add(s.request.sink, {.request = s.request.id,
+                               .finish = reason,
+                               .usage = s.usage(),
+                               .kv = std::move(s.ticket),
+                               .error = std::move(error)});
   s.request.sink = nullptr;  // ended; swept by end_expired()
   shares_.left(s.request.tenant);
-  ended_.push_back(s.request.id);
+  if (!leaves) ended_.push_back(s.request.id);
 }
 
 void LlamaEngine::run_embeddings() {
@@ -516,8 +554,7 @@ void LlamaEngine::publish(std::span<const RequestId> ended) {
   for (const SequencePtr& s : running_) {
     if (s->request.sink == nullptr) continue;
     ++counts_.running;
-    counts_.running_prefill_tokens +=
-        s->prompt_tokens() - std::min(s->computed, s->prompt_tokens());
+    counts_.running_prefill_tokens += s->prompt_left();
   }
   counts_.waiting_prefill_tokens = counts_.running_prefill_tokens;
   for (const SequencePtr& s : waiting_) {
@@ -531,6 +568,7 @@ void LlamaEngine::publish(std::span<const RequestId> ended) {
   counts_.kv_blocks_active = active_blocks();
   counts_.kv_blocks_active_max = active_blocks_max();
   counts_.pass_tokens_max = prompt_budget(any_decoding());
+  cache_.write_to(counts_);
   passes_.write_to(counts_);
   ++counts_.generation;
   // Under one lock, so that no request is counted twice or not at all.

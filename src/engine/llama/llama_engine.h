@@ -11,6 +11,7 @@
 
 namespace penstock::engine {
 
+class KvExchange;   // kv_exchange.h
 class SharedStore;  // shared_store.h
 
 struct LlamaOptions {
@@ -26,6 +27,7 @@ struct LlamaOptions {
   bool exact = false;                  // every token as if the request ran alone (README)
   bool quantized_kv = false;           // q8_0 instead of f16
   std::shared_ptr<SharedStore> store;  // KV behind the reusable blocks; may be empty
+  std::shared_ptr<KvExchange> exchange;  // workers that KV is handed over to and from; may be empty
 };
 
 /// A worker over llama.cpp: one context, one compute thread, continuous batching, KV reuse by

@@ -22,7 +22,7 @@ std::string PrefixCache::store_key(const Context& context, const LlamaOptions& o
 }
 
 PrefixCache::PrefixCache(Context& context, const LlamaOptions& options, KvEventLog& events,
-                         tiers::Store* store, const Clock& clock)
+                         tiers::Store* store, KvExchange* exchange, const Clock& clock)
     : context_(context),
       block_tokens_(options.block_tokens),
       pool_bytes_(options.reuse_bytes),
@@ -30,8 +30,15 @@ PrefixCache::PrefixCache(Context& context, const LlamaOptions& options, KvEventL
       store_(store),
       store_key_(store_key(context, options)),
       clock_(clock),
-      pool_(pool_options(), events) {
+      exchange_(exchange),
+      pool_(pool_options(), events),
+      leases_(pool_, clock) {
   if (store_ != nullptr) arrived_.resize(store_->block_bytes());
+  if (shares()) offered_as_ = exchange_->offer(*pool_.arena(), store_key_);
+}
+
+PrefixCache::~PrefixCache() {
+  if (shares()) exchange_->withdraw(offered_as_);
 }
 
 BlockPool::Options PrefixCache::pool_options() {
@@ -39,6 +46,7 @@ BlockPool::Options PrefixCache::pool_options() {
   BlockPool::Options options{.block_tokens = block_tokens_};
   options.block_bytes = codec != nullptr ? codec->bytes_per_token() * block_tokens_ : 1;
   options.budget_bytes = codec != nullptr ? pool_bytes_ : 0;
+  options.readable_by_others = exchange_ != nullptr;
   if (store_ != nullptr) {
     options.evicted = [this](const tiers::Key& key, std::span<const std::byte> bytes) {
       offer(key, bytes, tiers::Keep::kHeld);
@@ -70,6 +78,7 @@ void PrefixCache::offer(const tiers::Key& key, std::span<const std::byte> bytes,
 }
 
 bool PrefixCache::begin_fetch(Sequence& s) {
+  if (s.request.fetch && begin_pull(s)) return true;
   const std::size_t blocks = s.request.prompt.size() / block_tokens_;
   if (store_ == nullptr || pool_.blocks_max() == 0 || blocks == 0) return false;
   s.chain = pool_.match(s.root, s.request.prompt);
@@ -85,6 +94,7 @@ bool PrefixCache::begin_fetch(Sequence& s) {
 }
 
 bool PrefixCache::take_fetched(Sequence& s, Nanos slice) {
+  if (s.pull != nullptr) return take_pulled(s);
   if (!s.fetch->done()) return false;
   if (s.fetched.empty()) s.fetched = s.fetch->take();
   const TimePoint end = clock_.now() + slice;
@@ -100,8 +110,28 @@ bool PrefixCache::take_fetched(Sequence& s, Nanos slice) {
     s.chain.push_back(std::move(place.pin));
     if (++s.imported < s.fetched.size() && clock_.now() >= end) return false;
   }
-  s.end_fetch();
+  end_fetch(s);
   return true;
+}
+
+void PrefixCache::wait_for_fetch(Sequence& s) const {
+  constexpr auto kStep = std::chrono::milliseconds(1);
+  if (s.pull != nullptr) {
+    (void)s.pull->transfer.wait(Deadline(clock_.now() + kStep), clock_);
+  } else {
+    s.fetch->wait(kStep);
+  }
+}
+
+void PrefixCache::end_fetch(Sequence& s) {
+  if (s.pull != nullptr) {
+    const std::vector<std::uint32_t> slots = std::move(s.pull->slots);
+    s.pull.reset();  // waits until nobody writes there
+    for (const std::uint32_t slot : slots) pool_.give_back(slot);
+  }
+  s.fetch.reset();
+  s.fetched.clear();
+  s.imported = 0;
 }
 
 bool PrefixCache::restore(Sequence& s) {

@@ -1,13 +1,17 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "engine/kv_event_log.h"
+#include "engine/kv_exchange.h"
 #include "engine/llama/block_pool.h"
 #include "engine/llama/context.h"
+#include "engine/llama/kv_leases.h"
 #include "engine/llama/sequence.h"
+#include "engine/load_report.h"
 #include "tiers/store.h"
 
 namespace penstock::engine::llama {
@@ -17,12 +21,18 @@ namespace penstock::engine::llama {
 ///
 /// A prompt's beginning comes from the pool at once (`restore`). What the pool lacks and the store
 /// has is fetched first if that is predicted to be quicker than computing it; the sequence waits
-/// for it while others go on, and never longer than computing would take.
+/// for it while others go on, and never longer than computing would take. So it is with a prompt
+/// that another worker has computed for this one (GenerateRequest::fetch): its blocks are pulled
+/// into slots of the pool, and become blocks of the pool once they are verified.
 class PrefixCache final {
  public:
-  /// `store` may be null. `exact` blocks hold only KV computed as if alone (batch_shape.h).
+  /// `store` and `exchange` may be null. `exact` blocks hold only KV computed as if alone
+  /// (batch_shape.h).
   PrefixCache(Context& context, const LlamaOptions& options, KvEventLog& events,
-              tiers::Store* store, const Clock& clock);
+              tiers::Store* store, KvExchange* exchange, const Clock& clock);
+  ~PrefixCache();
+  PrefixCache(const PrefixCache&) = delete;
+  PrefixCache& operator=(const PrefixCache&) = delete;
 
   [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
 
@@ -33,12 +43,30 @@ class PrefixCache final {
   bool begin_fetch(Sequence& sequence);
   /// Copies what has come into the pool, for about `slice` (a block at least). True: that was all.
   bool take_fetched(Sequence& sequence, Nanos slice);
+  /// Waits until there may be something to take, for about a millisecond at most.
+  void wait_for_fetch(Sequence& sequence) const;
+  /// The sequence has no use for what is on its way.
+  void end_fetch(Sequence& sequence);
   /// Fills the sequence's stream with what the pool has of its prompt. False: llama.cpp refused;
   /// all of it is computed.
   bool restore(Sequence& sequence);
   /// Puts the full blocks that the sequence computed and the pool lacks into the pool, and offers
   /// them to the store. False: llama.cpp did not give the state.
   bool publish(Sequence& sequence);
+
+  /// Whether others can take blocks from here, and this worker from them.
+  [[nodiscard]] bool shares() const noexcept { return pool_.arena() != nullptr; }
+  /// How many of its prompt's blocks a prefill_only sequence leaves: all that another one of this
+  /// prompt would reuse.
+  [[nodiscard]] std::uint32_t blocks_to_leave(const Sequence& sequence) const noexcept;
+  /// True: the pool has them all, and the sequence's chain is on them.
+  bool has_blocks_to_leave(Sequence& sequence);
+  /// Keeps the blocks that a prefill_only sequence computed, and makes its ticket.
+  void leave(Sequence& sequence);
+  [[nodiscard]] KvLeases& leases() noexcept { return leases_; }
+
+  /// Adds what has come from other workers.
+  void write_to(LoadReport& report) const noexcept;
 
   /// What blocks in the store must agree in: whose and how computed, by which build on which CPU.
   [[nodiscard]] static std::string store_key(const Context& context, const LlamaOptions& options);
@@ -47,6 +75,11 @@ class PrefixCache final {
   BlockPool::Options pool_options();
   [[nodiscard]] double block_cost_ns() const noexcept;
   const tiers::Key& key_of(Sequence& sequence, std::size_t block);
+  bool begin_pull(Sequence& sequence);
+  bool take_pulled(Sequence& sequence);
+  void missed(FetchMiss why, std::size_t blocks) noexcept {
+    missed_[static_cast<std::size_t>(why)] += blocks;
+  }
   void offer(const tiers::Key& key, std::span<const std::byte> bytes, tiers::Keep keep);
 
   Context& context_;
@@ -56,7 +89,14 @@ class PrefixCache final {
   tiers::Store* const store_;
   const std::string store_key_;
   const Clock& clock_;
+  KvExchange* const exchange_;
   BlockPool pool_;
+  KvLeases leases_;
+  std::uint64_t offered_as_ = 0;  // at the exchange
+  std::uint64_t blocks_pulled_ = 0;
+  std::array<std::uint64_t, kFetchMisses> missed_{};
+  Nanos pulling_{0};
+  TimedFetch last_pull_;
   Nanos token_cost_ = std::chrono::milliseconds(5);  // until it is measured
   std::vector<std::byte> arrived_;                   // a block between store and pool
 };

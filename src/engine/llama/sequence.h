@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -7,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "engine/llama/block_pool.h"
+#include "engine/llama/peer_fetch.h"
 #include "engine/llama/sampler.h"
 #include "kv/block.h"
 #include "kv/local_hash.h"
@@ -35,21 +37,25 @@ struct Sequence {
   std::uint32_t drawn = 0;
   std::vector<BlockPool::Pin> chain;  // the pool's blocks of positions 0.., as far as known
 
+  std::uint32_t prefill_end = 0;     // prefill_only: computed up to here it is done
+  std::unique_ptr<KvTicket> ticket;  // prefill_only: what it leaves behind
+
+  std::unique_ptr<PeerFetch> pull;  // while blocks of the prompt come from another worker
   // With a store behind the pool.
   std::vector<tiers::Key> keys;              // of its full blocks, as far as needed
   std::optional<tiers::Store::Fetch> fetch;  // while blocks of the prompt are on their way
   std::vector<tiers::Store::Pin> fetched;    // they have come, and go into the pool
   std::size_t imported = 0;                  // of those, in the pool
 
-  [[nodiscard]] bool fetching() const noexcept { return fetch.has_value(); }
-  void end_fetch() {
-    fetch.reset();
-    fetched.clear();
-    imported = 0;
-  }
+  [[nodiscard]] bool fetching() const noexcept { return fetch.has_value() || pull != nullptr; }
 
   [[nodiscard]] std::uint32_t prompt_tokens() const noexcept {
     return static_cast<std::uint32_t>(request.prompt.size());
+  }
+  /// Of the prompt, still to be computed here.
+  [[nodiscard]] std::uint32_t prompt_left() const noexcept {
+    const std::uint32_t end = request.prefill_only ? prefill_end : prompt_tokens();
+    return end - std::min(computed, end);
   }
   [[nodiscard]] bool decoding() const noexcept { return computed >= prompt_tokens(); }
   [[nodiscard]] Usage usage() const noexcept { return {prompt_tokens(), cached, drawn}; }

@@ -1,0 +1,145 @@
+// What of PrefixCache deals with other workers: KV left for them, and KV fetched from them.
+#include <algorithm>
+
+#include "engine/llama/batch_shape.h"
+#include "engine/llama/prefix_cache.h"
+
+namespace penstock::engine::llama {
+namespace {
+
+/// What a fetch has at least, however quickly its tokens are computed: threads have to wake up.
+constexpr Nanos kPullAtLeast = std::chrono::milliseconds(250);
+
+constexpr std::uint32_t kGone = UINT32_MAX;  // no slot
+
+const BlockPool::Pin kNoBlock;
+
+FetchMiss miss_of(transfer::BlockStatus status) noexcept {
+  switch (status) {
+    case transfer::BlockStatus::kStale:
+    case transfer::BlockStatus::kWrongKey: return FetchMiss::kStale;
+    case transfer::BlockStatus::kTruncated:
+    case transfer::BlockStatus::kCorrupt: return FetchMiss::kCorrupt;
+    case transfer::BlockStatus::kRevoked: return FetchMiss::kLeaseEnded;
+    case transfer::BlockStatus::kDeadline:
+    case transfer::BlockStatus::kCancelled: return FetchMiss::kDeadline;
+    default: return FetchMiss::kUnreachable;
+  }
+}
+
+}  // namespace
+
+std::uint32_t PrefixCache::blocks_to_leave(const Sequence& s) const noexcept {
+  const std::uint32_t whole = s.prompt_tokens() / block_tokens_ * block_tokens_;
+  const std::uint32_t reused = reusable_tokens(s.prompt_tokens(), whole, 1, exact_);
+  return (reused + block_tokens_ - 1) / block_tokens_;
+}
+
+bool PrefixCache::has_blocks_to_leave(Sequence& s) {
+  s.chain = pool_.match(s.root, s.request.prompt);
+  return s.chain.size() >= blocks_to_leave(s);
+}
+
+void PrefixCache::leave(Sequence& s) {
+  if (!shares()) return;
+  s.chain.resize(std::min<std::size_t>(s.chain.size(), blocks_to_leave(s)));
+  if (s.chain.empty()) return;
+  s.ticket =
+      leases_.open(s.request.id, std::move(s.chain),
+                   Deadline(std::min(s.request.deadline.at(), clock_.now() + s.request.kv_lease)));
+  s.chain.clear();
+}
+
+bool PrefixCache::begin_pull(Sequence& s) {
+  const KvTicket& ticket = *s.request.fetch;
+  s.chain = pool_.match(s.root, s.request.prompt);
+  const std::size_t have = s.chain.size();
+  const std::size_t there = std::min<std::size_t>(ticket.blocks.size(), blocks_to_leave(s));
+  if (there <= have) return false;
+  if (!shares()) {
+    missed(FetchMiss::kUnreachable, there - have);
+    return false;
+  }
+  auto pull = std::make_unique<PeerFetch>();
+  pull->granted = ticket.blocks;
+  pull->started = clock_.now();
+  kv::BlockHash hash = s.root;
+  for (std::size_t block = 0; block < there; ++block) {
+    hash = kv::chain_next(
+        hash, std::span(s.request.prompt).subspan(block * block_tokens_, block_tokens_));
+    if (block < have) continue;
+    const std::optional<std::uint32_t> slot = pool_.take_slot();
+    if (!slot) {
+      missed(FetchMiss::kNoRoom, there - block);
+      break;
+    }
+    pull->take.push_back(static_cast<std::uint32_t>(block));
+    pull->slots.push_back(*slot);
+    pull->keys.push_back(BlockPool::transfer_key(hash));
+  }
+  pull->status.resize(pull->take.size());
+  const auto computing =
+      Nanos(static_cast<std::int64_t>(block_cost_ns() * static_cast<double>(pull->take.size())));
+  transfer::Pull wanted;
+  wanted.granted = pull->granted;
+  wanted.take = pull->take;
+  wanted.to = pull->slots;
+  wanted.keys = pull->keys;
+  wanted.status = pull->status;
+  wanted.grant = ticket.grant;
+  wanted.deadline = Deadline(
+      std::min(s.request.deadline.at(), pull->started + std::max(computing, kPullAtLeast)));
+  s.pull = std::move(pull);
+  const Result<void> begun =
+      exchange_->pull(ticket.source, store_key_, s.pull->transfer, wanted, *pool_.arena());
+  if (begun && !s.pull->take.empty()) return true;
+  missed(FetchMiss::kUnreachable, s.pull->take.size());
+  end_fetch(s);
+  return false;
+}
+
+/// Each block was verified before it was readable; those up to the first miss go into the pool.
+bool PrefixCache::take_pulled(Sequence& s) {
+  PeerFetch& pull = *s.pull;
+  if (!pull.transfer.done()) {
+    if (pull.transfer.pull().deadline.passed(clock_.now())) pull.transfer.cancel();
+    return false;
+  }
+  std::size_t adopted = 0;
+  for (; adopted < pull.take.size(); ++adopted) {
+    if (pull.status[adopted] != transfer::BlockStatus::kArrived) break;
+    const std::size_t block = s.chain.size();
+    const auto tokens = std::span(s.tokens).subspan(block * block_tokens_, block_tokens_);
+    BlockPool::Pin pin = pool_.adopt(
+        s.root, s.chain.empty() ? kNoBlock : s.chain.back(), tokens, s.locals.block(tokens),
+        store_ != nullptr ? key_of(s, block) : tiers::Key{}, pull.slots[adopted]);
+    pull.slots[adopted] = kGone;  // the pool has it, in either case
+    if (!pin) break;
+    s.chain.push_back(std::move(pin));
+  }
+  for (std::size_t i = adopted; i < pull.take.size(); ++i) {
+    const bool arrived = pull.status[i] == transfer::BlockStatus::kArrived;
+    missed(arrived ? FetchMiss::kStale : miss_of(pull.status[i]), 1);
+  }
+  const Nanos took = clock_.now() - pull.started;
+  blocks_pulled_ += adopted;
+  pulling_ += took;
+  if (adopted == pull.take.size()) {
+    last_pull_ = {last_pull_.ordinal + 1, static_cast<std::uint32_t>(adopted), took};
+  }
+  std::erase(pull.slots, kGone);
+  end_fetch(s);
+  return true;
+}
+
+void PrefixCache::write_to(LoadReport& report) const noexcept {
+  report.kv_leases = leases_.size();
+  report.kv_leases_lapsed = leases_.lapsed();
+  report.kv_blocks_fetched = blocks_pulled_;
+  report.kv_bytes_fetched = blocks_pulled_ * pool_.block_bytes();
+  report.kv_blocks_missed = missed_;
+  report.kv_fetching = pulling_;
+  report.last_fetch = last_pull_;
+}
+
+}  // namespace penstock::engine::llama
