@@ -41,6 +41,9 @@ struct ServeFlags {
   std::vector<std::string> names;
   std::string chat_template_file;
   std::uint32_t workers = 1;
+  std::uint32_t prefill = 0;
+  std::uint32_t decode = 0;
+  double kv_lease_s = 30;
   serve::DispatchOptions dispatch;
   serve::RemoteWorkersOptions remote;
   double worker_heartbeat_s = 1;
@@ -77,9 +80,24 @@ void declare(CLI::App& sub, ServeFlags& f) {
       ->check(CLI::ExistingFile)
       ->group("Model");
 
-  add("--workers", f.workers,
-      "Engines; they share the weights, each has its own KV and threads; 0: only those that join")
-      ->check(CLI::Range(0, 256))
+  CLI::Option* workers =
+      add("--workers", f.workers,
+          "Engines; they share the weights, each has its own KV and threads; 0: only those that "
+          "join")
+          ->check(CLI::Range(0, 256))
+          ->group("Engine");
+  add("--prefill", f.prefill,
+      "Instead of --workers, with --decode: so many engines compute prompts for others")
+      ->check(CLI::Range(1, 128))
+      ->excludes(workers)
+      ->group("Engine");
+  add("--decode", f.decode, "And so many answer, with prompts of their own where that is quicker")
+      ->check(CLI::Range(1, 128))
+      ->excludes(workers)
+      ->group("Engine");
+  add("--kv-lease-s", f.kv_lease_s,
+      "A prompt's KV is kept at most so long for the answer at another worker, seconds")
+      ->check(CLI::Range(0.001, 3600.0))
       ->group("Engine");
   declare_engine(table, sub, "--model", f.engine);
 
@@ -163,8 +181,22 @@ Result<std::string> read_file(const std::string& path) {
 
 /// Turns what was typed into the options of each part. Fails with what is wrong.
 Result<serve::ModelOptions> settle(ServeFlags& f) {
+  if ((f.prefill > 0) != (f.decode > 0)) {
+    return fail(Code::kInvalidArgument, "--prefill and --decode need each other");
+  }
+  if (f.prefill > 0) {
+    f.workers = f.prefill + f.decode;
+    f.dispatch.roles.assign(f.prefill, fleet::Role::kPrefill);
+    f.dispatch.roles.resize(f.workers, fleet::Role::kDecode);
+  }
   Result<serve::ModelOptions> options = engine_options(f.engine, f.workers);
   if (!options) return options;
+  if (f.prefill > 0 && (options->simulated || options->llama.reuse_bytes == 0)) {
+    return fail(Code::kInvalidArgument,
+                options->simulated
+                    ? "--prefill: simulated workers hand no KV over"
+                    : "--prefill: KV is handed over from --kv-cache-mib, which is 0");
+  }
   serve::ModelOptions& model = *options;
   if (Result<void> level = apply_log_level(f.process); !level) {
     return std::unexpected(level.error());
@@ -177,6 +209,7 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   f.http.write_stall_timeout = from_seconds(f.stall_timeout_s);
   f.service.request_timeout = from_seconds(f.request_timeout_s);
   f.service.heartbeat = from_seconds(f.heartbeat_s);
+  f.service.kv_lease = from_seconds(f.kv_lease_s);
   if (std::ranges::count(f.names, "") > 0) {
     return fail(Code::kInvalidArgument, "--served-model-name: an empty name; give one, or none");
   }

@@ -65,6 +65,7 @@ struct SimulateFlags {
   std::vector<std::string> policies = {std::string(router::policies().front().name)};
   std::uint32_t workers = 8;
   std::uint32_t prefill = 0;
+  bool split_when_better = false;
   std::uint32_t decode = 0;
   std::uint64_t requests = 0;
   std::uint32_t trace_block_tokens = 512;
@@ -125,6 +126,9 @@ void declare_fleet(FlagTable& table, SimulateFlags& f) {
   table.add_flag(
       "--early-hand-over", f.early_hand_over,
       "Prompts leave a prefill worker with their first token, not as in Dynamo's replay");
+  table.add_flag("--split-when-better", f.split_when_better,
+                 "A prompt goes to a prefill worker where the router finds that better; decode "
+                 "workers compute the others");
   table.add("--routers", f.routers, "Router replicas; arrivals go to them in turn")
       ->check(CLI::Range(1U, sim::kRoutersMax));
   table.add_flag("--routers-apart", f.routers_apart,
@@ -223,6 +227,7 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   sim::Setup setup;
   setup.workers = f.prefill > 0 ? 0 : f.workers;
   setup.prefill_workers = f.prefill;
+  setup.split_when_better = f.split_when_better;
   setup.decode_workers = f.decode;
   setup.model.kv_blocks = f.kv_blocks;
   setup.model.block_tokens = f.block_tokens;

@@ -96,6 +96,12 @@ void Ledger::set_state(Slot slot, WorkerState state) {
   ++membership_;
 }
 
+void Ledger::set_role(Slot slot, Role role) {
+  if (role_.at(slot) == role) return;
+  role_[slot] = role;
+  ++membership_;
+}
+
 void Ledger::restarted(Slot slot) {
   CHECK_LT(slot, state_.size());
   clear_load(slot);

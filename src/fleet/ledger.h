@@ -77,6 +77,7 @@ class Ledger final {
   /// Its load starts at nothing; leases of the slot's lives before no longer count.
   std::optional<Slot> add(WorkerState state, Role role);
   void set_state(Slot slot, WorkerState state);
+  void set_role(Slot slot, Role role);
   void set_trust(Slot slot, Trust trust) { trust_.at(slot) = trust; }
   void set_cost(Slot slot, const PassCost& cost) {
     cost_.at(slot) = cost;

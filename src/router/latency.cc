@@ -108,6 +108,31 @@ class Latency final : public Policy {
     return choice;
   }
 
+  Choice pick_part(const Question& q, const Split& split, Rng& rng, Explanation* why) override {
+    Choice choice = pick(q, rng, why);
+    refresh(q.fleet, split.prefill);
+    refresh(q.fleet, split.decode);
+    const double cold = cold_blocks(q, most_cached(q));
+    for (const Slot slot : split.prefill) {
+      const Leg prompt = prompt_leg(q, split, slot, cold);
+      const Added added = best_answer(q, split, slot, prompt, cold);
+      const double cost = added.cost(prices());
+      if (why != nullptr && cost < kInfinity) {
+        why->add(slot, cost,
+                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.work_ms,
+                  added.home_ms, prompt.tokens},
+                 Stage::kPrefill);
+      }
+      if (cost >= choice.cost) continue;
+      choice = {.slot = slot,
+                .rule = "prompt elsewhere",
+                .cost = cost,
+                .ttft_ms = added.first_token_ms,
+                .stage = Stage::kPrefill};
+    }
+    return choice;
+  }
+
   void plan(std::span<const Question> questions, Rng& rng, std::span<Choice> choices,
             std::span<std::uint32_t> order) override {
     if (questions.front().stage == Stage::kDecode) {
@@ -144,6 +169,49 @@ class Latency final : public Policy {
     return least.choice("least KV");
   }
 
+  /// Of a split request: its prompt, but for what the answer's worker computes in any case.
+  struct Leg {
+    double tokens = 0;
+    Added added;
+  };
+  static double tail_tokens(const Question& q, const Split& split) noexcept {
+    const std::uint32_t part = q.prompt_tokens - q.prompt_blocks * q.block_tokens;
+    return std::max({1U, part, std::min(split.tail_tokens, q.prompt_tokens)});
+  }
+  [[nodiscard]] Leg prompt_leg(const Question& q, const Split& split, Slot slot,
+                               double cold) const noexcept {
+    Item item = item_of(q, 0, slot, cold);
+    item.tokens = std::max(0.0, item.tokens - tail_tokens(q, split));
+    return {item.tokens, outlooks_[slot].added(item, glances_[slot].rest_ms(q.now))};
+  }
+
+  /// Both legs' effect, with the answer where that is best.
+  [[nodiscard]] Added best_answer(const Question& q, const Split& split, Slot prompt_at,
+                                  const Leg& prompt, double cold) const noexcept {
+    Added best{.first_token_ms = kInfinity};
+    for (const Slot slot : split.decode) {
+      if (slot == prompt_at) continue;
+      const std::uint32_t hit = std::min(q.cached_blocks(slot), q.prompt_blocks);
+      const double moved = q.prompt_blocks - hit;
+      const double rest_ms = glances_[slot].rest_ms(q.now);
+      const Added answer = outlooks_[slot].added(
+          {.tokens = tail_tokens(q, split), .blocks = moved + 1, .cold = cold}, rest_ms);
+      const double there_ms = prompt.added.first_token_ms +
+                              (moved > 0 ? split.transfer.fixed_ms : 0) +
+                              split.transfer.block_ms * moved;
+      // Its queue of now is gone by the time the prompt is there.
+      const double begins_ms = rest_ms + glances_[slot].start_ms;
+      const Added both{
+          .first_token_ms = std::max(there_ms, begins_ms) + answer.first_token_ms - begins_ms,
+          .waiting_ms = prompt.added.waiting_ms + answer.waiting_ms,
+          .stalled_ms = prompt.added.stalled_ms + answer.stalled_ms,
+          .work_ms = prompt.added.work_ms + answer.work_ms,
+          .home_ms = prompt.added.home_ms + answer.home_ms};
+      if (both.cost(prices()) < best.cost(prices())) best = both;
+    }
+    return best;
+  }
+
   [[nodiscard]] Prices prices() const noexcept {
     const double share = ttft_ms_.value() / std::max(1.0, decode_ms_.value());
     return {.stream = std::min(kStreamPriceMax, share),
@@ -152,20 +220,23 @@ class Latency final : public Policy {
   }
 
   void refresh(const Question& q) {
-    if (outlooks_.size() < q.fleet.slots()) {
-      outlooks_.resize(q.fleet.slots());
-      glances_.resize(q.fleet.slots());
-    }
+    refresh(q.fleet, q.candidates);
     double queued = 0;
-    for (const Slot slot : q.candidates) {
-      if (glances_[slot].revision != q.fleet.revision[slot]) {
-        outlooks_[slot].refresh(q.fleet, slot, decode_ms_.value());
-        glances_[slot] = outlooks_[slot].glance();
-      }
-      queued += glances_[slot].queued;
-    }
+    for (const Slot slot : q.candidates) queued += glances_[slot].queued;
     const auto workers = static_cast<double>(q.candidates.size());
     backlog_ += (queued / workers - backlog_) / kBacklogWindow;
+  }
+
+  void refresh(const fleet::FleetView& fleet, std::span<const Slot> slots) {
+    if (outlooks_.size() < fleet.slots()) {
+      outlooks_.resize(fleet.slots());
+      glances_.resize(fleet.slots());
+    }
+    for (const Slot slot : slots) {
+      if (glances_[slot].revision == fleet.revision[slot]) continue;
+      outlooks_[slot].refresh(fleet, slot, decode_ms_.value());
+      glances_[slot] = outlooks_[slot].glance();
+    }
   }
 
   [[nodiscard]] Added added_at(const Question& q, Slot slot, double cold) const noexcept {

@@ -7,11 +7,24 @@
 
 namespace penstock::router {
 
-void Explanation::add(Slot slot, double cost, std::initializer_list<double> terms) noexcept {
+void Explanation::add(Slot slot, double cost, std::initializer_list<double> terms,
+                      Stage stage) noexcept {
   if (rows_.size() == rows_.capacity()) return;  // more candidates than were reserved for
-  Row row{.slot = slot, .cost = cost, .terms = {}};
+  Row row{.slot = slot, .cost = cost, .terms = {}, .stage = stage};
   std::copy_n(terms.begin(), std::min(terms.size(), kTermsMax), row.terms.begin());
   rows_.push_back(row);
+}
+
+Choice Policy::pick_part(const Question& question, const Split& split, Rng& rng, Explanation* why) {
+  Question part = question;
+  if (!std::ranges::includes(question.candidates, split.prefill)) {
+    part.stage = Stage::kPrefill;
+    part.candidates = split.prefill;
+    part.active = {};
+  }
+  Choice choice = pick(part, rng, why);
+  choice.stage = part.stage;
+  return choice;
 }
 
 void Policy::plan(std::span<const Question> questions, Rng& rng, std::span<Choice> choices,

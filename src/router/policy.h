@@ -52,6 +52,20 @@ struct Question {
   }
 };
 
+/// What moving the KV of a prompt to another worker takes, as measured.
+struct TransferCost {
+  double fixed_ms = 0;
+  double block_ms = 0;
+};
+
+/// How else a request may run than whole: its prompt on one worker, its answer on another.
+struct Split {
+  std::span<const Slot> prefill;  // who may take the prompt; ascending
+  std::span<const Slot> decode;   // who may take the answer; ascending
+  TransferCost transfer;
+  std::uint32_t tail_tokens = 1;  // of a prompt, computed with the answer in any case
+};
+
 /// Why a choice was made: every candidate with every term of its cost. Filled by a policy when
 /// asked; allocates in reserve() only.
 class Explanation final {
@@ -61,11 +75,13 @@ class Explanation final {
     Slot slot;
     double cost;  // lower is better; infinity: not considered
     std::array<double, kTermsMax> terms;
+    Stage stage = Stage::kWhole;  // kPrefill: the answer is made elsewhere
   };
 
   void reserve(std::size_t candidates) { rows_.reserve(candidates); }
   void clear() noexcept { rows_.clear(); }
-  void add(Slot slot, double cost, std::initializer_list<double> terms) noexcept;
+  void add(Slot slot, double cost, std::initializer_list<double> terms,
+           Stage stage = Stage::kWhole) noexcept;
 
   [[nodiscard]] std::span<const Row> rows() const noexcept { return rows_; }
 
@@ -80,6 +96,7 @@ struct Choice {
   double cost = 0;         // of the chosen one, in the policy's unit
   /// Until the first token, as the policy predicts it; NaN: it does not.
   double ttft_ms = std::numeric_limits<double>::quiet_NaN();
+  Stage stage = Stage::kWhole;  // of pick_part(): what runs there, kWhole or kPrefill
 };
 
 /// A rule for where a request runs. Pure: the same history of questions, the same choices; whatever
@@ -101,6 +118,12 @@ class Policy {
   [[nodiscard]] virtual std::span<const std::string_view> terms() const noexcept = 0;
   /// `why` may be null; it is cleared and filled otherwise.
   virtual Choice pick(const Question& question, Rng& rng, Explanation* why) = 0;
+
+  /// As pick() for a whole request (`question`, whose candidates take whole requests), but the
+  /// answer may also be made elsewhere than the prompt. A policy that predicts no times splits
+  /// whenever there are workers that take nothing but prompts.
+  virtual Choice pick_part(const Question& question, const Split& split, Rng& rng,
+                           Explanation* why);
 
   /// Whether requests that come together are better placed together, by plan().
   [[nodiscard]] virtual bool plans() const noexcept { return false; }

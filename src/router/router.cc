@@ -41,7 +41,25 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
     asked.active = active_;
   }
   if (why != nullptr) why->reserve(slots.size());
-  return charge(request, asked, policy_->pick(asked, rng_, why));
+  return charge(request, asked, pick(request, asked, why));
+}
+
+Choice Router::pick(const RouteRequest& request, const Question& asked, Explanation* why) {
+  if (request.split && request.among.empty()) {
+    const Split split{.prefill = candidates(asked.fleet, Stage::kPrefill),
+                      .decode = candidates(asked.fleet, Stage::kDecode),
+                      .transfer = *request.split,
+                      .tail_tokens = request.tail_tokens};
+    const bool two = split.prefill.size() > 1 || split.decode.size() > 1 ||
+                     !std::ranges::equal(split.prefill, split.decode);
+    if (two && !split.prefill.empty() && !split.decode.empty()) {
+      if (why != nullptr) why->reserve(asked.candidates.size() + split.prefill.size());
+      return policy_->pick_part(asked, split, rng_, why);
+    }
+  }
+  Choice choice = policy_->pick(asked, rng_, why);
+  choice.stage = request.stage;
+  return choice;
 }
 
 Result<void> Router::place_together(std::span<const RouteRequest> requests,
@@ -75,6 +93,7 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
   }
   choices_.resize(requests.size());
   policy_->plan(questions_, rng_, choices_, order);
+  for (std::size_t i = 0; i < requests.size(); ++i) choices_[i].stage = requests[i].stage;
   for (const std::uint32_t i : order) {
     placements[i] = charge(requests[i], questions_[i], choices_[i]);
   }
@@ -106,12 +125,13 @@ Question Router::question(const RouteRequest& request, const fleet::FleetView& f
 
 Placement Router::charge(const RouteRequest& request, const Question& question,
                          const Choice& choice) {
-  const bool decode = request.stage == Stage::kDecode;
+  const bool decode = choice.stage == Stage::kDecode;
   Placement placement{.worker = choice.slot,
                       .cached_blocks = question.cached_blocks(choice.slot),
                       .rule = choice.rule,
                       .ties = choice.ties,
                       .ttft_ms = choice.ttft_ms,
+                      .stage = choice.stage,
                       .lease = {}};
   const std::uint32_t cached_tokens = placement.cached_blocks * request.block_tokens;
   placement.lease = ledger_.charge(
@@ -119,8 +139,8 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                     .uncached_tokens = decode ? 0 : request.prompt_tokens - cached_tokens,
                     .prompt_blocks = question.prompt_blocks,
                     .new_blocks = question.prompt_blocks + 1 - placement.cached_blocks,
-                    .locals = request.stage == Stage::kWhole ? request.locals
-                                                             : std::span<const std::uint64_t>{}});
+                    .locals = choice.stage == Stage::kWhole ? request.locals
+                                                            : std::span<const std::uint64_t>{}});
   if (!decode && needs_.cached) predict(request, placement);
   return placement;
 }
@@ -159,8 +179,9 @@ std::span<const Slot> Router::candidates(const fleet::FleetView& fleet, Stage st
   known.slots.clear();
   const auto takes = [&](Slot slot) {
     const fleet::Role role = fleet.role[slot];
-    if (stage == Stage::kWhole || role == fleet::Role::kBoth) return role == fleet::Role::kBoth;
-    return (role == fleet::Role::kPrefill) == (stage == Stage::kPrefill);
+    // A worker that decodes can compute the prompt as well.
+    return role == fleet::Role::kBoth ||
+           (role == fleet::Role::kPrefill) == (stage == Stage::kPrefill);
   };
   for (const auto wanted : {fleet::WorkerState::kReady, fleet::WorkerState::kSuspect}) {
     for (Slot slot = 0; slot < fleet.slots(); ++slot) {

@@ -27,6 +27,10 @@ struct RouteRequest {
   std::uint64_t prefix_key = 0;           // hash of the prompt's first characters or tokens
   std::span<const Slot> among;            // who may take it, ascending; empty: every worker
   std::optional<Slot> twin_at;            // a request with the same prompt was just sent there
+  /// kWhole: the answer may be made elsewhere than the prompt, if that is better. What is placed
+  /// may then be the kPrefill of it.
+  std::optional<TransferCost> split;
+  std::uint32_t tail_tokens = 1;  // Split::tail_tokens
 };
 
 /// Where a request runs, and the charge for it.
@@ -36,6 +40,7 @@ struct Placement {
   std::string_view rule;
   std::uint32_t ties = 1;
   double ttft_ms = std::numeric_limits<double>::quiet_NaN();  // predicted, see Choice
+  Stage stage = Stage::kWhole;                                // of the request, that it is
   fleet::Lease lease;  // the worker's load counts the request while it lives
 };
 
@@ -87,6 +92,8 @@ class Router final {
   };
 
   std::span<const Slot> candidates(const fleet::FleetView& fleet, Stage stage);
+  [[nodiscard]] Choice pick(const RouteRequest& request, const Question& question,
+                            Explanation* why);
   void match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const;
   [[nodiscard]] Question question(const RouteRequest& request, const fleet::FleetView& fleet,
                                   std::span<const Slot> slots);

@@ -21,6 +21,15 @@ std::string key_of(std::string_view term) {
   return key;
 }
 
+std::string_view part_of(router::Stage stage) {
+  switch (stage) {
+    case router::Stage::kWhole: return "whole";
+    case router::Stage::kPrefill: return "prompt";
+    case router::Stage::kDecode: return "answer";
+  }
+  return {};
+}
+
 }  // namespace
 
 Decision& DecisionLog::add() noexcept {
@@ -52,10 +61,11 @@ std::string decisions_json(std::string_view policy, std::span<const std::string_
     if (out.back() == '}') out += ',';
     out += fmt::format(R"({{"number":{},"at_unix_ms":{},"request":)", d.number, d.unix_ms);
     api::append_json_string(out, d.request);
-    out += fmt::format(R"(,"rule":"{}","ties":{},"worker":{},"shed":{},"prompt_tokens":{},)"
+    out += fmt::format(R"(,"part":"{}","rule":"{}","ties":{},"worker":{},"shed":{},)"
+                       R"("prompt_tokens":{},)"
                        R"("predicted":{{"cached_tokens":{},"ttft_ms":{}}})",
-                       d.rule, d.ties, d.worker, d.shed, d.prompt_tokens, d.predicted_cached_tokens,
-                       json_number(d.predicted_ttft_ms));
+                       part_of(d.stage), d.rule, d.ties, d.worker, d.shed, d.prompt_tokens,
+                       d.predicted_cached_tokens, json_number(d.predicted_ttft_ms));
     if (d.began) {
       out += fmt::format(R"(,"reported":{{"cached_tokens":{},"ttft_ms":{}}})",
                          d.reported_cached_tokens, json_number(d.ttft_ms));
@@ -63,8 +73,8 @@ std::string decisions_json(std::string_view policy, std::span<const std::string_
     out += R"(,"candidates":[)";
     for (const Decision::Candidate& c : d.candidates) {
       if (out.back() == '}') out += ',';
-      out += fmt::format(R"({{"worker":{},"cached_tokens":{},"cost":{},"terms":{{)", c.worker,
-                         c.cached_tokens, json_number(c.cost));
+      out += fmt::format(R"({{"worker":{},"part":"{}","cached_tokens":{},"cost":{},"terms":{{)",
+                         c.worker, part_of(c.stage), c.cached_tokens, json_number(c.cost));
       for (std::size_t i = 0; i < keys.size(); ++i) {
         out += fmt::format(R"({}"{}":{})", i == 0 ? "" : ",", keys[i], json_number(c.terms[i]));
       }

@@ -19,7 +19,8 @@ struct Decision {
   std::string_view rule;  // static text
   std::uint32_t ties = 1;
   kv::Slot worker = 0;
-  bool shed = false;  // not given to the worker: it would have come too late
+  router::Stage stage{};  // which part of the request this places
+  bool shed = false;      // not given to the worker: it would have come too late
   std::uint32_t prompt_tokens = 0;
   std::uint32_t predicted_cached_tokens = 0;
   double predicted_ttft_ms = 0;  // NaN: not predicted
@@ -30,6 +31,7 @@ struct Decision {
   struct Candidate {
     kv::Slot worker = 0;
     std::uint32_t cached_tokens = 0;
+    router::Stage stage{};
     double cost = 0;  // in the policy's unit; NaN: it has none
     std::array<double, router::Explanation::kTermsMax> terms{};
   };

@@ -307,7 +307,9 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
       .format = std::move(rendered->format),
       .arrived = arrived,
       .deadline = Deadline(arrived + options().request_timeout),
-      .wishes = *wishes};
+      .wishes = *wishes,
+      .choices = r.n,
+      .kv_lease = options().kv_lease};
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
   const text::AnswerGrammar grammar = std::move(rendered->grammar);
@@ -355,7 +357,9 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
       .format = {},
       .arrived = arrived,
       .deadline = Deadline(arrived + options().request_timeout),
-      .wishes = *wishes};
+      .wishes = *wishes,
+      .choices = r.n,
+      .kv_lease = options().kv_lease};
   Permit permit = service_.admit();
   if (!permit) return refuse(too_many());
   auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));

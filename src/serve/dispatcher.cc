@@ -50,6 +50,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   lease_ = std::move(other.lease_);
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
+  stage_ = other.stage_;
   placed_ = other.placed_;
   first_token_ = other.first_token_;
   return *this;
@@ -78,6 +79,16 @@ void Assignment::generated(std::uint32_t tokens) noexcept {
   if (dispatcher_ == nullptr || !dispatcher_->router_.needs().outputs) return;
   const std::lock_guard lock(dispatcher_->mutex_);
   lease_.generated(tokens);
+}
+
+void Assignment::handed_over(const engine::Usage& usage) noexcept {
+  if (dispatcher_ == nullptr) return;
+  first_token(usage);
+  const std::lock_guard lock(dispatcher_->mutex_);
+  if (fleet::WorkerHealth* health = dispatcher_->health_at(*this)) {
+    health->request_ended(std::nullopt, first_token_);
+  }
+  lease_.release();
 }
 
 void Assignment::finished() noexcept {
@@ -128,7 +139,9 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
       log_(options.decisions_max) {
   for (std::unique_ptr<engine::Engine>& engine : engines) {
-    const auto slot = ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+    const std::size_t i = workers_.size();
+    const auto slot = ledger_.add(fleet::WorkerState::kReady,
+                                  i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth);
     CHECK(slot.has_value());
     Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
     worker.engine = std::move(engine);
@@ -194,7 +207,9 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
       .prefix_key = mix64(request.locals.empty() ? kv::LocalHasher().block(request.prompt)
                                                  : request.locals.front()),
       .among = {},
-      .twin_at = request.twin_at};
+      .twin_at = request.twin_at,
+      .tail_tokens = computed_tokens_min_};
+  if (request.prompt_placed) wanted.stage = router::Stage::kDecode;
   if (request.rank) wanted.among = {&only, 1};
 
   const std::lock_guard lock(mutex_);
@@ -208,6 +223,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     only = *request.twin_at;
     wanted.among = {&only, 1};
   }
+  if (request.may_split && !request.locals.empty() && all_hand_over()) wanted.split = transfer_;
   router::Explanation* const why = log_.keeps_any() ? &why_ : nullptr;
   Result<router::Placement> placed = fail(Code::kUnavailable, "");
   if (!request.rank && request.not_at) {
@@ -233,10 +249,48 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
                           placed->ttft_ms, late_ms),
               "", retry_after_s(late_ms)});
   }
-  Assignment made = assign(placed->worker, std::move(placed->lease), now);
+  Assignment made =
+      assign(placed->worker, std::move(placed->lease), request.prompt_placed.value_or(now));
+  made.stage_ = placed->stage;
   made.predicted_cached_tokens_ = predicted;
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
   return made;
+}
+
+Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
+  const std::lock_guard lock(mutex_);
+  if (slot >= workers_.size() || workers_[slot] == nullptr) {
+    return fail(Code::kNotFound, fmt::format("there is no worker {}", slot));
+  }
+  if (role != fleet::Role::kBoth && !workers_[slot]->engine->info().hands_kv_over) {
+    return fail(
+        Code::kUnprocessable,
+        fmt::format("worker {} cannot hand its KV to others: it takes whole requests", slot));
+  }
+  const std::span<const fleet::Role> roles = ledger_.view().role;
+  bool answers = role != fleet::Role::kPrefill;
+  for (kv::Slot other = 0; other < workers_.size(); ++other) {
+    if (other == slot || workers_[other] == nullptr) continue;
+    answers = answers || roles[other] != fleet::Role::kPrefill;
+  }
+  if (!answers) {
+    return fail(Code::kInvalidArgument, "no worker would be left that answers", "role");
+  }
+  ledger_.set_role(slot, role);
+  return {};
+}
+
+/// Whether a prompt can be computed at any worker for any other.
+bool Dispatcher::all_hand_over() const {
+  return std::ranges::all_of(workers_, [](const std::unique_ptr<Worker>& worker) {
+    return worker == nullptr || worker->engine->info().hands_kv_over;
+  });
+}
+
+void Dispatcher::learn_transfer(const engine::TimedFetch& fetch) {
+  constexpr double kWeight = 0.2;
+  const double block_ms = std::max(0.0, to_ms(fetch.took) - transfer_.fixed_ms) / fetch.blocks;
+  transfer_.block_ms += kWeight * (block_ms - transfer_.block_ms);
 }
 
 void Dispatcher::drain() {
@@ -278,6 +332,9 @@ void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, Time
   const engine::TimedPass& decode = load.last_decode_pass;
   const bool prefilled =
       std::exchange(worker.prefill_pass_seen, prefill.ordinal) != prefill.ordinal;
+  if (std::exchange(worker.fetch_seen, load.last_fetch.ordinal) != load.last_fetch.ordinal) {
+    learn_transfer(load.last_fetch);
+  }
   const bool decoded = std::exchange(worker.decode_pass_seen, decode.ordinal) != decode.ordinal;
   if (prefilled) router_.observe(slot, prefill.work, prefill.took);
   if (fleet::WorkerHealth* health = prefilled || decoded ? registry_.health(slot) : nullptr) {
@@ -325,6 +382,7 @@ void Dispatcher::note(const DispatchRequest& request, const router::Placement& p
   decision.rule = placement.rule;
   decision.ties = placement.ties;
   decision.worker = placement.worker;
+  decision.stage = placement.stage;
   decision.shed = shed;
   decision.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
   decision.predicted_cached_tokens = predicted_cached_tokens;
@@ -343,6 +401,7 @@ void Dispatcher::note(const DispatchRequest& request, const router::Placement& p
   for (const router::Explanation::Row& row : why_.rows()) {
     decision.candidates.push_back({.worker = row.slot,
                                    .cached_tokens = cached_tokens(row.slot),
+                                   .stage = row.stage,
                                    .cost = row.cost,
                                    .terms = row.terms});
   }
@@ -351,7 +410,9 @@ void Dispatcher::note(const DispatchRequest& request, const router::Placement& p
 void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, TimePoint now) {
   Worker& worker = *made.at_;
   const std::uint32_t reported = usage.cached_tokens / block_tokens_ * block_tokens_;
-  if (router_.needs().cached && worker.cache != nullptr) {
+  // Of what was cached for an answer, nothing was predicted.
+  const bool predicted = router_.needs().cached && made.stage_ != router::Stage::kDecode;
+  if (predicted && worker.cache != nullptr) {
     ++worker.forecast.compared;
     worker.forecast.equal += reported == made.predicted_cached_tokens_ ? 1 : 0;
     worker.forecast.predicted_tokens += made.predicted_cached_tokens_;
@@ -368,6 +429,7 @@ void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, Tim
 DispatcherView Dispatcher::view() {
   DispatcherView view{.policy = policy_, .block_tokens = block_tokens_, .index = {}, .workers = {}};
   const std::lock_guard lock(mutex_);
+  view.transfer = transfer_;
   catch_up(clock_.now());
   view.index = index_.stats();
   const fleet::FleetView fleet = ledger_.view();

@@ -29,6 +29,7 @@ struct DispatchOptions {
   std::size_t index_bytes_max = std::size_t{256} << 20;
   std::uint32_t joins_max = 0;          // workers of other processes, at once
   fleet::WorkerHealth::Options health;  // of those
+  std::vector<fleet::Role> roles;       // of the engines of this process; those beyond: kBoth
 };
 
 /// What has to be known of a request to choose its worker. Views are the caller's.
@@ -41,6 +42,9 @@ struct DispatchRequest {
                                                 // as well, unless it would have to wait
   std::optional<kv::Slot> not_at;               // was lost with this request: any other first
   TimePoint first_token_by = TimePoint::max();  // later is of no use
+  bool may_split = false;  // one worker may compute the prompt and another answer
+  /// Its prompt was computed elsewhere, and it was placed at that time: where it is answered.
+  std::optional<TimePoint> prompt_placed;
 };
 
 /// How the cached prompt tokens came out that were predicted, in whole blocks: of what a worker
@@ -68,6 +72,9 @@ class Assignment final {
   [[nodiscard]] kv::Slot worker() const noexcept { return worker_; }
   /// There until this is released, also when the worker is given up meanwhile.
   [[nodiscard]] engine::Engine& engine() const noexcept;
+  /// The worker is to compute the prompt only (engine::GenerateRequest::prefill_only).
+  [[nodiscard]] bool prompt_only() const noexcept { return stage_ == router::Stage::kPrefill; }
+  [[nodiscard]] TimePoint placed() const noexcept { return placed_; }
   /// The worker may be lost while this process goes on.
   [[nodiscard]] bool is_remote() const noexcept;
 
@@ -76,6 +83,9 @@ class Assignment final {
   /// The first token is there. Only the first call counts.
   void first_token(const engine::Usage& usage) noexcept;
   void generated(std::uint32_t tokens) noexcept;
+  /// A prompt_only request has ended well. It is no load any more, but the worker is there until
+  /// this is released.
+  void handed_over(const engine::Usage& usage) noexcept;
   /// It ended well. Only the first call counts.
   void finished() noexcept;
   /// It ended by somebody's fault.
@@ -90,6 +100,7 @@ class Assignment final {
   fleet::Lease lease_;
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
+  router::Stage stage_ = router::Stage::kWhole;
   TimePoint placed_{};
   TimePoint first_token_ = TimePoint::min();  // min(): not yet
 };
@@ -119,6 +130,7 @@ struct WorkerView {
 struct DispatcherView {
   std::string_view policy;
   std::uint32_t block_tokens = 0;
+  router::TransferCost transfer;  // of KV between workers, as measured
   kv::PrefixIndex::Stats index;
   std::vector<WorkerView> workers;
 };
@@ -136,6 +148,7 @@ struct DispatchedWorker {
   std::uint64_t refused = 0;                        // charged, but never accepted
   std::uint64_t prefill_pass_seen = 0;
   std::uint64_t decode_pass_seen = 0;
+  std::uint64_t fetch_seen = 0;
   CacheForecast forecast;
   std::uint64_t shed = 0;
   std::vector<std::pair<std::string_view, std::uint64_t>> decisions;
@@ -169,6 +182,11 @@ class Dispatcher final {
   /// rank, kOverloaded (and when to come back) when the first token would come too late,
   /// kUnavailable when no worker takes requests.
   Result<Assignment> place(const DispatchRequest& request);
+
+  /// Changes what a worker takes from now on; what it has goes on. Fails with kNotFound when there
+  /// is none of that number, kUnprocessable when its KV cannot go to others, kInvalidArgument when
+  /// nobody would be left to answer.
+  Result<void> set_role(kv::Slot slot, fleet::Role role);
 
   /// Shows the workers as draining. Requests that were let in before are still placed: it is the
   /// service that lets nobody in any more.
@@ -222,6 +240,8 @@ class Dispatcher final {
   [[nodiscard]] std::vector<kv::Slot> all_but(kv::Slot slot) const;
   void catch_up(TimePoint now);
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
+  void learn_transfer(const engine::TimedFetch& fetch);
+  [[nodiscard]] bool all_hand_over() const;
   void show_state(kv::Slot slot);
   void retire_gone();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;
@@ -251,6 +271,7 @@ class Dispatcher final {
   router::Router router_;
   const std::span<const std::string_view> terms_ = router_.policy().terms();
   router::Explanation why_;
+  router::TransferCost transfer_{.fixed_ms = 2, .block_ms = 0.5};
   DecisionLog log_;
 };
 

@@ -40,6 +40,8 @@ class Generation final : public net::Transaction {
     TimePoint arrived;
     Deadline deadline;
     RoutingWishes wishes;
+    std::uint32_t choices = 1;                  // of each prompt
+    Nanos kv_lease = std::chrono::seconds(30);  // engine::GenerateRequest::kv_lease
   };
 
   Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan);
@@ -72,7 +74,12 @@ class Generation final : public net::Transaction {
     Assignment place;
     std::optional<engine::GenerateRequest> again;  // until its first token, for another worker
     unsigned workers_tried = 1;
-    const std::vector<Token>* prompt = nullptr;  // to be shown; in prompts_
+    // Of one whose prompt is computed at another worker than the answer:
+    std::optional<engine::GenerateRequest> answer;  // until its prompt is computed
+    Assignment kv_at;                               // from then on, until its first token
+    RequestId kv_leg;                               // whose lease keeps the KV there
+    std::optional<std::uint32_t> prompt_cached;     // tokens, as found there
+    const std::vector<Token>* prompt = nullptr;     // to be shown; in prompts_
     text::Detokenizer detokenizer;
     text::StopMatcher stops{{}};
     std::unique_ptr<text::OutputParser> parser;  // null: all is content
@@ -116,10 +123,16 @@ class Generation final : public net::Transaction {
   /// Workers that a request is given to at most, as long as each is lost before its first token.
   static constexpr unsigned kWorkersTried = 3;
 
-  Result<Assignment> place(const engine::GenerateRequest& request, bool first_of_prompt,
-                           std::optional<kv::Slot> not_at = {});
+  enum class Part : std::uint8_t { kFirstOfPrompt, kTwin, kWhole, kAnswer };
+  Result<Assignment> place(const engine::GenerateRequest& request, Part part,
+                           std::optional<kv::Slot> not_at = {}, TimePoint prompt_placed = {});
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice);
+  Result<void> give_whole(Choice& choice);
+  void prompt_ended(Choice& choice, const engine::Output& output);
+  Result<void> give_answer(Choice& choice, const engine::Output& prompt);
+  static void release_kv(Choice& choice);
+  [[nodiscard]] Error late() const;
 
   Desk& desk_;
   ServedModel& model_;

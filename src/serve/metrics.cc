@@ -62,13 +62,16 @@ struct Metrics::Families {
       const std::string number = std::to_string(slot);
       for (auto* family :
            {&running, &waiting, &waiting_prefill, &kv_used, &kv_max, &kv_active, &kv_active_max,
-            &steps, &evicted, &preemptions, &errors, &worker_requests}) {
+            &steps, &evicted, &preemptions, &errors, &worker_requests, &kv_leases}) {
         remove(*family, {{"worker", number}});
       }
       for (auto* family : {&worker_prompt, &worker_cached, &worker_completion, &predicted_cached,
-                           &reported_cached, &forecasts, &forecasts_equal, &shed}) {
+                           &reported_cached, &forecasts, &forecasts_equal, &shed, &kv_lapsed,
+                           &kv_fetched, &kv_fetched_bytes, &kv_fetching}) {
         remove(*family, {{"worker", number}});
       }
+      for (std::size_t i = 0; i < engine::kFetchMisses; ++i)
+        remove(kv_missed, miss_label(number, i));
       for (const std::string_view rule : rules) {
         remove(decisions, {{"worker", number}, {"rule", std::string(rule)}});
       }
@@ -76,6 +79,11 @@ struct Metrics::Families {
         remove(trust, {{"worker", number}, {"trust", std::string(to_string(state))}});
       }
     }
+  }
+
+  static prometheus::Labels miss_label(const std::string& worker, std::size_t miss) {
+    return {{"worker", worker},
+            {"reason", std::string(to_string(static_cast<engine::FetchMiss>(miss)))}};
   }
 
   template <class Family>
@@ -114,6 +122,10 @@ struct Metrics::Families {
       counter("penstock_requests_moved_total",
               "Requests given to another worker because theirs was lost before the first token")
           .Add({});
+  prometheus::Family<prometheus::Counter>& split =
+      counter("penstock_requests_split_total",
+              "Requests whose prompt was given to another worker than the answer, by what became "
+              "of it: handed_over, or recomputed because it could not be");
   prometheus::Family<prometheus::Counter>& cancelled =
       counter("penstock_requests_cancelled_total",
               "Requests ended before their answer was complete, by reason");
@@ -165,6 +177,20 @@ struct Metrics::Families {
       counter("penstock_worker_completion_tokens_total", "Tokens it made");
   prometheus::Family<prometheus::Gauge>& trust =
       gauge("penstock_worker_trust", "1: so far the picture of its cache can be believed");
+
+  prometheus::Family<prometheus::Gauge>& kv_leases =
+      gauge("penstock_worker_kv_leases", "Prompts whose KV is kept for other workers");
+  prometheus::Family<prometheus::Counter>& kv_lapsed =
+      counter("penstock_worker_kv_leases_lapsed_total", "Of those, not given back in time");
+  prometheus::Family<prometheus::Counter>& kv_fetched =
+      counter("penstock_worker_kv_fetched_blocks_total", "KV blocks taken over from other workers");
+  prometheus::Family<prometheus::Counter>& kv_fetched_bytes =
+      counter("penstock_worker_kv_fetched_bytes_total", "Bytes of those");
+  prometheus::Family<prometheus::Counter>& kv_fetching =
+      counter("penstock_worker_kv_fetch_seconds_total", "Time that prompts waited for such blocks");
+  prometheus::Family<prometheus::Counter>& kv_missed =
+      counter("penstock_worker_kv_fetch_missed_total",
+              "KV blocks that were to be had from another worker and were computed, by reason");
 
   prometheus::Histogram& decision =
       histogram("penstock_router_decision_seconds",
@@ -238,6 +264,9 @@ void Metrics::cancelled(std::string_view reason) {
   families_->cancelled.Add({{"reason", std::string(reason)}}).Increment();
 }
 void Metrics::moved() { families_->moved.Increment(); }
+void Metrics::split(std::string_view outcome) {
+  families_->split.Add({{"outcome", std::string(outcome)}}).Increment();
+}
 void Metrics::unknown_fields(std::size_t count) {
   families_->unknown_fields.Increment(static_cast<double>(count));
 }
@@ -289,6 +318,15 @@ void Metrics::set(const DispatcherView& view) {
     raise(f.forecasts, worker.forecast.compared);
     raise(f.forecasts_equal, worker.forecast.equal);
     raise(f.shed, worker.shed);
+    set(f.kv_leases, load.kv_leases);
+    raise(f.kv_lapsed, load.kv_leases_lapsed);
+    raise(f.kv_fetched, load.kv_blocks_fetched);
+    raise(f.kv_fetched_bytes, load.kv_bytes_fetched);
+    raise_to(f.kv_fetching.Add(label), std::chrono::duration<double>(load.kv_fetching).count());
+    for (std::size_t i = 0; i < engine::kFetchMisses; ++i) {
+      raise_to(f.kv_missed.Add(Families::miss_label(number, i)),
+               static_cast<double>(load.kv_blocks_missed[i]));
+    }
     for (const auto& [rule, count] : worker.decisions) {
       f.rules.insert(rule);
       raise_to(f.decisions.Add({{"worker", number}, {"rule", std::string(rule)}}),

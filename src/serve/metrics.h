@@ -25,6 +25,7 @@ class Metrics final {
   void tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t completion);
   void cancelled(std::string_view reason);  // "client_gone", "deadline", "shutdown"
   void moved();  // a request, to another worker because its own was lost before the first token
+  void split(std::string_view outcome);  // prompt elsewhere: "handed_over", "recomputed"
   void unknown_fields(std::size_t count);
   void routed(double duration_s);  // a worker was chosen, or none found
 

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <thread>
 
+#include "engine/kv_exchange.h"
 #include "engine/simulated/simulated_engine.h"
 #include "serve/remote_workers.h"
 
@@ -98,6 +99,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   model->store_ = open_store(options, clock);
   ModelOptions each = share_of(options);
   each.llama.store = model->store_;
+  if (options.workers > 1) each.llama.exchange = std::make_shared<engine::KvExchange>(clock);
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =

@@ -53,6 +53,13 @@ std::string unescape(std::string_view text) {
   return out;
 }
 
+Result<fleet::Role> role_of(std::string_view query) {
+  for (const fleet::Role role : {fleet::Role::kBoth, fleet::Role::kPrefill, fleet::Role::kDecode}) {
+    if (query.starts_with("to=") && query.substr(3) == to_string(role)) return role;
+  }
+  return fail(Code::kInvalidArgument, "expected ?to=prefill, ?to=decode or ?to=both", "to");
+}
+
 }  // namespace
 
 void answer_error(net::Exchange& exchange, const Error& error) {
@@ -234,10 +241,11 @@ void Service::answer_models(net::Exchange& exchange, std::string_view id) {
 void Service::answer_debug(net::Exchange& exchange) {
   const net::HttpRequest& request = exchange.request();
   const std::string_view page = request.path().substr(std::string_view("/debug/").size());
+  if (page.starts_with("workers/") && page.ends_with("/role")) return change_role(exchange, page);
   if (page != "requests" && page != "workers" && page != "decisions") {
     return answer_error(exchange, {Code::kNotFound,
-                                   "no such page: there are /debug/requests, /debug/workers and "
-                                   "/debug/decisions",
+                                   "no such page: there are /debug/requests, /debug/workers, "
+                                   "/debug/decisions and POST /debug/workers/N/role?to=ROLE",
                                    "", 0});
   }
   if (!authorised(request)) {
@@ -256,6 +264,32 @@ void Service::answer_debug(net::Exchange& exchange) {
   }
   exchange.respond(200, kJson,
                    decisions_json(dispatcher.policy(), dispatcher.terms(), dispatcher.decisions()));
+}
+
+/// POST /debug/workers/N/role?to=prefill, decode or both.
+void Service::change_role(net::Exchange& exchange, std::string_view page) {
+  const net::HttpRequest& request = exchange.request();
+  if (!authorised(request)) {
+    return answer_error(
+        exchange, {Code::kUnauthorized, "an API key is needed: Authorization: Bearer KEY", "", 0});
+  }
+  if (request.method != Method::kPost) return refuse_method(exchange, "POST");
+  ServedModel* model = model_.load();
+  if (model == nullptr) return answer_error(exchange, not_ready());
+  page.remove_prefix(std::string_view("workers/").size());
+  page.remove_suffix(std::string_view("/role").size());
+  kv::Slot slot = 0;
+  const auto number = std::from_chars(page.data(), page.data() + page.size(), slot);
+  if (page.empty() || number.ec != std::errc{} || number.ptr != page.data() + page.size()) {
+    return answer_error(exchange, {Code::kNotFound, "there is no such worker", "", 0});
+  }
+  const Result<fleet::Role> role = role_of(request.query());
+  const Result<void> done =
+      role ? model->dispatcher().set_role(slot, *role) : std::unexpected(role.error());
+  if (!done) return answer_error(exchange, done.error());
+  log::info("worker {} has the role {} from now on", slot, to_string(*role));
+  exchange.respond(200, kJson,
+                   fmt::format(R"({{"worker":{},"role":"{}"}})", slot, to_string(*role)));
 }
 
 /// Asks every loop for its live requests; the last one to answer sends the page.

@@ -54,7 +54,22 @@ void append_load(std::string& out, const WorkerView& worker) {
                        {"steps", number(load.steps)},
                        {"preemptions", number(load.preemptions)},
                        {"errors", number(load.sequence_errors)},
+                       {"kv_leases", load.kv_leases},
+                       {"kv_leases_lapsed", number(load.kv_leases_lapsed)},
+                       {"kv_blocks_fetched", number(load.kv_blocks_fetched)},
+                       {"kv_bytes_fetched", number(load.kv_bytes_fetched)},
+                       {"kv_fetch_ms", to_ms(load.kv_fetching)},
                        {"shed", number(worker.shed)}});
+}
+
+/// Blocks that were to be had from another worker and were computed, by reason.
+void append_missed(std::string& out, const engine::LoadReport& load) {
+  out += R"(,"kv_blocks_missed":{)";
+  for (std::size_t i = 0; i < engine::kFetchMisses; ++i) {
+    append_numbers(
+        out, {{to_string(static_cast<engine::FetchMiss>(i)), number(load.kv_blocks_missed[i])}});
+  }
+  out += '}';
 }
 
 void append_cache(std::string& out, const WorkerView& worker) {
@@ -93,7 +108,8 @@ std::string workers_json(std::string_view model, const DispatcherView& view) {
                        {"bytes", number(view.index.memory_bytes)},
                        {"bytes_max", number(view.index.budget_bytes)},
                        {"shed_runs", number(view.index.shed_runs)}});
-  out += R"(},"workers":[)";
+  out += fmt::format(R"(}},"transfer":{{"fixed_ms":{:.6g},"block_ms":{:.6g}}},"workers":[)",
+                     view.transfer.fixed_ms, view.transfer.block_ms);
   for (std::size_t i = 0; i < view.workers.size(); ++i) {
     const WorkerView& worker = view.workers[i];
     out += fmt::format(R"({}{{"worker":{},"instance":)", i == 0 ? "" : ",", worker.slot);
@@ -104,6 +120,7 @@ std::string workers_json(std::string_view model, const DispatcherView& view) {
                        to_string(worker.state), to_string(worker.role), to_string(worker.trust));
     append_string_or_null(out, worker.doubt);
     append_load(out, worker);
+    append_missed(out, worker.load);
     append_cache(out, worker);
     append_cost(out, worker.cost);
     out += R"(,"decisions":{)";

@@ -37,6 +37,10 @@ struct Setup {
   /// while it computes no prompt, but held up by other prompts' passes, and taking room in its
   /// cache.
   bool early_hand_over = false;
+  /// The router decides for each request whether its prompt is computed elsewhere than its answer,
+  /// as it does in `penstock serve`: decode workers then compute prompts as well, and prompts leave
+  /// with their first token. Not with faults.
+  bool split_when_better = false;
 
   double speed = 1;  // arrivals so many times as fast; > 0
   std::uint32_t concurrency =

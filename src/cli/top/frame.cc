@@ -116,6 +116,13 @@ void add_worker(Lines& lines, const WorkerSample& w, const WorkerSample* before,
   lines.cell(percent(w.forecasts_equal, w.forecasts), 10, '>');
   if (!w.address.empty()) lines.cell(fmt::format("  {}", w.address), 0, '<');
   if (!w.doubt.empty()) lines.cell(fmt::format("  {}", w.doubt), 0, '<');
+  if (!w.role.empty() && w.role != "both") lines.cell(fmt::format("  {}", w.role), 0, '<');
+  if (w.kv_leases > 0) lines.cell(fmt::format("  keeps {} prompts", w.kv_leases), 0, '<');
+  if (w.kv_blocks_fetched + w.kv_blocks_missed > 0) {
+    lines.cell(fmt::format("  fetched {} blocks ({} MiB, {} ms), missed {}", w.kv_blocks_fetched,
+                           w.kv_bytes_fetched >> 20, w.kv_fetch_ms, w.kv_blocks_missed),
+               0, '<');
+  }
   if (w.errors > 0) lines.cell(fmt::format("  {} errors", w.errors), 0, '<');
   lines.end();
 }
@@ -138,9 +145,10 @@ std::string frame(const std::string& url, const Sample& now, const Sample* befor
   Lines lines(style);
   lines.line(fmt::format("{}   model {}   policy {}   workers {}", url, now.model, now.policy,
                          now.workers.size()));
-  lines.line(fmt::format("in flight {:.0f}   requests/s {}   tokens/s {}   shed {:.0f}",
+  lines.line(fmt::format("in flight {:.0f}   requests/s {}   tokens/s {}   shed {:.0f}{}",
                          now.in_flight, per_second(&Sample::requests),
-                         per_second(&Sample::completion_tokens), now.shed));
+                         per_second(&Sample::completion_tokens), now.shed,
+                         now.split > 0 ? fmt::format("   split {:.0f}", now.split) : ""));
   lines.line(fmt::format("TTFT p50 {}  p90 {}  p99 {}   ITL p50 {}  p90 {}  p99 {}",
                          ms(ttft.quantile_ms(0.5)), ms(ttft.quantile_ms(0.9)),
                          ms(ttft.quantile_ms(0.99)), ms(gap.quantile_ms(0.5)),

@@ -25,11 +25,26 @@ std::string text(const dom::element& object, const char* name) {
   return object[name].get(value) == simdjson::SUCCESS ? std::string(value) : std::string();
 }
 
+/// Whatever the reasons are.
+std::uint64_t missed_of(const dom::element& w) {
+  dom::object reasons;
+  std::uint64_t sum = 0;
+  if (w["kv_blocks_missed"].get(reasons) != simdjson::SUCCESS) return 0;
+  for (const auto& [reason, blocks] : reasons) {
+    double value = 0;
+    if (blocks.get(value) == simdjson::SUCCESS && value > 0) {
+      sum += static_cast<std::uint64_t>(value);
+    }
+  }
+  return sum;
+}
+
 WorkerSample worker_of(const dom::element& w) {
   dom::element cache;
   if (w["cache"].get(cache) != simdjson::SUCCESS) cache = w;
   return {.worker = number(w, "worker"),
           .state = text(w, "state"),
+          .role = text(w, "role"),
           .trust = text(w, "trust"),
           .address = text(w, "address"),
           .doubt = text(w, "doubt"),
@@ -46,7 +61,12 @@ WorkerSample worker_of(const dom::element& w) {
           .completion_tokens = number(w, "completion_tokens"),
           .forecasts = number(cache, "forecasts"),
           .forecasts_equal = number(cache, "forecasts_equal"),
-          .errors = number(w, "errors")};
+          .errors = number(w, "errors"),
+          .kv_leases = number(w, "kv_leases"),
+          .kv_blocks_fetched = number(w, "kv_blocks_fetched"),
+          .kv_bytes_fetched = number(w, "kv_bytes_fetched"),
+          .kv_blocks_missed = missed_of(w),
+          .kv_fetch_ms = number(w, "kv_fetch_ms")};
 }
 
 std::optional<double> to_number(std::string_view text) {
@@ -91,6 +111,7 @@ void read_metrics(std::string_view page, Sample& sample) {
     if (name == "penstock_requests_in_flight") sample.in_flight = value;
     if (name == "penstock_requests_total") sample.requests += value;
     if (name == "penstock_router_shed_total") sample.shed += value;
+    if (name == "penstock_requests_split_total") sample.split += value;
     if (name == "penstock_completion_tokens_total") sample.completion_tokens = value;
     if (name == "penstock_time_to_first_token_seconds_bucket") add(sample.ttft, labels, value);
     if (name == "penstock_inter_token_latency_seconds_bucket") add(sample.gap, labels, value);

@@ -14,6 +14,7 @@ namespace penstock::cli::top {
 struct WorkerSample {
   std::uint64_t worker = 0;
   std::string state;
+  std::string role;
   std::string trust;
   std::string address;  // of a worker of another process
   std::string doubt;    // why its cache's picture is degraded; or empty
@@ -31,6 +32,11 @@ struct WorkerSample {
   std::uint64_t forecasts = 0;
   std::uint64_t forecasts_equal = 0;
   std::uint64_t errors = 0;
+  std::uint64_t kv_leases = 0;          // prompts kept for other workers, now
+  std::uint64_t kv_blocks_fetched = 0;  // from other workers
+  std::uint64_t kv_bytes_fetched = 0;
+  std::uint64_t kv_blocks_missed = 0;  // were to be had there, and were computed
+  std::uint64_t kv_fetch_ms = 0;
 };
 
 /// A Prometheus histogram: how many values were at most each bound, since the server's start.
@@ -58,6 +64,7 @@ struct Sample {
   double requests = 0;           // answered since start, whatever the status
   double completion_tokens = 0;  // answered since start
   double shed = 0;
+  double split = 0;  // since start: prompts given to another worker than the answer
   HistogramSample ttft;
   HistogramSample gap;  // between two tokens
 };

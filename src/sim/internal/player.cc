@@ -22,7 +22,8 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
       setup_(setup),
       observer_(observer),
       needs_(make_policy()->needs()),
-      split_(setup.workers == 0),
+      split_(setup.workers == 0 && !setup.split_when_better),
+      decides_(setup.split_when_better),
       every_pass_(needs_.reports || needs_.outputs || setup.faults.any()),
       together_(setup.placing == Placing::kTogether && setup.routers > 1),
       outcomes_(trace.requests.size()),
@@ -46,7 +47,8 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
   using ModelRole = engine::simulated::Role;
   add_workers(setup.workers, fleet::Role::kBoth, ModelRole::kAggregated);
   add_workers(setup.prefill_workers, fleet::Role::kPrefill, ModelRole::kPrefillOnly);
-  add_workers(setup.decode_workers, fleet::Role::kDecode, ModelRole::kDecodeOnly);
+  add_workers(setup.decode_workers, fleet::Role::kDecode,
+              decides_ ? ModelRole::kAggregated : ModelRole::kDecodeOnly);
   batches_.resize(setup.routers);
   std::vector<std::uint64_t> alive(setup.routers);
   std::iota(alive.begin(), alive.end(), 0);
@@ -191,7 +193,7 @@ void Player::place_batch(std::uint32_t front) {
   std::vector<Live*>& batch = batches_[front];
   if (batch.empty()) return;
   const router::Stage stage = split_ ? router::Stage::kPrefill : router::Stage::kWhole;
-  if (observer_ != nullptr && observer_->wants_placements()) {
+  if (decides_ || (observer_ != nullptr && observer_->wants_placements())) {
     for (Live* live : batch) {
       Result<router::Placement> placement = place(*live, stage);
       placement ? placed(*live, *placement) : shed(*live);
@@ -221,7 +223,8 @@ void Player::placed(Live& live, router::Placement& placement) {
   predicted_cached_tokens_ += std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
   live.lease = std::move(placement.lease);
   live.cached_blocks = placement.cached_blocks;
-  (split_ ? live.prefill_worker : live.worker) = fronts_[live.front]->workers[placement.worker];
+  live.split = placement.stage == router::Stage::kPrefill;
+  (live.split ? live.prefill_worker : live.worker) = fronts_[live.front]->workers[placement.worker];
   if (together_) {
     // What came in at the placer waits as long: else the plan's order is lost on the way.
     push_for(live, now_ + setup_.peer_delay, EventKind::kAnswered);
@@ -232,18 +235,19 @@ void Player::placed(Live& live, router::Placement& placement) {
 
 void Player::submit(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
-  const std::uint32_t index = split_ ? live.prefill_worker : live.worker;
+  const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
   Worker& worker = *workers_[index];
   if (worker.down) return lose(live, index);
-  const Submission submission{
-      .tag = live.request,
-      .keys = live.keys,
-      .root = {},
-      .prompt_tokens = request.input_tokens,
-      .output_tokens = split_ && setup_.early_hand_over ? 1 : request.output_tokens,
-      .hold = split_};
-  (split_ ? live.prefill_id : live.id) = worker.model->submit(submission);
-  (split_ ? live.on_prefill : live.on_worker) = true;
+  const Submission submission{.tag = live.request,
+                              .keys = live.keys,
+                              .root = {},
+                              .prompt_tokens = request.input_tokens,
+                              .output_tokens = live.split && (decides_ || setup_.early_hand_over)
+                                                   ? 1
+                                                   : request.output_tokens,
+                              .hold = live.split};
+  (live.split ? live.prefill_id : live.id) = worker.model->submit(submission);
+  (live.split ? live.on_prefill : live.on_worker) = true;
   ++live.legs;
   ++worker.accepted[live.front];
   end_after_this_pass(index);
@@ -258,7 +262,14 @@ router::RouteRequest Player::route_request(const Live& live, router::Stage stage
           .prompt_tokens = trace_.requests[live.request].input_tokens,
           .block_tokens = setup_.model.block_tokens,
           .locals = live.locals,
-          .prefix_key = mix64(beginning)};
+          .prefix_key = mix64(beginning),
+          .split = decides_ && stage == router::Stage::kWhole ? std::optional(transfer_cost())
+                                                              : std::nullopt};
+}
+
+router::TransferCost Player::transfer_cost() const {
+  const double bytes = static_cast<double>(setup_.kv_bytes_per_token) * setup_.model.block_tokens;
+  return {.fixed_ms = 0, .block_ms = bytes / setup_.transfer_bytes_per_ns / 1e6};
 }
 
 /// Fails when no worker of the needed role takes requests.
@@ -367,7 +378,7 @@ void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes
     outcome.first = earliest;
     Live& live = live_of(emission.tag);
     live.lease.first_token();
-    if (faulty_ && !split_) compare(live, live.worker, emission.cached_tokens);
+    if (faulty_ && !live.split) compare(live, live.worker, emission.cached_tokens);
     if (observer_ != nullptr) observer_->first_token(emission.tag);
   } else {
     gaps_.add(earliest - outcome.last, 1);
@@ -377,7 +388,7 @@ void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes
   outcome.last = now_;
   if (needs_.outputs) live_of(emission.tag).lease.generated(passes);
   if (!emission.last) return;
-  if (!split_) outcome.cached_tokens = emission.cached_tokens;
+  if (!live_of(emission.tag).split) outcome.cached_tokens = emission.cached_tokens;
   finish(live_of(emission.tag));
 }
 
@@ -415,7 +426,7 @@ Player::Live& Player::new_live(std::uint32_t request) {
   live.request = request;
   live.front = together_ ? placer_ : static_cast<std::uint32_t>(request % fronts_.size());
   live.worker = live.prefill_worker = kNone;
-  live.on_worker = live.on_prefill = live.ended = false;
+  live.on_worker = live.on_prefill = live.ended = live.split = false;
   live.legs = 0;
   return live;
 }

@@ -45,6 +45,7 @@ class Player final {
     engine::simulated::SequenceId prefill_id = 0;
     bool on_worker = false;  // has a sequence there
     bool on_prefill = false;
+    bool split = false;  // prefill and decode on different workers
     bool ended = false;
     std::uint32_t legs = 0;  // sequences that need `keys`; at 0, and ended, this can be used again
     std::uint32_t cached_blocks = 0;  // predicted
@@ -81,6 +82,7 @@ class Player final {
   void finish(Live& live);
   void leave(Live& live);
   Result<router::Placement> place(Live& live, router::Stage stage);
+  [[nodiscard]] router::TransferCost transfer_cost() const;
   [[nodiscard]] router::RouteRequest route_request(const Live& live, router::Stage stage) const;
   [[nodiscard]] bool can_run(const TraceRequest& request) const;
   Live& new_live(std::uint32_t request);
@@ -148,7 +150,8 @@ class Player final {
   const Setup& setup_;
   Observer* const observer_;
   router::Policy::Needs needs_;
-  bool split_;       // prefill and decode on different workers
+  bool split_;       // prefill and decode on different workers, always
+  bool decides_;     // or where the router finds that better
   bool every_pass_;  // somebody wants to know of each
   bool together_;    // one router places for several
   std::uint32_t placer_;
