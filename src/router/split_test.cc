@@ -52,9 +52,11 @@ class SplitTest : public ::testing::Test {
 
 TEST_F(SplitTest, ALongPromptGoesElsewhereWhereAnswersWouldStandStillAndNotWhereNoneDo) {
   fleet({Role::kPrefill, Role::kDecode});
-  const Placement idle = place(4000);
-  EXPECT_EQ(idle.stage, Stage::kWhole);
-  EXPECT_EQ(idle.worker, 1U);
+  {
+    const Placement idle = place(4000);
+    EXPECT_EQ(idle.stage, Stage::kWhole);
+    EXPECT_EQ(idle.worker, 1U);
+  }
   report(1, 6);
   const Placement busy = place(4000);
   EXPECT_EQ(busy.stage, Stage::kPrefill);

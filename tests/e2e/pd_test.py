@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Prompt and answer at different workers: the demo model's greedy answers are the token ids that one
-worker gives, whatever moves, changes or ends meanwhile, and nothing is kept afterwards.
+"""Prompt and answer at different workers: the demo model's greedy answers are the token ids that
+one worker gives, whatever moves, changes or ends meanwhile, and nothing is kept afterwards.
 
 A policy that predicts no times splits every request, so that what is tested is what happens.
 
@@ -26,7 +26,7 @@ SPLIT = ('--prefill', '1', '--decode', '1', '--policy', 'round-robin')
 
 
 def cases():
-    """At least 40 prompts of a block or more: a few sentences and a question, and some long ones."""
+    """At least 40 prompts of some blocks: a few sentences and a question, and long ones."""
     questions = exact_prompts.SHORT + exact_prompts.UNICODE
     for i in range(36):
         text = exact_prompts.long_text(i, 1 + i % 3)
@@ -149,7 +149,8 @@ class PdTest(unittest.TestCase):
             self.compare(server, FEW)
             for i, text in enumerate(list(CASES.values())[:12]):
                 body = {'model': 'demo', 'stream': True, 'max_tokens': 100,
-                        'cache_salt': f'client {i}', 'messages': [{'role': 'user', 'content': text}]}
+                        'cache_salt': f'client {i}',
+                        'messages': [{'role': 'user', 'content': text}]}
                 with server.connect() as connection:
                     connection.request('POST', '/v1/chat/completions', body)
                     if i % 3 == 1:  # it is under way

@@ -19,6 +19,7 @@
 #include "engine/llama/context.h"
 #include "engine/llama/outbox.h"
 #include "engine/llama/prefix_cache.h"
+#include "engine/llama/request_check.h"
 #include "engine/llama/sampler.h"
 #include "engine/llama/sequence.h"
 #include "engine/llama/shared_store.h"
@@ -44,8 +45,6 @@ class LlamaEngine final : public Engine {
 
  private:
   using SequencePtr = std::unique_ptr<Sequence>;
-
-  Result<void> check(const GenerateRequest& request) const;
 
   // The compute thread's life, in the order of a step.
   void run();
@@ -137,32 +136,8 @@ LlamaEngine::~LlamaEngine() {
   thread_.join();
 }
 
-Result<void> LlamaEngine::check(const GenerateRequest& r) const {
-  CHECK(r.sink != nullptr);
-  if (r.prompt.empty()) return fail(Code::kInvalidArgument, "the prompt is empty", "prompt");
-  if (r.max_tokens == 0 && !r.prefill_only) {
-    return fail(Code::kInvalidArgument, "max_tokens: expected at least 1", "max_tokens");
-  }
-  if (r.prompt.size() >= info_.context_tokens_max) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("the prompt has {} tokens; with at least one to answer, this server "
-                            "takes at most {}",
-                            r.prompt.size(), info_.context_tokens_max - 1),
-                "messages");
-  }
-  for (const Token token : r.prompt) {
-    if (token < 0 || static_cast<std::uint32_t>(token) >= info_.vocabulary_size) {
-      return fail(Code::kInvalidArgument,
-                  fmt::format("token id {} is not in this model's vocabulary of {}", token,
-                              info_.vocabulary_size),
-                  "prompt");
-    }
-  }
-  return {};
-}
-
 Result<void> LlamaEngine::generate(GenerateRequest request) {
-  if (Result<void> fine = check(request); !fine) return fine;
+  if (Result<void> fine = check(request, info_); !fine) return fine;
   Result<std::unique_ptr<Sampler>> sampler = Sampler::make(*model_, request);
   if (!sampler) return std::unexpected(sampler.error());
   const kv::BlockHash root = kv::chain_root(info_.model, "", request.cache_salt);
@@ -308,7 +283,8 @@ void LlamaEngine::start(Sequence& sequence) {
     const std::uint32_t blocks = cache_.blocks_to_leave(sequence);
     sequence.prefill_end = blocks * options_.block_tokens;
     if (cache_.has_blocks_to_leave(sequence)) {
-      sequence.computed = sequence.cached = sequence.prefill_end;
+      sequence.computed = sequence.prefill_end;
+      sequence.cached = cache_.reusable(sequence);
       count_prompt(sequence);
       return hand_over(sequence);
     }

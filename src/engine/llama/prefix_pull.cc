@@ -29,10 +29,13 @@ FetchMiss miss_of(transfer::BlockStatus status) noexcept {
 
 }  // namespace
 
-std::uint32_t PrefixCache::blocks_to_leave(const Sequence& s) const noexcept {
+std::uint32_t PrefixCache::reusable(const Sequence& s) const noexcept {
   const std::uint32_t whole = s.prompt_tokens() / block_tokens_ * block_tokens_;
-  const std::uint32_t reused = reusable_tokens(s.prompt_tokens(), whole, 1, exact_);
-  return (reused + block_tokens_ - 1) / block_tokens_;
+  return reusable_tokens(s.prompt_tokens(), whole, 1, exact_);
+}
+
+std::uint32_t PrefixCache::blocks_to_leave(const Sequence& s) const noexcept {
+  return (reusable(s) + block_tokens_ - 1) / block_tokens_;
 }
 
 bool PrefixCache::has_blocks_to_leave(Sequence& s) {
