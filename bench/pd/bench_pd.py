@@ -117,14 +117,14 @@ def main():
         if options.settings in name:
             say(name)
             rows.append(measure(name, flags, options))
-    print(table(['setting', 'ITL p50 / p99 without, ms',
-                 'ITL p50 / p99 / max under a long prompt, ms',
-           'its TTFT, s', 'TTFT alone, s', 'blocks fetched, ms each'],
-          [[r['name'], f"{r['quiet_p50']:.0f} / {r['quiet_p99']:.0f}",
-            f"{r['p50']:.0f} / {r['p99']:.0f} / {r['max']:.0f}", f"{r['ttft_s']:.2f}",
-            f"{r['alone_s']:.2f}",
-            f"{r['fetched']:.0f}, {r['fetch_ms'] / r['fetched']:.2f}" if r['fetched'] else '-']
-           for r in rows]))
+    print(table(
+        ['setting', 'ITL p50 / p99 without, ms', 'ITL p50 / p99 / max under a long prompt, ms',
+         'its TTFT, s', 'TTFT alone, s', 'blocks fetched, ms each'],
+        [[r['name'], f"{r['quiet_p50']:.0f} / {r['quiet_p99']:.0f}",
+          f"{r['p50']:.0f} / {r['p99']:.0f} / {r['max']:.0f}", f"{r['ttft_s']:.2f}",
+          f"{r['alone_s']:.2f}",
+          f"{r['fetched']:.0f}, {r['fetch_ms'] / r['fetched']:.2f}" if r['fetched'] else '-']
+         for r in rows]))
 
 
 if __name__ == '__main__':

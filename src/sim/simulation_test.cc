@@ -93,6 +93,27 @@ TEST(Simulate, ReplicasWithLateNewsServeAll) {
   }
 }
 
+TEST(Simulate, PromptsAreSplitWhereThatIsBetter) {
+  // Prompts for more than one worker, and one worker for prompts.
+  const Result<Trace> trace = generate(
+      "shared-prefix:groups=600,users=1,system=7000,question=1000,output=100,rate=12,requests=600",
+      1, SIZE_MAX);
+  ASSERT_TRUE(trace.has_value());
+  const auto run = [&](bool when_better) {
+    FleetSetup setup{.policy = "latency",
+                     .workers = 0,
+                     .prefill_workers = 1,
+                     .decode_workers = 3,
+                     .early_hand_over = true,
+                     .split_when_better = when_better};
+    const Result<Report> report = simulate(*trace, setup);
+    EXPECT_TRUE(report.has_value());
+    EXPECT_EQ(report->completed, trace->requests.size());
+    return report->ttft_ms.mean;
+  };
+  EXPECT_LT(2 * run(true), run(false));
+}
+
 TEST(Simulate, AClosedLoopKeepsItsConcurrency) {
   class Watch final : public Observer {
    public:
@@ -125,6 +146,7 @@ TEST(Simulate, SaysWhatMakesNoSense) {
   EXPECT_FALSE(message({.workers = 2, .prefill_workers = 2, .decode_workers = 2}).empty());
   EXPECT_FALSE(message({.workers = 1'000'000}).empty());
   EXPECT_FALSE(message({.speed = 0}).empty());
+  EXPECT_FALSE(message({.workers = 2, .split_when_better = true}).empty());
 }
 
 TEST(Simulate, GivesUpWhenToldTo) {

@@ -19,7 +19,7 @@ import exact_prompts
 from penstock import Server, wait_until
 from stock import post
 
-TOKENS = 8
+TOKENS = 6
 BLOCK = 16
 FLAGS = ('--exact', '--threads', '1', '--sequences', '4', '--block-tokens', str(BLOCK))
 SPLIT = ('--prefill', '1', '--decode', '1', '--policy', 'round-robin')
@@ -28,15 +28,15 @@ SPLIT = ('--prefill', '1', '--decode', '1', '--policy', 'round-robin')
 def cases():
     """At least 40 prompts of some blocks: a few sentences and a question, and long ones."""
     questions = exact_prompts.SHORT + exact_prompts.UNICODE
-    for i in range(36):
-        text = exact_prompts.long_text(i, 1 + i % 3)
+    for i in range(38):
+        text = exact_prompts.long_text(i, 3)
         yield f'short-{i}', f'{text} {questions[i % len(questions)]}'
-    for i in range(5):
-        yield f'long-{i}', 'Summarise: ' + exact_prompts.long_text(100 + i, 9 + 5 * i)
+    for i in range(2):
+        yield f'long-{i}', 'Summarise: ' + exact_prompts.long_text(100 + i, 12 + 12 * i)
 
 
 CASES = dict(cases())
-FEW = dict(list(CASES.items())[::5])
+FEW = dict(list(CASES.items())[::8])
 
 
 def ask(server, text, salt=''):
