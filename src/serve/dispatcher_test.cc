@@ -49,6 +49,8 @@ class FakeEngine final : public engine::Engine {
     }
   }
 
+  void hand_over() { info_.hands_kv_over = true; }
+
   engine::KvEventLog events;
   engine::LoadReport report{.generation = 1, .pass_tokens_max = 512};
 
@@ -125,6 +127,45 @@ TEST_F(DispatcherTest, TheNextTurnGoesWhereTheConversationIs) {
   EXPECT_EQ(all.equal, 80U);
   EXPECT_EQ(all.predicted_tokens, all.reported_tokens);
   EXPECT_GT(all.predicted_tokens, 0U);
+}
+
+TEST_F(DispatcherTest, APromptAndItsAnswerAreChargedOneAfterTheOther) {
+  make(2, {.policy = "round-robin", .roles = {fleet::Role::kPrefill, fleet::Role::kDecode}});
+  const std::vector<Token> prompt = prompt_of(100, 1);
+  EXPECT_EQ(place(prompt, {.may_split = true})->worker(), 1U);  // they hand nothing over
+  for (FakeEngine* engine : engines_) engine->hand_over();
+  EXPECT_FALSE(place(prompt)->prompt_only());
+  Result<Assignment> first = place(prompt, {.may_split = true});
+  ASSERT_TRUE(first.has_value());
+  EXPECT_TRUE(first->prompt_only());
+  EXPECT_EQ(first->worker(), 0U);
+  EXPECT_EQ(dispatcher_->in_flight(), 1U);
+  clock_.advance(std::chrono::milliseconds(100));
+  first->handed_over({.prompt_tokens = 100});
+  EXPECT_EQ(dispatcher_->in_flight(), 0U);
+  Result<Assignment> second = place(prompt, {.prompt_placed = first->placed()});
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(second->worker(), 1U);
+  clock_.advance(std::chrono::milliseconds(50));
+  second->first_token({.prompt_tokens = 100, .cached_tokens = 96});
+  const std::vector<Decision> decisions = dispatcher_->decisions();
+  EXPECT_EQ(decisions[0].stage, router::Stage::kDecode);
+  EXPECT_EQ(decisions[0].ttft_ms, 150);  // from the first leg's beginning
+  EXPECT_EQ(decisions[1].stage, router::Stage::kPrefill);
+  EXPECT_EQ(decisions[1].ttft_ms, 100);
+}
+
+TEST_F(DispatcherTest, RolesChangeWhileSomebodyIsLeftToAnswer) {
+  make(2);
+  EXPECT_EQ(dispatcher_->set_role(0, fleet::Role::kPrefill).error().code, Code::kUnprocessable);
+  for (FakeEngine* engine : engines_) engine->hand_over();
+  EXPECT_EQ(dispatcher_->set_role(2, fleet::Role::kBoth).error().code, Code::kNotFound);
+  EXPECT_TRUE(dispatcher_->set_role(0, fleet::Role::kPrefill).has_value());
+  EXPECT_EQ(dispatcher_->set_role(1, fleet::Role::kPrefill).error().code, Code::kInvalidArgument);
+  for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(place(prompt_of(100, i))->worker(), 1U);
+  EXPECT_TRUE(dispatcher_->set_role(0, fleet::Role::kDecode).has_value());
+  EXPECT_TRUE(dispatcher_->set_role(1, fleet::Role::kPrefill).has_value());
+  for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(place(prompt_of(100, i))->worker(), 0U);
 }
 
 TEST_F(DispatcherTest, WhatIsHeldForOneSaltIsNothingToOthers) {

@@ -431,6 +431,76 @@ TEST_F(RoutedServiceTest, WhatClientsAskOfTheRouterIsChecked) {
   ask("/debug/nothing", "", 404, "GET");
 }
 
+/// One worker for prompts and one for answers; the policy splits whatever can be.
+class SplitServiceTest : public ServiceTest {
+ protected:
+  void configure(ModelOptions& options) override {
+    options.workers = 2;
+    options.llama.exact = true;
+    options.llama.block_tokens = 16;
+    options.dispatch.policy = "round-robin";
+    options.dispatch.roles = {fleet::Role::kPrefill, fleet::Role::kDecode};
+  }
+  /// A prompt of 200 tokens; `salt` so that nothing of it is cached.
+  static std::string body(int seed, int salt, std::string_view fields) {
+    std::string tokens;
+    for (int i = 0; i < 200; ++i)
+      tokens += fmt::format("{}{}", i == 0 ? "" : ",", (i * seed) % 250);
+    return fmt::format(R"({{"model":"tiny","prompt":[{}],"temperature":0,"cache_salt":"s{}",{}}})",
+                       tokens, salt, fields);
+  }
+  std::string answer(int seed, int salt) {
+    return text_at(ask("/v1/completions", body(seed, salt, R"("max_tokens":8)")),
+                   "/choices/0/text");
+  }
+  std::vector<engine::LoadReport> loads() {
+    std::vector<engine::LoadReport> all;
+    for (const WorkerView& worker : model_->dispatcher().view().workers) all.push_back(worker.load);
+    return all;
+  }
+  void wait_until_nothing_is_kept() {
+    while (service_.in_flight() > 0 || model_->dispatcher().in_flight() > 0 ||
+           loads()[0].kv_leases + loads()[1].kv_leases > 0) {
+      std::this_thread::yield();
+    }
+  }
+};
+
+TEST_F(SplitServiceTest, AnswersAreThoseOfOneWorkerAndLeaveNothingBehind) {
+  std::vector<std::string> split;
+  for (int seed = 1; seed <= 4; ++seed) split.push_back(answer(seed, 0));
+  EXPECT_EQ(loads()[1].kv_blocks_fetched, 4U * 9);  // 64 of 200 tokens are computed anew
+  wait_until_nothing_is_kept();
+  EXPECT_EQ(loads()[0].kv_leases_lapsed, 0U);
+  for (const auto& missed : loads()[1].kv_blocks_missed) EXPECT_EQ(missed, 0U);
+
+  ask("/debug/workers/1/role?to=both", "", 200);
+  ask("/debug/workers/0/role?to=both", "", 200);
+  for (int seed = 1; seed <= 4; ++seed) EXPECT_EQ(answer(seed, 1), split[seed - 1]);
+  ask("/debug/workers/1/role?to=prefill", "", 200);
+  ask("/debug/workers/0/role?to=prefill", "", 400);  // nobody would answer
+  ask("/debug/workers/0/role?to=decode", "", 200);
+  ask("/debug/workers/2/role?to=both", "", 404);
+  ask("/debug/workers/0/role?to=all", "", 400);
+  ask("/debug/workers/0/role?to=both", "", 405, "GET");
+  for (int seed = 1; seed <= 4; ++seed) EXPECT_EQ(answer(seed, 2), split[seed - 1]);
+  EXPECT_EQ(loads()[0].kv_blocks_fetched, 4U * 9);  // they are the other way round by now
+  wait_until_nothing_is_kept();
+}
+
+TEST_F(SplitServiceTest, ClientsThatLeaveBetweenTheLegsLeaveNothing) {
+  for (int i = 0; i < 30; ++i) {
+    Call call;
+    auto handle = start(call, "/v1/completions",
+                        body(i + 1, i, R"("max_tokens":200,"stream":true,"ignore_eos":true)"));
+    const std::uint64_t prompts = i % 3 == 0 ? 0 : loads()[0].prompt_tokens + 1;
+    while (loads()[0].prompt_tokens < prompts) std::this_thread::yield();
+    if (i % 3 == 2) call.wait_for_bytes();
+    on_loop([&] { handle.reset(); });
+  }
+  wait_until_nothing_is_kept();
+}
+
 TEST_F(ServiceTest, PagesForOperators) {
   chat("");
   EXPECT_NE(ask("/metrics", "", 200, "GET").find("penstock_completion_tokens_total 12"),
