@@ -321,7 +321,8 @@ struct LlamaInputs {
   bool own_tools = false;  // tools are taught by tool_tags, not by the template
 };
 
-LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool knows_tools) {
+LlamaInputs llama_inputs(const Conversation& c, std::vector<std::string> parameters,
+                         const Tokenizer& tokenizer, bool knows_tools) {
   LlamaInputs made;
   common_chat_templates_inputs& in = made.inputs;
   const bool uses_tools = !c.tools.empty() || std::ranges::any_of(c.messages, [](const Message& m) {
@@ -367,10 +368,11 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
     }
   }
   if (!made.own_tools) {
-    for (const ToolText& t : c.tools) {
+    for (std::size_t i = 0; i < c.tools.size(); ++i) {
+      const ToolText& t = c.tools[i];
       // Name and parameters also make the grammar, so they stay as they are.
       in.tools.push_back({std::string(t.name), with_split_marks(tokenizer, t.description),
-                          t.parameters.empty() ? kNoParameters : std::string(t.parameters)});
+                          parameters[i].empty() ? kNoParameters : std::move(parameters[i])});
     }
     in.tool_choice = llama_tool_choice(c.tool_mode);
     in.parallel_tool_calls = c.parallel_tool_calls;
@@ -385,32 +387,41 @@ LlamaInputs llama_inputs(const Conversation& c, const Tokenizer& tokenizer, bool
   return made;
 }
 
+struct Constraints {
+  std::string gbnf;  // of the answer, by its schema or the client's own; or empty
+  std::vector<std::string> tool_parameters;  // schemas, as llama.cpp is to see them
+};
+
 /// Before anything of llama.cpp's sees what the client wants to be enforced: the grammar of its
 /// schema, or its own, or an empty one. Grammars that llama.cpp makes for tool calls are not looked
 /// at as a whole: those of some templates are too intricate for check_gbnf() to follow, and all
 /// that a client puts into them are the tools' schemas.
-Result<std::string> check_constraints(const Conversation& c, ConstraintCache& cache) {
+Result<Constraints> check_constraints(const Conversation& c, ConstraintCache& cache) {
+  Constraints checked;
   for (const ToolText& tool : c.tools) {
-    const Result<std::string_view> fine = cache.grammar_of(tool.parameters, "tools");
+    const Result<Constraint> fine = cache.find(tool.parameters, "tools");
     if (!fine) return std::unexpected(fine.error());
+    checked.tool_parameters.emplace_back(fine->schema);
   }
   if (!c.grammar.empty()) {
     if (Result<void> fine = check_gbnf(c.grammar); !fine) return std::unexpected(fine.error());
-    return std::string(c.grammar);
+    checked.gbnf = c.grammar;
+    return checked;
   }
-  const Result<std::string_view> schema =
-      cache.grammar_of(c.json_schema, "response_format.json_schema.schema");
+  const Result<Constraint> schema = cache.find(c.json_schema, "response_format.json_schema.schema");
   if (!schema) return std::unexpected(schema.error());
-  return std::string(*schema);
+  checked.gbnf = schema->gbnf;
+  return checked;
 }
 
 }  // namespace
 
 Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
                                                   ConstraintCache& cache) const {
-  Result<std::string> enforced = check_constraints(c, cache);
+  Result<Constraints> enforced = check_constraints(c, cache);
   if (!enforced) return std::unexpected(enforced.error());
-  LlamaInputs made = llama_inputs(c, *tokenizer_, llama_->knows_tools);
+  LlamaInputs made =
+      llama_inputs(c, std::move(enforced->tool_parameters), *tokenizer_, llama_->knows_tools);
   const bool calls_tools = !c.tools.empty() && c.tool_mode != Conversation::ToolMode::kNone;
   // Where the model may think or the template writes tool calls, llama.cpp derives grammar and
   // parser together; elsewhere the answer is plain text and the grammar stands alone.
@@ -447,7 +458,7 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
     out.format.kind = AnswerFormat::Kind::kToolTags;
     out.format.parse_tool_calls = true;
   } else {
-    out.grammar.gbnf = std::move(*enforced);
+    out.grammar.gbnf = std::move(enforced->gbnf);
   }
   out.grammar.checked = true;  // by check_constraints()
   out.grammar.parses = c.grammar.empty();

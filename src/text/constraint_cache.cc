@@ -9,24 +9,33 @@
 
 #include "text/constraint_limits.h"
 #include "text/literal_choice.h"
+#include "text/schema_root.h"
 
 namespace penstock::text {
 
-Result<std::string_view> ConstraintCache::grammar_of(std::string_view schema,
-                                                     std::string_view param) {
-  if (schema.empty()) return std::string_view();
-  if (const auto known = grammars_.find(schema); known != grammars_.end()) return known->second;
-  if (Result<void> fine = check_schema(schema, param); !fine) return std::unexpected(fine.error());
-  Result<std::string> gbnf = schema_to_gbnf(schema);
-  if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
-  if (Result<void> fine = check_gbnf(*gbnf, param); !fine) return std::unexpected(fine.error());
-  const std::size_t bytes = schema.size() + gbnf->size();
-  if (bytes_ + bytes > kBytesMax) {
-    grammars_.clear();
-    bytes_ = 0;
+Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_view param) {
+  if (schema.empty()) return Constraint{};
+  auto found = known_.find(schema);
+  if (found == known_.end()) {
+    if (Result<void> fine = check_schema(schema, param); !fine) {
+      return std::unexpected(fine.error());
+    }
+    Known made{.schema = with_plain_root(schema), .gbnf = {}};
+    Result<std::string> gbnf = schema_to_gbnf(made.schema);
+    if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
+    if (Result<void> fine = check_gbnf(*gbnf, param); !fine) return std::unexpected(fine.error());
+    made.gbnf = std::move(*gbnf);
+    if (made.schema == schema) made.schema.clear();
+    const std::size_t bytes = schema.size() + made.schema.size() + made.gbnf.size();
+    if (bytes_ + bytes > kBytesMax) {
+      known_.clear();
+      bytes_ = 0;
+    }
+    bytes_ += bytes;
+    found = known_.emplace(schema, std::move(made)).first;
   }
-  bytes_ += bytes;
-  return grammars_.emplace(schema, std::move(*gbnf)).first->second;
+  const auto& [given, known] = *found;
+  return Constraint{.schema = known.schema.empty() ? given : known.schema, .gbnf = known.gbnf};
 }
 
 Result<std::string> schema_to_gbnf(std::string_view schema) {

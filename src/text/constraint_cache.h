@@ -10,6 +10,12 @@
 
 namespace penstock::text {
 
+/// A schema that can be enforced. Views into the cache.
+struct Constraint {
+  std::string_view schema;  // as llama.cpp is to see it: see schema_root.h
+  std::string_view gbnf;
+};
+
 /// The grammars of the schemas that were asked for lately. Clients send the same tools with every
 /// request; to check one and to make its grammar costs as much as to lay out and tokenize a
 /// conversation. One thread.
@@ -18,10 +24,10 @@ class ConstraintCache final {
   /// Of schemas and their grammars together. When it is full, all of them are forgotten.
   static constexpr std::size_t kBytesMax = 4 << 20;
 
-  /// The grammar of `schema`, if it can be enforced at a bounded cost, also once it has become a
+  /// `schema` and its grammar, if it can be enforced at a bounded cost, also once it has become a
   /// grammar; empty for an empty one. Valid until the next call. Fails with kInvalidArgument;
   /// `param` is the field to name.
-  Result<std::string_view> grammar_of(std::string_view schema, std::string_view param);
+  Result<Constraint> find(std::string_view schema, std::string_view param);
 
  private:
   struct Hash {
@@ -30,7 +36,11 @@ class ConstraintCache final {
       return std::hash<std::string_view>()(text);
     }
   };
-  std::unordered_map<std::string, std::string, Hash, std::equal_to<>> grammars_;  // by schema
+  struct Known {
+    std::string schema;  // if not as it came
+    std::string gbnf;
+  };
+  std::unordered_map<std::string, Known, Hash, std::equal_to<>> known_;  // by schema
   std::size_t bytes_ = 0;
 };
 
