@@ -61,6 +61,13 @@ TEST(BlockHashTest, IsTheSameForEverybody) {
   EXPECT_EQ(first, again);
   EXPECT_EQ(first.high, 1121698233766846349U);
   EXPECT_EQ(first.low, 15063819881652057190U);
+  // Small blocks and large ones are hashed in different ways.
+  const BlockHash small = chain_next(first, tokens(64));
+  EXPECT_EQ(small.high, 15110964468476390440U);
+  EXPECT_EQ(small.low, 13400069833900483336U);
+  const BlockHash large = chain_next(first, tokens(1024));
+  EXPECT_EQ(large.high, 5362550222986413947U);
+  EXPECT_EQ(large.low, 11773011060022102780U);
 }
 
 }  // namespace

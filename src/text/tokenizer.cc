@@ -16,7 +16,7 @@
 namespace penstock::text {
 namespace {
 
-constexpr std::size_t kSegmentBytesMin = 1024;  // below, word look-ups are as fast as hashing
+constexpr std::size_t kSegmentBytesMin = 64;  // below, word look-ups are as fast
 constexpr std::size_t kNone = std::string_view::npos;
 
 /// Byte-level BPE vocabularies whose pre-tokenizer never lets a token reach from a printable
