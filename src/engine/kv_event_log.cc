@@ -24,6 +24,7 @@ void KvEventLog::stored(kv::Event block) {
   const std::lock_guard lock(mutex_);
   block.kind = kv::Event::Kind::kStored;
   block.sequence = last_sequence() + 1;
+  if (!keeps_tokens_) block.tokens = {};
   kv::Event told = {.kind = block.kind,
                     .hash = block.hash,
                     .parent = block.parent,
@@ -64,7 +65,9 @@ void KvEventLog::reset(std::uint64_t sequence, std::span<const kv::Event> held) 
   // Only the order counts: parents before children, and all before what comes.
   std::uint64_t order = sequence - std::min<std::uint64_t>(sequence, held.size());
   for (const kv::Event& block : held) {
-    held_.insert_or_assign(block.hash, block).first->second.sequence = order++;
+    kv::Event& kept = held_.insert_or_assign(block.hash, block).first->second;
+    kept.sequence = order++;
+    if (!keeps_tokens_) kept.tokens = {};
   }
   last_sequence_.store(sequence, std::memory_order_release);
 }

@@ -15,7 +15,11 @@ namespace penstock::engine {
 /// by the worker's thread, read by any.
 class KvEventLog final : public kv::EventSource {
  public:
-  explicit KvEventLog(std::size_t events_max = 8192) : events_max_(events_max) {}
+  /// `keeps_tokens`: stored events are told with their blocks' tokens, which are most of the log.
+  explicit KvEventLog(std::size_t events_max = 8192, bool keeps_tokens = true)
+      : events_max_(events_max), keeps_tokens_(keeps_tokens) {}
+
+  [[nodiscard]] bool keeps_tokens() const noexcept { return keeps_tokens_; }
 
   /// The parent of a stored block is held (or is a chain root); a removed block has no children.
   /// `block`: everything but the sequence.
@@ -42,6 +46,7 @@ class KvEventLog final : public kv::EventSource {
   [[nodiscard]] kv::Event* find(std::uint64_t sequence) noexcept;  // null: no longer kept
 
   const std::size_t events_max_;
+  const bool keeps_tokens_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> last_sequence_ = 0;  // written under mutex_
   // A block's tokens lie once: with the block while it is held, and then with the event.

@@ -22,8 +22,9 @@ struct Event {
   /// kStored: hash of the block's own tokens with the adapter and salt of the request that it was
   /// computed for (kv/local_hash.h). The tokens alone do not say whose they are.
   std::uint64_t local = 0;
-  std::vector<Token>
-      tokens;  // kStored: exactly the block's tokens (size = the worker's block size)
+  /// kStored: exactly the block's tokens (size = the worker's block size), or none from a source
+  /// that was told not to keep them.
+  std::vector<Token> tokens;
 };
 
 /// Where a worker's events are read. Thread: any.

@@ -125,6 +125,12 @@ Desk::Desk(Service& service, net::Loop& loop, std::size_t segment_bytes_max)
 Desk::~Desk() = default;
 
 void Desk::hand_out(std::vector<engine::Output>& outputs) {
+  // What an answer needs was last touched a step ago and has left the CPU's caches since. Asked for
+  // in one go, it comes while the next is looked up.
+  for (const engine::Output& output : outputs) {
+    const auto found = by_leg_.find(output.request);
+    if (found != by_leg_.end()) found->second->prefetch();
+  }
   for (engine::Output& output : outputs) {
     const auto found = by_leg_.find(output.request);
     if (found == by_leg_.end()) continue;  // cancelled meanwhile
@@ -132,11 +138,12 @@ void Desk::hand_out(std::vector<engine::Output>& outputs) {
     if (!std::exchange(generation.touched_, true)) touched_.push_back(&generation);
     generation.take(output);
   }
+  const TimePoint now = clock().now();
   while (!touched_.empty()) {
     Generation* generation = touched_.back();
     touched_.pop_back();
     generation->touched_ = false;
-    generation->show();
+    generation->show(now);
   }
 }
 
@@ -150,11 +157,23 @@ void Desk::sweep() {
   }
   sweep_timer_.reset();
   // What long prompts left between the caches' blocks: 15 MiB after a burst of 240 kB prompts.
-  if (std::exchange(large_seen_, false)) malloc_trim(0);
+  if (!std::exchange(large_seen_, false)) return;
+  std::vector<Token>().swap(encoded_);
+  malloc_trim(0);
+}
+
+std::vector<Token> Desk::encode(const text::Tokenizer& tokenizer,
+                                std::span<const text::Piece> pieces) {
+  encoded_.clear();
+  tokenizer.encode(pieces, true, tokenizer_cache_, encoded_);
+  return {encoded_.begin(), encoded_.end()};
 }
 
 void Desk::launch(net::Exchange& exchange, std::unique_ptr<Generation> generation) {
-  large_seen_ = large_seen_ || exchange.request().body.size() >= kLargeBodyBytes;
+  if (std::string& body = exchange.request().body; body.size() >= kLargeBodyBytes) {
+    large_seen_ = true;
+    std::string().swap(body);  // all of it is in the generation, however long that lasts
+  }
   generation->start(exchange);
   exchange.own(std::move(generation));
   if (sweep_timer_ == nullptr) {
@@ -283,8 +302,7 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   Result<text::RenderedPrompt> rendered =
       model.chat_template().render(conversation, template_cache_);
   if (!rendered) return refuse(rendered.error());
-  std::vector<Token> prompt;
-  model.tokenizer().encode(rendered->pieces, true, tokenizer_cache_, prompt);
+  std::vector<Token> prompt = encode(model.tokenizer(), rendered->pieces);
   if (prompt.empty())
     return refuse(
         {Code::kInvalidArgument, "the conversation renders to an empty prompt", "messages", 0});
@@ -375,7 +393,7 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
       }
       // A raw prompt is the caller's own template: special tokens in it are meant.
       const std::vector<text::Piece> pieces = {{*text, true}};
-      model.tokenizer().encode(pieces, true, tokenizer_cache_, prompt);
+      prompt = encode(model.tokenizer(), pieces);
       if (r.echo) echo = std::move(*text);
     } else {
       prompt = std::move(std::get<std::vector<Token>>(r.prompts[i]));
@@ -514,8 +532,7 @@ void Desk::embed(net::Exchange& exchange, ServedModel& model) {
       if (Result<void> fits = check_text_size(text->size(), model, "input"); !fits) {
         return refuse(fits.error());
       }
-      model.tokenizer().encode(std::vector<text::Piece>{{*text, false}}, true, tokenizer_cache_,
-                               tokens);
+      tokens = encode(model.tokenizer(), std::vector<text::Piece>{{*text, false}});
     } else {
       tokens = std::move(std::get<std::vector<Token>>(input));
       if (Result<void> fine = check_tokens(tokens, model, "input"); !fine) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -47,6 +48,8 @@ class Desk final {
   void hand_out(std::vector<engine::Output>& outputs);
   void sweep();
   [[nodiscard]] Error too_many() const;  // requests in flight
+  [[nodiscard]] std::vector<Token> encode(const text::Tokenizer& tokenizer,
+                                          std::span<const text::Piece> pieces);
   Result<void> check_fields(const api::GenerationParams& params, const ServedModel& model);
   void launch(net::Exchange& exchange, std::unique_ptr<Generation> generation);
 
@@ -54,7 +57,8 @@ class Desk final {
   net::Loop& loop_;
   Mailbox mailbox_;
   text::TokenizerCache tokenizer_cache_;
-  bool large_seen_ = false;  // since memory was last given back
+  std::vector<Token> encoded_;  // where prompts come to be: what requests keep fits exactly
+  bool large_seen_ = false;     // since memory was last given back
   text::TemplateCache template_cache_;
   std::unordered_set<Generation*> generations_;
   std::unordered_map<RequestId, Generation*> by_leg_;

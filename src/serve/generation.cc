@@ -216,6 +216,12 @@ Generation::Choice& Generation::choice_of(RequestId leg) {
   std::unreachable();
 }
 
+void Generation::prefetch() const noexcept {
+  constexpr std::size_t kLineBytes = 64;
+  const auto* bytes = reinterpret_cast<const char*>(this);
+  for (std::size_t at = 0; at < sizeof *this; at += kLineBytes) __builtin_prefetch(bytes + at);
+}
+
 void Generation::take(engine::Output& output) {
   Choice& choice = choice_of(output.request);
   if (choice.ended || error_) return;
@@ -441,20 +447,19 @@ void Generation::open_stream() {
   exchange_->start_stream("text/event-stream; charset=utf-8", {{"x-request-id", plan_.head.id}});
 }
 
-bool Generation::show() {
+bool Generation::show(TimePoint now) {
   do {
-    if (!show_once()) return false;
+    if (!show_once(now)) return false;
   } while (process_held());
   return true;
 }
 
-bool Generation::show_once() {
+bool Generation::show_once(TimePoint now) {
   if (error_) {
     fail_with(*error_);
     return false;
   }
   const bool ended = all_ended();
-  const TimePoint now = desk_.clock().now();
   std::uint32_t tokens = 0;
   for (const Choice& c : choices_) tokens += c.completion_tokens;
   if (tokens > tokens_shown_) {
@@ -564,7 +569,7 @@ void Generation::on_client_gone() {
 }
 
 void Generation::on_writable() {
-  if (process_held()) show();
+  if (process_held()) show(desk_.clock().now());
 }
 
 /// Makes events of held tokens while there is room for them; false: none is held, or none is made.

@@ -59,8 +59,9 @@ class Generation final : public net::Transaction {
   /// From now on `exchange` owns this.
   void start(net::Exchange& exchange) noexcept { exchange_ = &exchange; }
 
+  void prefetch() const noexcept;     // tells the CPU that it will be needed
   void take(engine::Output& output);  // one output of one of the legs
-  bool show();                        // sends what take() made; false: it was the end, this is gone
+  bool show(TimePoint now);           // sends what take() made; false: it was the end, this is gone
   void sweep(TimePoint now);          // heartbeat and last-resort deadline; may destroy this
   void on_client_gone() override;
   void on_writable() override;
@@ -111,7 +112,7 @@ class Generation final : public net::Transaction {
   void fail_with(const Error& error);  // destroys this
   void complete();                     // destroys this
   void release_leg(Choice& choice);
-  bool show_once();  // show() without what is held; false: this is gone
+  bool show_once(TimePoint now);  // show() without what is held; false: this is gone
   bool process_held();
   [[nodiscard]] api::UsageCounts usage() const;
   [[nodiscard]] bool all_ended() const;

@@ -32,12 +32,13 @@ std::vector<Token> plain_words(const text::Tokenizer& tokenizer) {
 Result<std::unique_ptr<engine::Engine>> make_engine(const ModelOptions& options,
                                                     std::shared_ptr<const text::ModelFile> file,
                                                     const text::Tokenizer& tokenizer,
-                                                    const Clock& clock) {
+                                                    const Clock& clock, bool tells_tokens) {
   if (!options.simulated) return engine::make_llama_engine(std::move(file), options.llama, clock);
   engine::SimulatedOptions simulated;
   simulated.worker.speedup = options.speedup;
   simulated.vocabulary = plain_words(tokenizer);
   simulated.vocabulary_size = tokenizer.size();
+  simulated.kv_event_tokens = tells_tokens;
   return engine::make_simulated_engine(std::move(simulated), clock);
 }
 
@@ -103,7 +104,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =
-        make_engine(each, file, *model->tokenizer_, clock);
+        make_engine(each, file, *model->tokenizer_, clock, false);  // an index asks for hashes
     if (!engine) return std::unexpected(engine.error());
     engines.push_back(std::move(*engine));
   }
@@ -138,7 +139,7 @@ Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options,
   if (!opened) return std::unexpected(opened.error());
   ModelOptions all = share_of(options);
   all.llama.store = open_store(options, clock);
-  return make_engine(all, std::move(opened->file), *opened->tokenizer, clock);
+  return make_engine(all, std::move(opened->file), *opened->tokenizer, clock, true);
 }
 
 bool ServedModel::answers_to(std::string_view name) const noexcept {

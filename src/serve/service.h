@@ -21,7 +21,7 @@ struct ServiceOptions {
   Nanos request_timeout = std::chrono::minutes(10);  // from the whole request read to its end
   Nanos heartbeat = std::chrono::seconds(10);        // a comment line in a stream silent so long
   std::uint32_t in_flight_max = 2048;                // generations at once; more are answered 429
-  std::size_t segment_bytes_max = 8 << 20;    // tokens of earlier messages kept, all loops together
+  std::size_t segment_bytes_max = 4 << 20;    // tokens of earlier messages kept, all loops together
   Nanos kv_lease = std::chrono::seconds(30);  // a prompt's KV is kept for an answer elsewhere
   std::uint32_t max_tokens_default = 0;  // when the client names none; 0: what the context holds
 };

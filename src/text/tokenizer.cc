@@ -71,19 +71,29 @@ TokenizerCache::TokenizerCache(std::size_t segment_bytes_max)
       segment_bytes_max_(segment_bytes_max),
       seed_((static_cast<std::uint64_t>(std::random_device{}()) << 32) | std::random_device{}()) {}
 
-const std::vector<Token>* TokenizerCache::find_segment(const SegmentKey& key) {
+bool TokenizerCache::find_segment(const SegmentKey& key, std::vector<Token>& out) {
   const auto found = by_key_.find(key);
-  if (found == by_key_.end()) return nullptr;
+  if (found == by_key_.end()) return false;
   segments_.splice(segments_.begin(), segments_, found->second);
-  return &found->second->tokens;
+  const Segment& segment = *found->second;
+  out.insert(out.end(), segment.narrow.begin(), segment.narrow.end());
+  out.insert(out.end(), segment.wide.begin(), segment.wide.end());
+  return true;
 }
 
-void TokenizerCache::keep_segment(const SegmentKey& key, std::vector<Token> tokens) {
+void TokenizerCache::keep_segment(const SegmentKey& key, std::span<const Token> tokens) {
   const auto cost = [](const Segment& s) {
-    return sizeof(Segment) + 64 + s.tokens.capacity() * sizeof(Token);
+    return sizeof(Segment) + 64 + s.narrow.size() * sizeof(std::uint16_t) +
+           s.wide.size() * sizeof(Token);
   };
-  tokens.shrink_to_fit();
-  Segment segment{key, std::move(tokens)};
+  Segment segment{.key = key, .narrow = {}, .wide = {}};
+  const bool fits = std::ranges::all_of(
+      tokens, [](Token t) { return t <= std::numeric_limits<std::uint16_t>::max(); });
+  if (fits) {
+    segment.narrow.assign(tokens.begin(), tokens.end());
+  } else {
+    segment.wide.assign(tokens.begin(), tokens.end());
+  }
   const std::size_t bytes = cost(segment);
   if (bytes > segment_bytes_max_ / 2) return;  // one text must not empty the cache
   while (stats_.segment_bytes + bytes > segment_bytes_max_) {
@@ -374,14 +384,13 @@ void Tokenizer::encode(std::span<const Piece> pieces, bool add_special, Tokenize
     const std::string_view inside = text.substr(first, last - first);
     const XXH128_hash_t hash = XXH3_128bits_withSeed(inside.data(), inside.size(), cache.seed_);
     const TokenizerCache::SegmentKey key{hash.high64, hash.low64};
-    if (const std::vector<Token>* known = cache.find_segment(key)) {
+    if (cache.find_segment(key, out)) {
       ++cache.stats_.segment_hits;
-      out.insert(out.end(), known->begin(), known->end());
     } else {
       ++cache.stats_.segment_misses;
-      const auto start = static_cast<std::ptrdiff_t>(out.size());
+      const std::size_t start = out.size();
       encode_cut(inside, cache, out);
-      cache.keep_segment(key, std::vector<Token>(out.begin() + start, out.end()));
+      cache.keep_segment(key, std::span(out).subspan(start));
     }
     run.add(text.substr(last));
   }

@@ -31,7 +31,7 @@ struct Piece {
 /// Belongs to one thread.
 class TokenizerCache final {
  public:
-  explicit TokenizerCache(std::size_t segment_bytes_max = 8 << 20);
+  explicit TokenizerCache(std::size_t segment_bytes_max = 4 << 20);
 
   struct Stats {
     std::uint64_t word_hits = 0;
@@ -65,11 +65,13 @@ class TokenizerCache final {
   };
   struct Segment {
     SegmentKey key;
-    std::vector<Token> tokens;
+    std::vector<std::uint16_t> narrow;  // its tokens, if all of them are below 2^16
+    std::vector<Token> wide;            // else
   };
 
-  const std::vector<Token>* find_segment(const SegmentKey& key);
-  void keep_segment(const SegmentKey& key, std::vector<Token> tokens);
+  /// Appends a segment's tokens to `out`, if it is known.
+  bool find_segment(const SegmentKey& key, std::vector<Token>& out);
+  void keep_segment(const SegmentKey& key, std::span<const Token> tokens);
 
   std::vector<Word> words_;
   std::list<Segment> segments_;  // most recent first

@@ -174,11 +174,13 @@ void Core::stored(const StoredRun& run) {
   kv::BlockHash parent = run.parent;
   for (std::uint32_t i = 0; i < run.keys.size(); ++i) {
     const std::span<const Token> tokens = block_tokens(r, run.first_block + i);
-    events_.stored({.hash = run.keys[i],
+    kv::Event block{.hash = run.keys[i],
                     .parent = parent,
                     .begins_chain = run.first_block + i == 0,
                     .local = r.locals.block(tokens),
-                    .tokens = {tokens.begin(), tokens.end()}});
+                    .tokens = {}};
+    if (events_.keeps_tokens()) block.tokens.assign(tokens.begin(), tokens.end());
+    events_.stored(std::move(block));
     parent = run.keys[i];
   }
 }

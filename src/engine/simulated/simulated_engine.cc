@@ -47,7 +47,7 @@ class SimulatedEngine final : public Engine {
       : options_(std::move(options)),
         clock_(clock),
         info_(info_of(options_)),
-        events_(options_.kv_events_max),
+        events_(options_.kv_events_max, options_.kv_event_tokens),
         inbox_({.sequences_max = options_.worker.sequences_max,
                 .queue_max = options_.queue_max,
                 .retry_after_s = options_.retry_after_s}),

@@ -30,6 +30,7 @@ struct SimulatedOptions {
   std::uint64_t seed = 0;                     // of requests that bring none
   std::uint32_t embedding_size = 0;           // 0: embed() is refused
   std::size_t kv_events_max = 8192;           // kept for readers that lag
+  bool kv_event_tokens = true;                // KV events carry their blocks' tokens
 };
 
 /// Options must make sense (CHECKed). `clock` must outlive the engine and run at the speed of the
