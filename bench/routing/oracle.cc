@@ -50,8 +50,8 @@ class Recorder final : public router::Policy {
       placings_[questions[order[rank]].ordinal] = {choices[order[rank]].slot, rank};
     }
   }
-  void finished(double ttft_ms, double decode_ms) noexcept override {
-    inner_->finished(ttft_ms, decode_ms);
+  void finished(double ttft_ms, double decode_ms, std::uint32_t tokens) noexcept override {
+    inner_->finished(ttft_ms, decode_ms, tokens);
   }
 
  private:

@@ -16,12 +16,14 @@ using kv::Slot;
 
 /// How long a worker's passes take: coefficients, as fitted from what it did (router/time_model.h).
 /// A pass computes new prompt tokens and one token for each running answer, one after the other.
+/// Until it has done any, a small model on one large GPU: what costs nothing could not be shared
+/// out among workers.
 struct PassCost {
-  double prefill_base_ms = 0;         // a pass that computes any prompt token
-  double prefill_token_ms = 0;        // more for each new prompt token
-  double prefill_token2_ms = 0;       // more for each square of their number
-  double decode_base_ms = 0;          // a pass that continues any answer
-  double decode_use_ms = 0;           // more for a full KV pool, in proportion to its use
+  double prefill_base_ms = 10;        // a pass that computes any prompt token
+  double prefill_token_ms = 0.02;     // more for each new prompt token
+  double prefill_token2_ms = 1.5e-7;  // more for each square of their number
+  double decode_base_ms = 10;         // a pass that continues any answer
+  double decode_use_ms = 10;          // more for a full KV pool, in proportion to its use
   double decode_use2_ms = 0;          // more for the square of that use
   std::uint32_t pass_tokens_max = 0;  // computed in one pass; 0: unknown
 
@@ -61,6 +63,8 @@ struct FleetView {
   std::span<const Role> role;
   std::span<const PassCost> cost;
   std::span<const std::uint64_t> revision;  // differs after any change of what is below, or of cost
+  std::uint64_t revisions = 0;  // how many such changes there were; the last is the newest revision
+  std::span<const Slot> changes;  // whose the last ones were: that of revision r at r % size
 
   // What this router has given out and not got back. Exact by construction.
   std::span<const std::uint32_t> requests;        // in flight

@@ -162,6 +162,8 @@ FleetView Ledger::view() const noexcept {
           .role = role_,
           .cost = cost_,
           .revision = revision_,
+          .revisions = revisions_,
+          .changes = changes_,
           .requests = requests_,
           .prefills = prefills_,
           .prefill_tokens = prefill_tokens_,

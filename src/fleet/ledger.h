@@ -106,6 +106,7 @@ class Ledger final {
 
  private:
   friend class Lease;
+  static constexpr std::size_t kChanges = 1024;  // remembered
 
   /// Requests given to a worker that none of its reports has shown yet. Older ones than the ring
   /// holds are taken for shown.
@@ -120,13 +121,17 @@ class Ledger final {
   };
 
   void clear_load(Slot slot);
-  void touch(Slot slot) noexcept { revision_[slot] = ++revisions_; }
+  void touch(Slot slot) noexcept {
+    revision_[slot] = ++revisions_;
+    changes_[revisions_ % kChanges] = slot;
+  }
   void update_queued(Slot slot) noexcept;
 
   const Options options_;
   std::uint64_t membership_ = 0;
   std::uint64_t reports_stale_ = 0;
   std::uint64_t revisions_ = 0;
+  std::array<Slot, kChanges> changes_{};
   std::vector<WorkerState> state_;
   std::vector<Trust> trust_;
   std::vector<Role> role_;

@@ -48,7 +48,14 @@ TEST(Ledger, RevisionsTellOfEveryChangeOfLoad) {
   const Slot b = *ledger.add(WorkerState::kReady, Role::kBoth);
   std::set<std::uint64_t> seen = {ledger.view().revision[a], ledger.view().revision[b]};
   EXPECT_EQ(seen.size(), 2U);
-  const auto changed = [&] { return seen.insert(ledger.view().revision[a]).second; };
+  const auto changed = [&] {
+    const FleetView view = ledger.view();
+    EXPECT_EQ(view.changes[view.revisions % view.changes.size()], a);
+    EXPECT_EQ(view.revisions, view.revision[a]);
+    return seen.insert(view.revision[a]).second;
+  };
+  ledger.set_cost(a, {});
+  EXPECT_TRUE(changed());
   Lease lease = ledger.charge(a, {.prompt_tokens = 100, .uncached_tokens = 40});
   EXPECT_TRUE(changed());
   ledger.report(a, {.generation = 1});

@@ -10,7 +10,8 @@ namespace penstock::router {
 namespace {
 
 constexpr std::string_view kTerms[] = {
-    "first token ms", "others' waiting ms", "stalled ms", "work ms", "home ms", "uncached tokens"};
+    "first token ms", "others' waiting ms", "stalled ms", "steps ms", "work ms",
+    "home ms",        "uncached tokens"};
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::uint32_t kRounds = 10;
 constexpr std::size_t kSwapMax = 64;
@@ -91,15 +92,15 @@ class Latency final : public Policy {
     for (const Slot slot : q.candidates) {
       const Item item = item_of(q, 0, slot, cold);
       const double rest_ms = glances_[slot].rest_ms(q.now);
-      if (slot != holder && glances_[slot].least_ms(item.tokens, rest_ms) > limit) continue;
+      if (slot != holder && glances_[slot].least_ms(item.tokens, rest_ms, prices) > limit) continue;
       const Added added = outlooks_[slot].added(item, rest_ms);
       const double cost = added.cost(prices);
       least.offer(slot, cost);
       if (why == nullptr) limit = std::min(limit, cost);
       if (why != nullptr) {
         why->add(slot, cost,
-                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.work_ms,
-                  added.home_ms, item.tokens});
+                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.steps_ms,
+                  added.work_ms, added.home_ms, item.tokens});
       }
     }
     Choice choice = least.choice("least added ms");
@@ -110,8 +111,6 @@ class Latency final : public Policy {
 
   Choice pick_part(const Question& q, const Split& split, Rng& rng, Explanation* why) override {
     Choice choice = pick(q, rng, why);
-    refresh(q.fleet, split.prefill);
-    refresh(q.fleet, split.decode);
     const double cold = cold_blocks(q, most_cached(q));
     for (const Slot slot : split.prefill) {
       const Leg prompt = prompt_leg(q, split, slot, cold);
@@ -119,8 +118,8 @@ class Latency final : public Policy {
       const double cost = added.cost(prices());
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
-                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.work_ms,
-                  added.home_ms, prompt.tokens},
+                 {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.steps_ms,
+                  added.work_ms, added.home_ms, prompt.tokens},
                  Stage::kPrefill);
       }
       if (cost >= choice.cost) continue;
@@ -152,7 +151,8 @@ class Latency final : public Policy {
     }
   }
 
-  void finished(double ttft_ms, double decode_ms) noexcept override {
+  void finished(double ttft_ms, double decode_ms, std::uint32_t tokens) noexcept override {
+    steps_.add(tokens);
     ttft_ms_.add(ttft_ms);
     decode_ms_.add(decode_ms);
   }
@@ -206,7 +206,8 @@ class Latency final : public Policy {
           .waiting_ms = prompt.added.waiting_ms + answer.waiting_ms,
           .stalled_ms = prompt.added.stalled_ms + answer.stalled_ms,
           .work_ms = prompt.added.work_ms + answer.work_ms,
-          .home_ms = prompt.added.home_ms + answer.home_ms};
+          .home_ms = prompt.added.home_ms + answer.home_ms,
+          .steps_ms = answer.steps_ms};
       if (both.cost(prices()) < best.cost(prices())) best = both;
     }
     return best;
@@ -220,23 +221,28 @@ class Latency final : public Policy {
   }
 
   void refresh(const Question& q) {
-    refresh(q.fleet, q.candidates);
-    double queued = 0;
-    for (const Slot slot : q.candidates) queued += glances_[slot].queued;
-    const auto workers = static_cast<double>(q.candidates.size());
-    backlog_ += (queued / workers - backlog_) / kBacklogWindow;
-  }
-
-  void refresh(const fleet::FleetView& fleet, std::span<const Slot> slots) {
-    if (outlooks_.size() < fleet.slots()) {
+    const fleet::FleetView& fleet = q.fleet;
+    if (fleet.slots() != outlooks_.size() || fleet.revisions - revisions_ > fleet.changes.size()) {
       outlooks_.resize(fleet.slots());
       glances_.resize(fleet.slots());
+      for (Slot slot = 0; slot < fleet.slots(); ++slot) refresh(fleet, slot);
+    } else {
+      while (revisions_ < fleet.revisions) {
+        refresh(fleet, fleet.changes[++revisions_ % fleet.changes.size()]);
+      }
     }
-    for (const Slot slot : slots) {
-      if (glances_[slot].revision == fleet.revision[slot]) continue;
-      outlooks_[slot].refresh(fleet, slot, decode_ms_.value());
-      glances_[slot] = outlooks_[slot].glance();
-    }
+    revisions_ = fleet.revisions;
+    const auto workers = static_cast<double>(q.candidates.size());
+    backlog_ += (queued_ / workers - backlog_) / kBacklogWindow;
+  }
+
+  void refresh(const fleet::FleetView& fleet, Slot slot) {
+    Outlook& outlook = outlooks_[slot];
+    if (outlook.revision() == fleet.revision[slot]) return;
+    queued_ -= outlook.queued();
+    outlook.refresh(fleet, slot, decode_ms_.value(), steps_.value());
+    queued_ += outlook.queued();
+    glances_[slot] = outlook.glance();
   }
 
   [[nodiscard]] Added added_at(const Question& q, Slot slot, double cold) const noexcept {
@@ -346,11 +352,14 @@ class Latency final : public Policy {
     return true;
   }
 
-  double backlog_ = 0;     // prompts not begun a worker, as those who come find it
-  double hit_tokens_ = 0;  // of a prompt, lately
+  std::uint64_t revisions_ = 0;  // FleetView::revisions that the outlooks are of
+  double queued_ = 0;            // prompts not begun, on all workers
+  double backlog_ = 0;           // prompts not begun a worker, as those who come find it
+  double hit_tokens_ = 0;        // of a prompt, lately
   double computed_tokens_ = 0;
   Mean ttft_ms_{300};
   Mean decode_ms_{3000};
+  Mean steps_{200};                // of an answer
   std::vector<Outlook> outlooks_;  // by slot
   std::vector<Glance> glances_;    // of those, what a choice reads of all
   // The plan being made.

@@ -10,10 +10,11 @@ constexpr double kPassTokensDefault = 8192;
 
 }  // namespace
 
-void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms) {
+void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms, double steps) {
   const fleet::WorkerReport& report = fleet.reports[slot];
   revision_ = fleet.revision[slot];
   stream_ms_ = stream_ms;
+  steps_ = steps;
   cost_ = fleet.cost[slot];
   pass_tokens_ = cost_.pass_tokens_max > 0 ? cost_.pass_tokens_max : kPassTokensDefault;
   capacity_ =
@@ -21,7 +22,7 @@ void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms
   block_ms_ = report.kv_blocks_used > 0 ? stream_ms / report.kv_blocks_used : 0;
   places_ = report.running_max > 0 ? report.running_max : std::numeric_limits<double>::infinity();
   place_ms_ = stream_ms / places_;
-  decode_ms_ = cost_.decode_ms(std::min(1.0, report.kv_blocks_used / capacity_));
+  decode_ms_ = step_ms(report.kv_blocks_used);
   free_at_ = TimePoint::min();
   if (report.pass_started != TimePoint::min()) {
     const double took_ms = cost_.prefill_ms(report.pass.prefill_tokens) +
@@ -52,23 +53,23 @@ void Outlook::start(const fleet::FleetView& fleet, Slot slot) {
   });
   queued_ = whole;
   // What ends in passes that are full by now cannot change any more.
-  tail_.waited_ms = tail_.stalled_ms = tail_.work_ms = tail_.home_ms = 0;
+  tail_.waited_ms = tail_.stalled_ms = tail_.work_ms = tail_.home_ms = tail_.steps_ms = 0;
 }
 
 Glance Outlook::glance() const noexcept {
   const bool grows = cost_.prefill_base_ms >= 0 && cost_.prefill_token2_ms >= 0;
-  return {.revision = revision_,
-          .free_at = free_at_,
+  return {.free_at = free_at_,
           .start_ms = tail_.start_ms,
           .token_ms = grows ? std::max(0.0, cost_.prefill_token_ms) : 0,  // a fit may be odd
-          .queued = queued_};
+          .steps_ms = steps_ms(0, tail_.blocks, tail_.blocks)};
 }
 
 void Outlook::feed(Tail& tail, const Item& item) const noexcept {
   double tokens = item.tokens;
   tail.home_ms += home_ms(tail.blocks, item.cold);
+  tail.steps_ms += steps_ms(tail.requests, tail.blocks, tail.blocks + item.blocks);
   tail.blocks += item.blocks;
-  tail.work_ms += cost_.prefill_token_ms * tokens;
+  tail.work_ms += work_ms(tokens, item.blocks, tail.blocks);
   ++tail.requests;
   const double ready = ready_ms(tail.requests, tail.blocks);  // it waits at the head of the queue
   if (tail.start_ms < ready) {
@@ -101,7 +102,20 @@ double Outlook::home_ms(double blocks, double cold) const noexcept {
     const double use = std::min(kFullest, in_use / capacity_);
     return use * use / (1 - use);
   };
-  return cold > 0 ? stream_ms_ / 2 * (waiting(blocks + cold) - waiting(blocks)) : 0;
+  return cold > 0 ? stream_ms_ * (waiting(blocks + cold) - waiting(blocks)) : 0;
+}
+
+double Outlook::work_ms(double tokens, double blocks, double in_use) const noexcept {
+  constexpr double kFull = 0.9;  // of the pool, from which on answers wait for each other's KV
+  const double kv_ms = in_use >= kFull * capacity_ ? blocks / capacity_ * stream_ms_ : 0;
+  return cost_.prefill_token_ms * tokens + kv_ms;
+}
+
+double Outlook::steps_ms(double answers, double before, double after) const noexcept {
+  const double now_ms = step_ms(before);
+  const double then_ms = std::max(now_ms, step_ms(after));  // a fit may be odd
+  // Others that run are at their middle, on average.
+  return steps_ * (then_ms + answers / 2 * (then_ms - now_ms));
 }
 
 double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& prices,
@@ -118,8 +132,8 @@ double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& p
   }
   if (with != nullptr) feed(tail, *with);
   if (tail.tokens > 0 || tail.ending > 0) close(tail);
-  return tail.waited_ms + prices.stream * tail.stalled_ms + prices.work * tail.work_ms +
-         prices.home * tail.home_ms;
+  return tail.waited_ms + prices.stream * tail.stalled_ms + prices.steps() * tail.steps_ms +
+         prices.work * tail.work_ms + prices.home * tail.home_ms;
 }
 
 /// What feed() and close() would give, with the full passes in between counted at once.
@@ -131,8 +145,9 @@ Added Outlook::added(const Item& item, double rest_ms) const noexcept {
   const double ready = ready_ms(tail_.requests + 1, blocks);
   const double space = std::max(0.0, room(tail_));
   double start_ms = rest_ms + tail_.start_ms;
-  Added added{.work_ms = cost_.prefill_token_ms * item.tokens,
-              .home_ms = home_ms(tail_.blocks, item.cold)};
+  Added added{.work_ms = work_ms(item.tokens, item.blocks, tail_.blocks + item.blocks),
+              .home_ms = home_ms(tail_.blocks, item.cold),
+              .steps_ms = steps_ms(tail_.requests, tail_.blocks, blocks)};
   double left = item.tokens;
   if (start_ms < ready) {
     if (tail_.tokens > 0) start_ms += before_ms + step_ms_each;

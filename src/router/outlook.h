@@ -22,6 +22,12 @@ struct Prices {
   double stream = 0;  // of a ms by which a running answer is late
   double work = 0;    // of a ms of a worker's time, to those who will wait for it
   double home = 0;    // of a ms that one who comes for the same prefix will wait there
+
+  /// Of a ms of decode steps.
+  [[nodiscard]] double steps() const noexcept { return kStepsShare * stream; }
+
+ private:
+  static constexpr double kStepsShare = 0.5;  // they are expected, a stall is certain
 };
 
 /// What a prompt adds to a worker, predicted.
@@ -31,28 +37,29 @@ struct Added {
   double stalled_ms = 0;      // to running answers, in sum: they stand still while it is computed
   double work_ms = 0;         // that it takes of the worker's time, which all who come later miss
   double home_ms = 0;         // to each of those who will come for its prefix: KV is scarce there
+  double steps_ms = 0;        // decode steps: its own, and what its KV makes those of others longer
 
   [[nodiscard]] double cost(const Prices& prices) const noexcept {
-    return first_token_ms + waiting_ms + prices.stream * stalled_ms + prices.work * work_ms +
-           prices.home * home_ms;
+    return first_token_ms + waiting_ms + prices.stream * stalled_ms + prices.steps() * steps_ms +
+           prices.work * work_ms + prices.home * home_ms;
   }
 };
 
 /// What a choice looks at of every worker: enough for a bound below what a prompt would cost there.
 struct Glance {
-  std::uint64_t revision = 0;            // FleetView::revision that it is of
   TimePoint free_at = TimePoint::min();  // the running pass ends
   double start_ms = 0;                   // of the pass that is being filled, from then on
   double token_ms = 0;                   // at least, for each token to be computed
-  double queued = 0;                     // prompts that are not begun
+  double steps_ms = 0;                   // at least, Added::steps_ms
 
   /// Of the running pass.
   [[nodiscard]] double rest_ms(TimePoint now) const noexcept {
     return free_at > now ? to_ms(free_at - now) : 0;
   }
   /// What Outlook::added().cost() is at least.
-  [[nodiscard]] double least_ms(double tokens, double rest_ms) const noexcept {
-    return rest_ms + start_ms + token_ms * tokens;
+  [[nodiscard]] double least_ms(double tokens, double rest_ms,
+                                const Prices& prices) const noexcept {
+    return rest_ms + start_ms + token_ms * tokens + prices.steps() * steps_ms;
   }
 };
 
@@ -61,9 +68,13 @@ struct Glance {
 /// until something changes there (FleetView::revision), whatever the time. A value.
 class Outlook final {
  public:
-  /// `stream_ms`: how long an answer takes from its first token to its last, on average.
-  void refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms);
+  /// On average an answer takes `stream_ms` from its first token to its last, and so many steps.
+  void refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms, double steps);
   [[nodiscard]] Glance glance() const noexcept;
+  /// FleetView::revision that it is of.
+  [[nodiscard]] std::uint64_t revision() const noexcept { return revision_; }
+  /// Prompts that are not begun.
+  [[nodiscard]] double queued() const noexcept { return queued_; }
 
   /// What one more prompt at the end of the queue adds. O(1).
   [[nodiscard]] Added added(const Item& item, double rest_ms) const noexcept;
@@ -87,6 +98,7 @@ class Outlook final {
     double stalled_ms = 0;  // prefill time x streams that stood still for it, in those
     double work_ms = 0;     // of prompts fed since
     double home_ms = 0;     // as well
+    double steps_ms = 0;    // as well
   };
 
   void start(const fleet::FleetView& fleet, Slot slot);
@@ -102,15 +114,26 @@ class Outlook final {
     if (requests > places_) ms = std::max(ms, (requests - places_) * place_ms_);
     return ms;
   }
-  /// A prompt that nobody holds will be held where it goes, and be asked for there: what those who
-  /// ask will wait more for the KV that it takes. As if the pool were a queue with one server
-  /// (u^2 / (1 - u) wait), for the rest of an answer (half of it).
+  /// A step with so many KV blocks in use.
+  [[nodiscard]] double step_ms(double blocks) const noexcept {
+    return cost_.decode_ms(std::min(1.0, blocks / capacity_));
+  }
+  /// What nobody holds will be held where it goes, and be asked for there: what those who ask will
+  /// wait more for the KV that it takes. As if the pool were a queue with one server (u^2 / (1 - u)
+  /// wait), for as long as an answer takes.
   [[nodiscard]] double home_ms(double blocks, double cold) const noexcept;
+  /// Computing the tokens, and, once `in_use` nearly fills the pool, the prompt's share of the pool
+  /// for as long as an answer takes: then that is what others wait for.
+  [[nodiscard]] double work_ms(double tokens, double blocks, double in_use) const noexcept;
+  /// All steps of its answer, and what the KV that it brings makes those of `answers` others
+  /// longer.
+  [[nodiscard]] double steps_ms(double answers, double before, double after) const noexcept;
 
   std::uint64_t revision_ = 0;
   TimePoint free_at_ = TimePoint::min();
   double queued_ = 0;
   double stream_ms_ = 0;
+  double steps_ = 0;
   Tail tail_;
   fleet::PassCost cost_;
   double decode_ms_ = 0;  // a step with what is in use now

@@ -57,7 +57,7 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     Rng rng(seed);
     worker(rng);
     Outlook outlook;
-    outlook.refresh(ledger_.view(), slot_, 3000);
+    outlook.refresh(ledger_.view(), slot_, 3000, 200);
     const Prices prices{.stream = rng.fraction(), .work = 3 * rng.fraction()};
     const double rest_ms = outlook.glance().rest_ms(now_);
     const Item item{.tokens = 1.0 + rng.below(8000),
@@ -67,7 +67,7 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     const double with = outlook.cost({}, rest_ms, prices, &item);
     ASSERT_NEAR(outlook.added(item, rest_ms).cost(prices), with - without, 1e-6 * (1 + with))
         << seed;
-    ASSERT_LE(outlook.glance().least_ms(item.tokens, rest_ms),
+    ASSERT_LE(outlook.glance().least_ms(item.tokens, rest_ms, prices),
               outlook.added(item, rest_ms).cost(prices) + 1e-6)
         << seed;
   }
@@ -77,6 +77,7 @@ TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
   slot_ = *ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
   ledger_.set_cost(slot_, {.prefill_base_ms = 10,
                            .prefill_token_ms = 0.1,
+                           .prefill_token2_ms = 0,
                            .decode_base_ms = 5,
                            .pass_tokens_max = 1000});
   ledger_.report(slot_, {.generation = 1,
@@ -86,7 +87,7 @@ TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
                          .pass = {.decodes = true}});
   leases_.push_back(ledger_.charge(slot_, {.prompt_tokens = 600, .uncached_tokens = 600}));
   Outlook outlook;
-  outlook.refresh(ledger_.view(), slot_, 3000);
+  outlook.refresh(ledger_.view(), slot_, 3000, 200);
   EXPECT_DOUBLE_EQ(outlook.glance().rest_ms(now_), 3);
   EXPECT_EQ(outlook.glance().rest_ms(now_ + std::chrono::seconds(1)), 0);
   // The next pass has room for 997 prompt tokens: 600 of the one before, 396 of the newcomer's
@@ -95,6 +96,28 @@ TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
   EXPECT_DOUBLE_EQ(added.waiting_ms, 0.1 * 396);
   EXPECT_DOUBLE_EQ(added.stalled_ms, 0.1 * 396 * 3 + (10 + 0.1 * 104) * 4);
   EXPECT_DOUBLE_EQ(added.first_token_ms, 3 + (10 + 0.1 * 996 + 5) + (10 + 0.1 * 104 + 5));
+}
+
+TEST_F(OutlookTest, CountsTheStepsOfAnswersAndTheRoomInAFullPool) {
+  slot_ = *ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  ledger_.set_cost(slot_, {.prefill_base_ms = 10,
+                           .prefill_token_ms = 0.1,
+                           .decode_base_ms = 5,
+                           .decode_use_ms = 50,
+                           .pass_tokens_max = 1000});
+  const auto added = [&](std::uint64_t generation, std::uint32_t kv_blocks_used) {
+    ledger_.report(slot_, {.generation = generation,
+                           .running = 4,
+                           .kv_blocks_used = kv_blocks_used,
+                           .kv_blocks_max = 100});
+    Outlook outlook;
+    outlook.refresh(ledger_.view(), slot_, 3000, 200);
+    return outlook.added({.tokens = 300, .blocks = 10}, 0);
+  };
+  const Added half_full = added(1, 40);  // a step of 25 ms becomes one of 30
+  EXPECT_DOUBLE_EQ(half_full.steps_ms, 200 * (30 + 4 / 2 * 5));
+  EXPECT_DOUBLE_EQ(half_full.work_ms, 30);
+  EXPECT_DOUBLE_EQ(added(2, 85).work_ms, 30 + 0.1 * 3000);
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ struct Split {
 /// asked; allocates in reserve() only.
 class Explanation final {
  public:
-  static constexpr std::size_t kTermsMax = 6;
+  static constexpr std::size_t kTermsMax = 7;
   struct Row {
     Slot slot;
     double cost;  // lower is better; infinity: not considered
@@ -132,9 +132,10 @@ class Policy {
   virtual void plan(std::span<const Question> questions, Rng& rng, std::span<Choice> choices,
                     std::span<std::uint32_t> order);
 
-  /// A request ended well: its time to the first token, and from there to the last.
-  virtual void finished(double ttft_ms, double decode_ms) noexcept {
-    (void)ttft_ms, (void)decode_ms;
+  /// A request ended well: its time to the first token, from there to the last, and how many tokens
+  /// its answer had.
+  virtual void finished(double ttft_ms, double decode_ms, std::uint32_t tokens) noexcept {
+    (void)ttft_ms, (void)decode_ms, (void)tokens;
   }
 };
 

@@ -217,6 +217,7 @@ TEST_F(PolicyTest, LatencyWeighsWaitingAgainstComputing) {
 TEST_F(PolicyTest, LatencyGivesANewPrefixAHomeWithRoom) {
   fleet(2);
   for (const Slot slot : slots_) {
+    ledger_.set_cost(slot, {.decode_use_ms = 0});
     ledger_.report(
         slot, {.generation = 1, .kv_blocks_used = slot == 0 ? 55U : 50U, .kv_blocks_max = 100});
   }
@@ -252,6 +253,38 @@ TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
   for (const auto& [slot, count] : counts) EXPECT_EQ(count, 2);
   std::ranges::sort(order);
   for (std::uint32_t i = 0; i < 8; ++i) EXPECT_EQ(order[i], i);
+}
+
+TEST_F(PolicyTest, LatencyPlansABurstOverWorkersThatHaveShownNothingYet) {
+  fleet(4);
+  std::vector<Question> questions(8, question());
+  std::vector<Choice> choices(8);
+  std::vector<std::uint32_t> order(8);
+  find_policy("latency")->make()->plan(questions, rng_, choices, order);
+  std::map<Slot, int> counts;
+  for (const Choice& c : choices) ++counts[c.slot];
+  for (const Slot slot : slots_) EXPECT_EQ(counts[slot], 2) << slot;
+}
+
+TEST(Router, TakesAWorkerThatHasShownNothingForWhatTheOthersAre) {
+  fleet::Ledger ledger;
+  kv::PrefixIndex index({.context = "test", .shards = 1});
+  for (int i = 0; i < 2; ++i) {
+    ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  }
+  Router router(find_policy("latency")->make(), ledger, index, 1);
+  const auto prefill_ms = [&](Slot slot) { return ledger.view().cost[slot].prefill_ms(1000); };
+  for (int i = 0; i < 8; ++i) {
+    router.observe(0, {.prefill_tokens = 1000}, std::chrono::milliseconds(300));
+  }
+  EXPECT_NEAR(prefill_ms(0), 300, 1);
+  EXPECT_NEAR(prefill_ms(1), 300, 1);
+  const Slot late = *ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  ASSERT_TRUE(router.place({.prompt_tokens = 10}));
+  EXPECT_NEAR(prefill_ms(late), 300, 1);
+  router.observe(1, {.prefill_tokens = 1000}, std::chrono::milliseconds(100));
+  EXPECT_LT(prefill_ms(1), 200);  // what it shows itself counts at once
+  EXPECT_NEAR(prefill_ms(0), 300, 1);
 }
 
 TEST(Router, R1_CountsAPickAtOnceAndR16ChoosesAgainWhenAWorkerIsGone) {

@@ -1,6 +1,7 @@
 #include "router/router.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <utility>
 
@@ -161,14 +162,31 @@ void Router::report(Slot slot, const fleet::WorkerReport& report) {
 
 void Router::observe(Slot slot, const fleet::PassWork& pass, Nanos took) {
   if (slot >= models_.size()) models_.resize(slot + 1);
-  models_[slot].observe(pass, took);
-  fleet::PassCost cost = models_[slot].cost();
+  TimeModel& model = models_[slot];
+  if (!model.observed()) model = TimeModel(any_model_.cost());
+  model.observe(pass, took);
+  set_cost(slot, model.cost());
+  any_model_.observe(pass, took);
+  if (std::has_single_bit(++passes_)) share_model();
+}
+
+/// Workers that have shown nothing yet are taken for what the others are: were they taken for
+/// slower, they would never be asked to show it.
+void Router::share_model() {
+  if (!any_model_.observed()) return;
+  const fleet::FleetView fleet = ledger_.view();
+  for (Slot slot = 0; slot < fleet.slots(); ++slot) {
+    if (slot >= models_.size() || !models_[slot].observed()) set_cost(slot, any_model_.cost());
+  }
+}
+
+void Router::set_cost(Slot slot, fleet::PassCost cost) {
   cost.pass_tokens_max = ledger_.view().cost[slot].pass_tokens_max;
   ledger_.set_cost(slot, cost);
 }
 
 void Router::forget(Slot slot) {
-  if (slot < models_.size()) models_[slot] = {};
+  if (slot < models_.size()) models_[slot] = TimeModel();
 }
 
 /// Ready workers of the right role; if there is none, the suspect ones: a guess beats refusing all.
@@ -176,6 +194,7 @@ std::span<const Slot> Router::candidates(const fleet::FleetView& fleet, Stage st
   Candidates& known = candidates_[static_cast<std::size_t>(stage)];
   if (known.membership == fleet.membership) return known.slots;
   known.membership = fleet.membership;
+  share_model();
   known.slots.clear();
   const auto takes = [&](Slot slot) {
     const fleet::Role role = fleet.role[slot];

@@ -75,8 +75,8 @@ class Router final {
   /// Another worker has the slot now: what was learned of the one before is not its.
   void forget(Slot slot);
   /// A request ended well.
-  void finished(double ttft_ms, double decode_ms) noexcept {
-    policy_->finished(ttft_ms, decode_ms);
+  void finished(double ttft_ms, double decode_ms, std::uint32_t tokens) noexcept {
+    policy_->finished(ttft_ms, decode_ms, tokens);
   }
 
   [[nodiscard]] Policy& policy() noexcept { return *policy_; }
@@ -100,6 +100,8 @@ class Router final {
   [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
                                  const Choice& choice);
   void predict(const RouteRequest& request, const Placement& placement);
+  void share_model();
+  void set_cost(Slot slot, fleet::PassCost cost);
 
   const std::unique_ptr<Policy> policy_;
   const Policy::Needs needs_;
@@ -114,6 +116,8 @@ class Router final {
   std::vector<std::uint32_t> cached_;
   std::vector<std::uint32_t> active_;
   std::vector<TimeModel> models_;  // by slot, where the policy needs them
+  TimeModel any_model_;            // of all workers' passes
+  std::uint64_t passes_ = 0;       // that it has seen
   std::vector<Question> questions_;
   std::vector<Choice> choices_;
 };

@@ -11,17 +11,22 @@ constexpr double kForget = 0.9999;
 constexpr double kVarianceMax = 1e4;
 constexpr std::uint32_t kDecodeEach = 16;  // of the passes that only decode, one in so many counts
 
-/// A small model on one large GPU: 20 ms for a thousand tokens, 10 ms a step.
-constexpr std::array<double, 6> kPrior = {10, 150, 10, 10, 10, 0};
-
 }  // namespace
 
-TimeModel::TimeModel() : weights_(kPrior), covariance_{} {
+TimeModel::TimeModel(const fleet::PassCost& prior)
+    : weights_{prior.prefill_base_ms,
+               prior.prefill_token_ms * kTokens,
+               prior.prefill_token2_ms * kTokens * kTokens,
+               prior.decode_base_ms,
+               prior.decode_use_ms,
+               prior.decode_use2_ms},
+      covariance_{} {
   for (std::size_t i = 0; i < kTerms; ++i) covariance_[i][i] = kVarianceMax;
 }
 
 void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
   if (took <= Nanos::zero()) return;
+  observed_ = true;
   if (pass.prefill_tokens == 0 && decode_passes_++ % kDecodeEach != 0) return;
   const double t = pass.prefill_tokens / kTokens;
   const double u = pass.kv_use;

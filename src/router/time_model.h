@@ -13,8 +13,9 @@ namespace penstock::router {
 /// slowly, so that a worker that changes is followed. A value; not thread safe.
 class TimeModel final {
  public:
-  TimeModel();
+  explicit TimeModel(const fleet::PassCost& prior = {});
 
+  [[nodiscard]] bool observed() const noexcept { return observed_; }
   /// A pass has taken so long. Most passes that only decode are passed over: they are many and
   /// alike.
   void observe(const fleet::PassWork& pass, Nanos took) noexcept;
@@ -28,6 +29,7 @@ class TimeModel final {
   Vector weights_;
   std::array<Vector, kTerms> covariance_;
   std::uint32_t decode_passes_ = 0;
+  bool observed_ = false;
 };
 
 }  // namespace penstock::router

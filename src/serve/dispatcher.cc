@@ -51,6 +51,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
   stage_ = other.stage_;
+  output_tokens_ = other.output_tokens_;
   placed_ = other.placed_;
   first_token_ = other.first_token_;
   return *this;
@@ -76,6 +77,7 @@ void Assignment::first_token(const engine::Usage& usage) noexcept {
 }
 
 void Assignment::generated(std::uint32_t tokens) noexcept {
+  output_tokens_ += tokens;
   if (dispatcher_ == nullptr || !dispatcher_->router_.needs().outputs) return;
   const std::lock_guard lock(dispatcher_->mutex_);
   lease_.generated(tokens);
@@ -96,7 +98,7 @@ void Assignment::finished() noexcept {
   const TimePoint now = dispatcher_->clock_.now();
   const TimePoint first = first_token_ == TimePoint::min() ? now : first_token_;
   const std::lock_guard lock(dispatcher_->mutex_);
-  dispatcher_->router_.finished(to_ms(first - placed_), to_ms(now - first));
+  dispatcher_->router_.finished(to_ms(first - placed_), to_ms(now - first), output_tokens_);
   if (fleet::WorkerHealth* health = dispatcher_->health_at(*this)) {
     health->request_ended(std::nullopt, now);
   }

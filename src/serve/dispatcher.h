@@ -101,6 +101,7 @@ class Assignment final {
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
   router::Stage stage_ = router::Stage::kWhole;
+  std::uint32_t output_tokens_ = 0;
   TimePoint placed_{};
   TimePoint first_token_ = TimePoint::min();  // min(): not yet
 };

@@ -402,7 +402,7 @@ void Player::finish(Live& live) {
   if (observer_ != nullptr) observer_->ended(live.request);
   live.lease.release();
   fronts_[live.front]->router.finished(to_ms(outcome.first - outcome.arrival),
-                                       to_ms(outcome.last - outcome.first));
+                                       to_ms(outcome.last - outcome.first), outcome.tokens);
   --in_flight_;
   ++ended_;
   live.ended = true;
