@@ -69,11 +69,9 @@ if(PENSTOCK_TESTS AND NOT PENSTOCK_SANITIZE)
   endif()
 endif()
 
-# penstock_module(NAME USES modules... LIBS libraries... [TEST_PROCESSORS N] [HEAVY_HEADER NAME]
-#                 [SINGLE_THREADED])
+# penstock_module(NAME USES modules... LIBS libraries... [TEST_PROCESSORS N] [SINGLE_THREADED])
 #
 # TEST_PROCESSORS: cores that a test of the module keeps busy; ctest runs fewer beside it.
-# HEAVY_HEADER: most of what its files compile; sanitizer trees read it once and do not optimise it.
 #
 # Makes from src/NAME/**:
 #   penstock_NAME       every .cc that is not a test, benchmark, fuzz target or main
@@ -83,7 +81,7 @@ endif()
 #                       run of PENSTOCK_FUZZ_SECONDS from a fixed seed; <file>_fuzz.dict and the
 #                       folder <file>_fuzz_seeds beside it are used if they exist
 function(penstock_module name)
-  cmake_parse_arguments(ARG "SINGLE_THREADED" "TEST_PROCESSORS;HEAVY_HEADER" "USES;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "SINGLE_THREADED" "TEST_PROCESSORS" "USES;LIBS" ${ARGN})
   if(NOT ARG_TEST_PROCESSORS)
     set(ARG_TEST_PROCESSORS 1)
   endif()
@@ -105,10 +103,7 @@ function(penstock_module name)
   if(PENSTOCK_FUZZ)  # tells the fuzzer where it went; only fuzz targets link its main
     target_compile_options(penstock_${name} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
-  if(PENSTOCK_PCH AND ARG_HEAVY_HEADER)
-    target_compile_options(penstock_${name} PRIVATE -O0)
-    target_precompile_headers(penstock_${name} PRIVATE ${common_headers} <${ARG_HEAVY_HEADER}>)
-  elseif(PENSTOCK_PCH)
+  if(PENSTOCK_PCH)
     precompile(penstock_${name} penstock_base ${common_headers})
   endif()
 

@@ -10,7 +10,6 @@
 #include "base/clock.h"
 #include "cli/bench_flags.h"
 #include "cli/command.h"
-#include "cli/config_file.h"
 #include "cli/descriptors.h"
 #include "cli/load/find_model.h"
 #include "cli/load/progress.h"
@@ -109,14 +108,12 @@ int run_bench(const BenchFlags& flags) {
 
 }  // namespace
 
-void add_bench(CLI::App& app, int& exit_status) {
+void add_bench(CommandLine& line) {
   auto flags = std::make_shared<BenchFlags>();
-  CLI::App* sub = app.add_subcommand("bench", kDescription);
-  sub->footer(kFooter);
-  declare(*sub, *flags);
-  sub->callback([sub, flags, &exit_status] {
-    exit_status = run_configured(*sub, flags->config_file, [&] { return run_bench(*flags); });
-  });
+  Command& command = line.add_command("bench", kDescription, "PENSTOCK_BENCH_");
+  command.footer(kFooter);
+  declare(command, *flags);
+  command.on_run([flags] { return run_bench(*flags); });
 }
 
 }  // namespace penstock::cli

@@ -10,7 +10,6 @@
 #include <sstream>
 #include <utility>
 
-#include "cli/flag_table.h"
 #include "cli/load/fetch.h"
 #include "net/http_client.h"
 
@@ -20,116 +19,117 @@ namespace {
 constexpr std::uint32_t kConcurrencyDefault = 4;
 constexpr double kDurationDefaultS = 10;
 
-void declare_server(FlagTable& table, BenchFlags& f) {
-  table.group("Server");
-  table.add("--url", f.url, "The server, with or without /v1 at its end; http only");
-  table
+void declare_server(Command& command, BenchFlags& f) {
+  command.group("Server");
+  command.add("--url", f.url, "The server, with or without /v1 at its end; http only");
+  command
       .add("--endpoint", f.endpoint, "chat (/v1/chat/completions) or completions (/v1/completions)")
-      ->check(CLI::IsMember({"chat", "completions"}));
-  table.add("--model", f.model, "Model to ask for (default: the first of GET /v1/models)");
-  table.add("--api-key", f.api_key, "Sent as Authorization: Bearer (default: not sent)");
-  table
+      .one_of({"chat", "completions"});
+  command.add("--model", f.model, "Model to ask for (default: the first of GET /v1/models)");
+  command.add("--api-key", f.api_key, "Sent as Authorization: Bearer (default: not sent)");
+  command
       .add("--timeout-s", f.timeout_s,
            "For a whole answer, from when it was to be asked for, seconds")
-      ->check(CLI::Range(0.001, 1e6));
+      .range(0.001, 1e6);
 }
 
-void declare_load(FlagTable& table, BenchFlags& f) {
-  table.group("Load");
-  table
+void declare_load(Command& command, BenchFlags& f) {
+  command.group("Load");
+  command
       .add("--concurrency", f.concurrency,
            "Closed loop: sessions at once; 0: 4, unless --rate or --trace is given")
-      ->check(CLI::Range(0, 100000));
-  table
+      .range(0, 100000);
+  command
       .add("--rate", f.rate_per_s,
            "Open loop: requests/s, sent on time whatever the server does; 0: closed loop")
-      ->check(CLI::Range(0.0, 1e6));
-  table.add("--arrivals", f.arrivals, "Of --rate: poisson (random gaps) or uniform (equal gaps)")
-      ->check(CLI::IsMember({"poisson", "uniform"}));
-  table
+      .range(0.0, 1e6);
+  command.add("--arrivals", f.arrivals, "Of --rate: poisson (random gaps) or uniform (equal gaps)")
+      .one_of({"poisson", "uniform"});
+  command
       .add("--trace", f.trace_file,
            "Replay a Mooncake trace (JSON lines), at its own times unless --rate or\n"
            "--concurrency says otherwise")
-      ->check(CLI::ExistingFile);
-  table.add("--speed", f.speed, "Of --trace: 2 replays it twice as fast")
-      ->check(CLI::Range(0.001, 1e6));
-  table
+      .existing_file();
+  command.add("--speed", f.speed, "Of --trace: 2 replays it twice as fast").range(0.001, 1e6);
+  command
       .add("--trace-block-tokens", f.trace_block_tokens,
            "Of --trace: tokens that a hash id stands for")
-      ->check(CLI::Range(1, 1 << 20));
-  table
+      .range(1, 1 << 20);
+  command
       .add("--max-in-flight", f.in_flight_max,
            "Open loop: sessions open at once; beyond, arrivals wait (and it is said)")
-      ->check(CLI::Range(1, 100000));
-  table
+      .range(1, 100000);
+  command
       .add("--duration-s", f.duration_s,
            "Send so long after the warm-up, seconds; 0: 10, unless --requests or a file is given")
-      ->check(CLI::Range(0.0, 1e7));
-  table
+      .range(0.0, 1e7);
+  command
       .add("--requests", f.requests,
            "Send so many after the warm-up; 0: no limit, or as many as the file has")
-      ->check(CLI::Range(0.0, 1e12));
-  table.add("--warmup-s", f.warm_up_s, "Send so long before measuring, seconds")
-      ->check(CLI::Range(0.0, 1e6));
-  table.add("--threads", f.threads, "Threads that send; one is enough for thousands of streams")
-      ->check(CLI::Range(1, 64));
+      .range(0.0, 1e12);
+  command.add("--warmup-s", f.warm_up_s, "Send so long before measuring, seconds").range(0.0, 1e6);
+  command.add("--threads", f.threads, "Threads that send; one is enough for thousands of streams")
+      .range(1, 64);
 }
 
-void declare_requests(FlagTable& table, BenchFlags& f) {
-  table.group("Requests");
-  table
+void declare_requests(Command& command, BenchFlags& f) {
+  command.group("Requests");
+  command
       .add("--prompt-tokens", f.prompt_tokens,
            "Words of each prompt, about a token each; from 8 on no two prompts are alike")
-      ->check(CLI::Range(1, 1 << 24));
-  table
+      .range(1, 1 << 24);
+  command
       .add("--prompt-bytes", f.prompt_bytes,
            "Size of each prompt instead, bytes; 0: --prompt-tokens")
-      ->check(CLI::Range(0, 1 << 28));
-  table
+      .range(0, 1 << 28);
+  command
       .add("--shared-prefix-tokens", f.shared_prefix_tokens,
            "Words of a system prompt that sessions share; 0: none")
-      ->check(CLI::Range(0, 1 << 24));
-  table.add("--prefix-groups", f.prefix_groups, "Different system prompts; each session draws one")
-      ->check(CLI::Range(1, 1 << 24));
-  table
+      .range(0, 1 << 24);
+  command
+      .add("--prefix-groups", f.prefix_groups, "Different system prompts; each session draws one")
+      .range(1, 1 << 24);
+  command
       .add("--prompts", f.prompts_file,
            "JSON lines instead: each a string, an array of messages, or an object with prompt\n"
            "or messages; from the top again when used up")
-      ->check(CLI::ExistingFile);
-  table
+      .existing_file();
+  command
       .add("--turns", f.turns,
            "Requests of a session: each carries on the conversation so far, answers included")
-      ->check(CLI::Range(1, 10000));
-  table.add("--max-tokens", f.max_tokens, "Longest answer, tokens (a trace has its own)")
-      ->check(CLI::Range(1, 1 << 24));
-  table
+      .range(1, 10000);
+  command.add("--max-tokens", f.max_tokens, "Longest answer, tokens (a trace has its own)")
+      .range(1, 1 << 24);
+  command
       .add_optional("--temperature", f.temperature,
                     "0 is greedy (default: not sent, the server's own)")
-      ->check(CLI::Range(0.0, 100.0));
-  table.add_optional(
+      .range(0.0, 100.0);
+  command.add_optional(
       "--seed", f.seed,
       "Same seed, same prompts and arrivals; also sent to the server's sampler. 32 bits\n"
       "(default: a new one each run, so that nothing is cached from the run before; it is\n"
       "reported, but not sent)");
-  table.add_flag("--ignore-eos", f.ignore_eos,
-                 "Send ignore_eos: answers go on to --max-tokens where the server knows the field");
-  table.add_flag("--stream,!--no-stream", f.stream,
-                 "Stream answers (default), or fetch them whole: then no TTFT, ITL and TPOT");
+  command.add_switch(
+      "--ignore-eos", f.ignore_eos,
+      "Send ignore_eos: answers go on to --max-tokens where the server knows the field");
+  command.add_switch("--stream,!--no-stream", f.stream,
+                     "Stream answers (default), or fetch them whole: then no TTFT, ITL and TPOT");
 }
 
-void declare_report(FlagTable& table, BenchFlags& f) {
-  table.group("Report");
-  table
+void declare_report(Command& command, BenchFlags& f) {
+  command.group("Report");
+  command
       .add("--slo-ttft-ms", f.slo_ttft_ms,
            "Goodput counts requests with TTFT up to this, milliseconds; 0: any")
-      ->check(CLI::Range(0.0, 1e9));
-  table
+      .range(0.0, 1e9);
+  command
       .add("--slo-itl-ms", f.slo_itl_ms,
            "and up to so long for each output token after the first (TPOT), milliseconds; 0: any")
-      ->check(CLI::Range(0.0, 1e9));
-  table.add_flag("--json", f.json, "Print one JSON object on standard output and nothing else");
-  table.add_flag("--progress", f.progress, "Show progress even if standard error is no terminal");
-  table.add_flag("--allow-errors", f.allow_errors, "Exit with 0 even if requests failed");
+      .range(0.0, 1e9);
+  command.add_switch("--json", f.json, "Print one JSON object on standard output and nothing else");
+  command.add_switch("--progress", f.progress,
+                     "Show progress even if standard error is no terminal");
+  command.add_switch("--allow-errors", f.allow_errors, "Exit with 0 even if requests failed");
 }
 
 std::unexpected<Error> bad(std::string message) {
@@ -228,17 +228,12 @@ void settle_pacing(const BenchFlags& f, load::LoadOptions& options) {
 
 }  // namespace
 
-void declare(CLI::App& sub, BenchFlags& flags) {
-  FlagTable table(sub, "PENSTOCK_BENCH_");
-  table.group("Options");
-  table
-      .add("--config", flags.config_file,
-           "TOML file with any of these flags as keys; unknown keys are errors")
-      ->configurable(false);
-  declare_server(table, flags);
-  declare_load(table, flags);
-  declare_requests(table, flags);
-  declare_report(table, flags);
+void declare(Command& command, BenchFlags& flags) {
+  command.add_config_file();
+  declare_server(command, flags);
+  declare_load(command, flags);
+  declare_requests(command, flags);
+  declare_report(command, flags);
 }
 
 Result<std::unique_ptr<BenchPlan>> settle(const BenchFlags& f) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/command_line.h"
 #include "cli/load/options.h"
 #include "cli/load/prompts.h"
 #include "cli/load/trace.h"
@@ -16,8 +16,6 @@ namespace penstock::cli {
 
 /// Everything the flags of `penstock bench` set. Zero means "not given" where the help says so.
 struct BenchFlags {
-  std::string config_file;
-
   std::string url = "http://127.0.0.1:8000";
   std::string endpoint = "chat";
   std::string model;
@@ -55,8 +53,8 @@ struct BenchFlags {
   bool allow_errors = false;
 };
 
-/// Adds the flags to `sub`: each with its range, default, environment name and help.
-void declare(CLI::App& sub, BenchFlags& flags);
+/// Adds the flags to `command`: each with its range, default, environment name and help.
+void declare(Command& command, BenchFlags& flags);
 
 /// A run, ready to start. The model is still empty if it was not given.
 struct BenchPlan {

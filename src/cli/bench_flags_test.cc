@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -17,17 +16,15 @@ namespace {
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 
-/// What a command line comes to. A line that CLI11 refuses is an error with CLI11's words.
-Result<std::unique_ptr<BenchPlan>> plan_of(std::vector<std::string> line) {
-  CLI::App app;
+/// What a command line comes to.
+Result<std::unique_ptr<BenchPlan>> plan_of(std::vector<std::string> arguments) {
+  CommandLine line("penstock", "", "1");
   BenchFlags flags;
-  declare(app, flags);
-  std::ranges::reverse(line);  // CLI11 wants it so
-  try {
-    app.parse(line);
-  } catch (const CLI::ParseError& problem) {
-    return fail(Code::kInvalidArgument, problem.what());
-  }
+  Command& command = line.add_command("bench", "", "PENSTOCK_BENCH_");
+  declare(command, flags);
+  command.on_run([] { return 0; });
+  arguments.insert(arguments.begin(), "bench");
+  if (const auto run = line.parse(arguments); !run) return std::unexpected(run.error());
   return settle(flags);
 }
 

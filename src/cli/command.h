@@ -1,16 +1,15 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include "cli/command_line.h"
 
 namespace penstock::cli {
 
-/// Each subcommand adds itself and its flags to `app` and leaves in `exit_status` what it ended
-/// with: 0 done, 1 failed, 2 wrong usage. CLI11 stays inside cli/.
-void add_serve(CLI::App& app, int& exit_status);
-void add_worker(CLI::App& app, int& exit_status);
-void add_bench(CLI::App& app, int& exit_status);
-void add_simulate(CLI::App& app, int& exit_status);
-void add_top(CLI::App& app, int& exit_status);
-void add_version(CLI::App& app, int& exit_status);
+/// Each subcommand adds itself and its flags.
+void add_serve(CommandLine& line);
+void add_worker(CommandLine& line);
+void add_bench(CommandLine& line);
+void add_simulate(CommandLine& line);
+void add_top(CommandLine& line);
+void add_version(CommandLine& line);
 
 }  // namespace penstock::cli

@@ -20,17 +20,12 @@ constexpr std::uint64_t kKvHostMib = 256;  // beside --kv-disk, unless said othe
 
 }  // namespace
 
-void declare_process(FlagTable& table, const char* group, ProcessFlags& f) {
-  table
-      .add("--config", f.config_file,
-           "TOML file with any of these flags as keys; unknown keys are errors")
-      ->configurable(false);
-  table
+void declare_process(Command& command, ProcessFlags& f) {
+  command
       .add("--drain-timeout-s", f.drain_timeout_s,
            "How long running answers may take after SIGTERM, seconds; a second signal ends them")
-      ->check(CLI::Range(0.0, 1e6))
-      ->group(group);
-  table.add("--log-level", f.log_level, "debug, info, warn, error or off")->group(group);
+      .range(0.0, 1e6);
+  command.add("--log-level", f.log_level, "debug, info, warn, error or off");
 }
 
 Result<void> apply_log_level(const ProcessFlags& f) {
@@ -40,49 +35,45 @@ Result<void> apply_log_level(const ProcessFlags& f) {
   return {};
 }
 
-void declare_engine(FlagTable& table, CLI::App& sub, const char* model_names, EngineFlags& f) {
-  table.add(model_names, f.model, "demo, simulated, a .gguf file, or a folder with one (needed)")
-      ->group("Model");
+void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
+  command.group("Model");
+  command.add(model_names, f.model, "demo, simulated, a .gguf file, or a folder with one (needed)");
+  command.group("Engine");
   const auto add = [&](const char* flag, auto& target, const char* help) {
-    return table.add(flag, target, help)->group("Engine");
+    return command.add(flag, target, help);
   };
   add("--sequences", f.sequences,
       "Requests computed at once by a worker; 0: 8, divided among workers")
-      ->check(CLI::Range(0, 256));
+      .range(0, 256);
   add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
-      ->check(CLI::Range(64, 1 << 24));
-  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")
-      ->check(CLI::Range(1, 4096));
+      .range(64, 1 << 24);
+  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block").range(1, 4096);
   add("--kv-cache-mib", f.kv_cache_mib,
       "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
-      ->check(CLI::Range(0, 1 << 24));
+      .range(0, 1 << 24);
   add("--kv-disk", f.kv_disk,
       "Folder for KV of prompts that is there again after a restart (default: none)");
-  add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB")
-      ->check(CLI::Range(1, 1 << 28));
+  add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB").range(1, 1 << 28);
   add("--kv-disk-writes-gib", f.kv_disk_writes_gib,
       "Written to --kv-disk a day at most, GiB, for the disk's sake; 0: no limit")
-      ->check(CLI::Range(0, 1 << 20));
+      .range(0, 1 << 20);
   add("--kv-host-mib", f.kv_host_mib,
       "Host memory between the workers' KV and --kv-disk, shared by them, MiB; 0: 256 with "
       "--kv-disk, else none")
-      ->check(CLI::Range(0, 1 << 24));
+      .range(0, 1 << 24);
   add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
-      ->check(CLI::IsMember({"f16", "q8_0"}));
+      .one_of({"f16", "q8_0"});
   add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
-      ->check(CLI::Range(0, 1024));
-  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")
-      ->check(CLI::Range(1, 1 << 20));
+      .range(0, 1024);
+  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429").range(1, 1 << 20);
   add("--step-tokens", f.llama.step_tokens,
       "Prompt tokens a worker computes between two looks at its queue")
-      ->check(CLI::Range(64, 4096));
+      .range(64, 4096);
   add("--slice-ms", f.llama.slice_ms,
       "Prompt work that running answers wait for at a time, ms (aim)")
-      ->check(CLI::Range(1, 60000));
-  sub.add_flag("--exact", f.llama.exact,
-               "Every token as if its request ran alone (slower when many run)")
-      ->envname("PENSTOCK_EXACT")
-      ->group("Engine");
+      .range(1, 60000);
+  command.add_switch("--exact", f.llama.exact,
+                     "Every token as if its request ran alone (slower when many run)");
   add("--speedup", f.speedup,
       "Of --model simulated: 1 is real time, N is N times faster, max never waits");
 }

@@ -4,20 +4,19 @@
 #include <string>
 
 #include "base/result.h"
-#include "cli/flag_table.h"
+#include "cli/command_line.h"
 #include "serve/served_model.h"
 
 namespace penstock::cli {
 
 /// What `serve` and `worker` let be said of their process.
 struct ProcessFlags {
-  std::string config_file;
   double drain_timeout_s = 30;
   std::string log_level = "info";
 };
 
-/// `--config`, and the others headed by `group`.
-void declare_process(FlagTable& table, const char* group, ProcessFlags& flags);
+/// Their flags, in the group of the moment.
+void declare_process(Command& command, ProcessFlags& flags);
 /// Sets the log's level. Fails with what is wrong.
 Result<void> apply_log_level(const ProcessFlags& flags);
 
@@ -36,7 +35,7 @@ struct EngineFlags {
 };
 
 /// The flags under "Engine", and the model by `model_names` ("--model").
-void declare_engine(FlagTable& table, CLI::App& sub, const char* model_names, EngineFlags& flags);
+void declare_engine(Command& command, const char* model_names, EngineFlags& flags);
 
 /// The options of `workers` engines. Fails with what is wrong.
 Result<serve::ModelOptions> engine_options(const EngineFlags& flags, std::uint32_t workers);

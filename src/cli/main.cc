@@ -10,7 +10,6 @@
 
 #include "base/version.h"
 #include "cli/command.h"
-#include "cli/suggest.h"
 
 namespace {
 
@@ -28,19 +27,6 @@ constexpr const char* kDescription =
     "8080,\n"
     "of the others with their name (PENSTOCK_BENCH_URL); serve's also in a TOML file given with\n"
     "--config. A flag beats the environment, and the environment beats the file.";
-
-/// All option names of a subcommand, for suggestions.
-std::vector<std::string> names_of(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::App* sub : app.get_subcommands({})) {
-    names.push_back(sub->get_name());
-    if (!sub->parsed()) continue;
-    for (const CLI::Option* option : sub->get_options()) {
-      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-    }
-  }
-  return names;
-}
 
 /// glibc raises the size from which it maps memory apart to that of the largest block freed so far.
 /// After one large request body, buffers of megabytes then come from heaps that fragment and never
@@ -70,45 +56,20 @@ int printed(int exit_status) {
 int main(int argc, char** argv) {
   open_standard_streams();
   give_large_blocks_back();
-  CLI::App app(kDescription, "penstock");
-  app.require_subcommand(1);
-  app.get_formatter()->column_width(34);
-  app.set_version_flag("--version", penstock::kVersion);
-  app.failure_message(CLI::FailureMessage::simple);
-  int exit_status = 0;
-  penstock::cli::add_serve(app, exit_status);
-  penstock::cli::add_worker(app, exit_status);
-  penstock::cli::add_bench(app, exit_status);
-  penstock::cli::add_simulate(app, exit_status);
-  penstock::cli::add_top(app, exit_status);
-  penstock::cli::add_version(app, exit_status);
+  penstock::cli::CommandLine line("penstock", kDescription, penstock::kVersion);
+  penstock::cli::add_serve(line);
+  penstock::cli::add_worker(line);
+  penstock::cli::add_bench(line);
+  penstock::cli::add_simulate(line);
+  penstock::cli::add_top(line);
+  penstock::cli::add_version(line);
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::CallForAllHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::CallForVersion& version) {
-    return app.exit(version);
-  } catch (const CLI::ParseError& problem) {
-    std::string message = problem.what();
-    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
-      message = fmt::format("there is no subcommand {}", argv[1]);
-    }
-    for (int i = 1; i < argc; ++i) {
-      const std::string word(argv[i]);
-      if (message.find(word.substr(0, word.find('='))) == std::string::npos) continue;
-      const std::string close =
-          penstock::cli::closest(word.substr(0, word.find('=')), names_of(app));
-      if (close.empty()) continue;
-      message += fmt::format(" (did you mean {}?)", close);
-      break;
-    }
-    fmt::print(stderr, "penstock: {}\nTry --help.\n", message);
+    const auto run = line.parse({argv + 1, argv + argc});
+    if (run) return printed((*run)());
+    fmt::print(stderr, "{}", run.error().message);
     return 2;
   } catch (const std::exception& problem) {
     fmt::print(stderr, "penstock: {}\n", problem.what());
     return 1;
   }
-  return printed(exit_status);
 }

@@ -16,10 +16,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/command.h"
-#include "cli/config_file.h"
 #include "cli/descriptors.h"
 #include "cli/engine_flags.h"
-#include "cli/flag_table.h"
 #include "cli/join_flags.h"
 #include "cli/last_resort.h"
 #include "cli/model_path.h"
@@ -66,109 +64,82 @@ Nanos from_seconds(double s) {
 }
 
 /// One table gives flags, environment, file and help: NAME, where it goes, what it says.
-void declare(CLI::App& sub, ServeFlags& f) {
-  FlagTable table(sub, "PENSTOCK_");
+void declare(Command& command, ServeFlags& f) {
   const auto add = [&](const char* flag, auto& target, const char* help) {
-    return table.add(flag, target, help);
+    return command.add(flag, target, help);
   };
-  declare_process(table, "Server", f.process);
-  sub.add_flag("--check-config", f.check_only, "Check flags, environment and file, then exit");
+  command.add_config_file();
+  command.add_switch("--check-config", f.check_only,
+                     "Check flags, environment and file, then exit");
 
-  add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)")
-      ->group("Model");
+  command.group("Model");
+  add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)");
   add("--chat-template", f.chat_template_file, "Jinja file that replaces the model's chat template")
-      ->check(CLI::ExistingFile)
-      ->group("Model");
+      .existing_file();
 
-  CLI::Option* workers =
+  command.group("Engine");
+  const Flag workers =
       add("--workers", f.workers,
           "Engines; they share the weights, each has its own KV and threads; 0: only those that "
           "join")
-          ->check(CLI::Range(0, 256))
-          ->group("Engine");
+          .range(0, 256);
   add("--prefill", f.prefill,
       "Instead of --workers, with --decode: so many engines compute prompts for others")
-      ->check(CLI::Range(1, 128))
-      ->excludes(workers)
-      ->group("Engine");
+      .range(1, 128)
+      .excludes(workers);
   add("--decode", f.decode, "And so many answer, with prompts of their own where that is quicker")
-      ->check(CLI::Range(1, 128))
-      ->excludes(workers)
-      ->group("Engine");
+      .range(1, 128)
+      .excludes(workers);
   add("--kv-lease-s", f.kv_lease_s,
       "A prompt's KV is kept at most so long for the answer at another worker, seconds")
-      ->check(CLI::Range(0.001, 3600.0))
-      ->group("Engine");
-  declare_engine(table, sub, "--model", f.engine);
+      .range(0.001, 3600.0);
+  declare_engine(command, "--model", f.engine);
 
-  add("--policy", f.dispatch.policy, "How a worker is chosen for a request; all are listed below")
-      ->group("Router");
+  command.group("Router");
+  add("--policy", f.dispatch.policy, "How a worker is chosen for a request; all are listed below");
   add("--decisions", f.dispatch.decisions_max,
       "Choices of a worker kept for /debug/decisions; 0: none")
-      ->check(CLI::Range(0, 65536))
-      ->group("Router");
+      .range(0, 65536);
 
   add("--join-listen", f.remote.door.address,
-      "HOST:PORT where workers of other processes join (penstock worker --join); none by default")
-      ->group("Router");
+      "HOST:PORT where workers of other processes join (penstock worker --join); none by default");
   add("--join-secret", f.remote.door.secret,
-      "Shared with those workers; needed unless --join-listen is on the loopback")
-      ->group("Router");
+      "Shared with those workers; needed unless --join-listen is on the loopback");
   add("--worker-heartbeat-s", f.worker_heartbeat_s,
       "How often those workers say that they live, seconds; suspect after four times that")
-      ->check(CLI::Range(0.02, 3600.0))
-      ->group("Router");
+      .range(0.02, 3600.0);
   add("--worker-lease-s", f.worker_lease_s,
       "A worker without any sign of life for so long is forgotten, seconds")
-      ->check(CLI::Range(0.1, 86400.0))
-      ->group("Router");
+      .range(0.1, 86400.0);
 
-  add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface")
-      ->group("Server");
-  add("--port", f.http.port, "TCP port; 0: any free one")
-      ->check(CLI::Range(0, 65535))
-      ->group("Server");
-  add("--loops", f.http.loops, "Event loops; 0: one a core")
-      ->check(CLI::Range(0, 1024))
-      ->group("Server");
+  command.group("Server");
+  add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface");
+  add("--port", f.http.port, "TCP port; 0: any free one").range(0, 65535);
+  add("--loops", f.http.loops, "Event loops; 0: one a core").range(0, 1024);
   add("--api-key", f.service.api_keys,
-      "Key that clients must show, one or more (default: none needed)")
-      ->group("Server");
-  add("--api-key-file", f.api_key_file, "File with a key a line")
-      ->check(CLI::ExistingFile)
-      ->group("Server");
+      "Key that clients must show, one or more (default: none needed)");
+  add("--api-key-file", f.api_key_file, "File with a key a line").existing_file();
   add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")
-      ->check(CLI::Range(1, 1 << 20))
-      ->group("Server");
-  add("--max-connections", f.http.connections_max, "Open connections before 503")
-      ->check(CLI::Range(1, 1 << 20))
-      ->group("Server");
-  add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)")
-      ->check(CLI::Range(1, 4096))
-      ->group("Server");
+      .range(1, 1 << 20);
+  add("--max-connections", f.http.connections_max, "Open connections before 503").range(1, 1 << 20);
+  add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)").range(1, 4096);
   add("--max-tokens-default", f.service.max_tokens_default,
-      "Answer length when the client names none; 0: what the context holds")
-      ->group("Server");
+      "Answer length when the client names none; 0: what the context holds");
   add("--request-timeout-s", f.request_timeout_s,
       "From request to complete answer, seconds (504 above)")
-      ->check(CLI::Range(0.001, 1e6))
-      ->group("Server");
+      .range(0.001, 1e6);
   add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")
-      ->check(CLI::Range(0.1, 1e6))
-      ->group("Server");
+      .range(0.1, 1e6);
   add("--header-timeout-s", f.header_timeout_s,
       "For a request's headers to arrive, seconds (408 above)")
-      ->check(CLI::Range(0.1, 1e6))
-      ->group("Server");
+      .range(0.1, 1e6);
   add("--body-timeout-s", f.body_timeout_s, "For a request's body to arrive, seconds (408 above)")
-      ->check(CLI::Range(0.1, 1e6))
-      ->group("Server");
+      .range(0.1, 1e6);
   add("--idle-timeout-s", f.idle_timeout_s, "A kept-alive connection without a request, seconds")
-      ->check(CLI::Range(0.1, 1e6))
-      ->group("Server");
+      .range(0.1, 1e6);
   add("--stall-timeout-s", f.stall_timeout_s, "A client that takes none of its answer, seconds")
-      ->check(CLI::Range(0.1, 1e6))
-      ->group("Server");
+      .range(0.1, 1e6);
+  declare_process(command, f.process);
 }
 
 Result<std::string> read_file(const std::string& path) {
@@ -409,20 +380,17 @@ int run_serve(ServeFlags& flags) {
 
 }  // namespace
 
-void add_serve(CLI::App& app, int& exit_status) {
+void add_serve(CommandLine& line) {
   auto flags = std::make_shared<ServeFlags>();
-  CLI::App* sub = app.add_subcommand(
+  Command& command = line.add_command(
       "serve",
       "Serve a model over HTTP, OpenAI-compatible: /v1/chat/completions, /v1/completions,\n"
       "/v1/embeddings, /v1/models, and /health, /ready, /metrics, /debug/workers,\n"
-      "/debug/decisions, /debug/requests for operators");
-  sub->footer("Policies:\n" + policy_list());
-  declare(*sub, *flags);
-  sub->callback([sub, flags, &exit_status] {
-    exit_status = run_configured(*sub, flags->process.config_file, [&] {
-      return flags->check_only ? check_flags(*flags) : run_serve(*flags);
-    });
-  });
+      "/debug/decisions, /debug/requests for operators",
+      "PENSTOCK_");
+  command.footer("Policies:\n" + policy_list());
+  declare(command, *flags);
+  command.on_run([flags] { return flags->check_only ? check_flags(*flags) : run_serve(*flags); });
 }
 
 }  // namespace penstock::cli

@@ -15,8 +15,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/command.h"
-#include "cli/config_file.h"
-#include "cli/flag_table.h"
 #include "cli/policy_names.h"
 #include "cli/simulate_plot.h"
 #include "cli/simulate_report.h"
@@ -60,7 +58,6 @@ std::string footer() {
 }
 
 struct SimulateFlags {
-  std::string config_file;
   std::string trace;
   std::vector<std::string> policies = {std::string(router::policies().front().name)};
   std::uint32_t workers = 8;
@@ -101,107 +98,103 @@ struct SimulateFlags {
   bool progress = false;
 };
 
-void declare_fleet(FlagTable& table, SimulateFlags& f) {
-  table.group("Fleet");
-  table.add("--policy", f.policies, "Policies to compare, by name, comma between; or all")
-      ->delimiter(',');
-  table.add("--workers", f.workers, "Workers that prefill and decode")
-      ->check(CLI::Range(1U, sim::kWorkersMax));
-  table
+void declare_fleet(Command& command, SimulateFlags& f) {
+  command.group("Fleet");
+  command.add("--policy", f.policies, "Policies to compare, by name, comma between; or all")
+      .separated_by(',');
+  command.add("--workers", f.workers, "Workers that prefill and decode")
+      .range(1U, sim::kWorkersMax);
+  command
       .add("--prefill", f.prefill, "Workers that only prefill; with --decode, instead of --workers")
-      ->check(CLI::Range(0U, sim::kWorkersMax / 2));
-  table.add("--decode", f.decode, "Workers that only decode")
-      ->check(CLI::Range(0U, sim::kWorkersMax / 2));
-  table.add("--kv-blocks", f.kv_blocks, "KV blocks of a worker")->check(CLI::Range(1, 1 << 28));
-  table.add("--block-tokens", f.block_tokens, "Tokens of a KV block")
-      ->check(CLI::Range(1, 1 << 16));
-  table.add("--sequences", f.sequences_max, "Requests a worker runs at once")
-      ->check(CLI::Range(1, 1 << 20));
-  table.add("--pass-tokens", f.pass_tokens, "Tokens a worker computes in one pass")
-      ->check(CLI::Range(1, 1 << 24));
-  table.add("--transfer-gb-s", f.transfer_gb_per_s, "Of KV from prefill to decode workers, GB/s")
-      ->check(CLI::Range(1e-3, 1e6));
-  table.add("--kv-bytes-per-token", f.kv_bytes_per_token, "Size of one token's KV, bytes")
-      ->check(CLI::Range(0.0, 1e9));
-  table.add_flag(
+      .range(0U, sim::kWorkersMax / 2);
+  command.add("--decode", f.decode, "Workers that only decode").range(0U, sim::kWorkersMax / 2);
+  command.add("--kv-blocks", f.kv_blocks, "KV blocks of a worker").range(1, 1 << 28);
+  command.add("--block-tokens", f.block_tokens, "Tokens of a KV block").range(1, 1 << 16);
+  command.add("--sequences", f.sequences_max, "Requests a worker runs at once").range(1, 1 << 20);
+  command.add("--pass-tokens", f.pass_tokens, "Tokens a worker computes in one pass")
+      .range(1, 1 << 24);
+  command.add("--transfer-gb-s", f.transfer_gb_per_s, "Of KV from prefill to decode workers, GB/s")
+      .range(1e-3, 1e6);
+  command.add("--kv-bytes-per-token", f.kv_bytes_per_token, "Size of one token's KV, bytes")
+      .range(0.0, 1e9);
+  command.add_switch(
       "--early-hand-over", f.early_hand_over,
       "Prompts leave a prefill worker with their first token, not as in Dynamo's replay");
-  table.add_flag("--split-when-better", f.split_when_better,
-                 "A prompt goes to a prefill worker where the router finds that better; decode "
-                 "workers compute the others");
-  table.add("--routers", f.routers, "Router replicas; arrivals go to them in turn")
-      ->check(CLI::Range(1U, sim::kRoutersMax));
-  table.add_flag("--routers-apart", f.routers_apart,
-                 "Each places what comes in at it; otherwise one of them places all");
-  table.add("--peer-delay-ms", f.peer_delay_ms, "From one router to another, ms")
-      ->check(CLI::Range(0.0, 1e6));
-  table.add("--event-delay-ms", f.event_delay_ms, "From a worker's KV events to the routers, ms")
-      ->check(CLI::Range(0.0, 1e6));
-  table.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
-      ->check(CLI::Range(0.0, 1e6));
+  command.add_switch("--split-when-better", f.split_when_better,
+                     "A prompt goes to a prefill worker where the router finds that better; decode "
+                     "workers compute the others");
+  command.add("--routers", f.routers, "Router replicas; arrivals go to them in turn")
+      .range(1U, sim::kRoutersMax);
+  command.add_switch("--routers-apart", f.routers_apart,
+                     "Each places what comes in at it; otherwise one of them places all");
+  command.add("--peer-delay-ms", f.peer_delay_ms, "From one router to another, ms").range(0.0, 1e6);
+  command.add("--event-delay-ms", f.event_delay_ms, "From a worker's KV events to the routers, ms")
+      .range(0.0, 1e6);
+  command.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
+      .range(0.0, 1e6);
 }
 
-void declare_load(FlagTable& table, SimulateFlags& f) {
-  table.group("Load");
-  table.add("--speed", f.speed, "Arrivals so many times as fast as in the trace")
-      ->check(CLI::Range(1e-3, 1e6));
-  table
+void declare_load(Command& command, SimulateFlags& f) {
+  command.group("Load");
+  command.add("--speed", f.speed, "Arrivals so many times as fast as in the trace")
+      .range(1e-3, 1e6);
+  command
       .add("--concurrency", f.concurrency,
            "Closed loop: so many requests in flight, in the trace's order; 0: at its times")
-      ->check(CLI::Range(0, 1 << 24));
-  table.add("--requests", f.requests, "Only the trace's first so many; 0: all")
-      ->check(CLI::Range(0.0, 1e9));
-  table
+      .range(0, 1 << 24);
+  command.add("--requests", f.requests, "Only the trace's first so many; 0: all").range(0.0, 1e9);
+  command
       .add("--trace-block-tokens", f.trace_block_tokens, "Tokens that a trace's hash id stands for")
-      ->check(CLI::Range(1, 1 << 20));
-  table.add("--seed", f.seed, "Of everything random: ties, draws, generated requests");
+      .range(1, 1 << 20);
+  command.add("--seed", f.seed, "Of everything random: ties, draws, generated requests");
 }
 
 /// What goes wrong (sim/faults.h). Drawn from --seed.
-void declare_faults(FlagTable& table, SimulateFlags& f) {
-  table.group("Faults");
-  table
+void declare_faults(Command& command, SimulateFlags& f) {
+  command.group("Faults");
+  command
       .add("--fault-restart-every-s", f.fault_restart_every_s,
            "Each worker restarts so often on average, losing cache and requests, s; 0: never")
-      ->check(CLI::Range(0.0, 1e9));
-  table.add("--fault-restart-takes-s", f.fault_restart_takes_s, "and is away for so long, s")
-      ->check(CLI::Range(0.0, 1e9));
-  table
+      .range(0.0, 1e9);
+  command.add("--fault-restart-takes-s", f.fault_restart_takes_s, "and is away for so long, s")
+      .range(0.0, 1e9);
+  command
       .add("--fault-retries", f.fault_retries,
            "Tries more of a request lost with its worker before its first token")
-      ->check(CLI::Range(0U, 100U));
-  table
+      .range(0U, 100U);
+  command
       .add("--fault-deadline-ms", f.fault_deadline_ms,
            "Requests that have not ended after so long fail, ms; 0: none do")
-      ->check(CLI::Range(0.0, 1e9));
-  table
+      .range(0.0, 1e9);
+  command
       .add("--fault-event-loss", f.fault_event_loss,
            "Share of the messages about a worker's cache that are lost")
-      ->check(CLI::Range(0.0, 0.99));
-  table.add("--fault-event-duplicates", f.fault_event_duplicates, "Share that come twice")
-      ->check(CLI::Range(0.0, 0.99));
-  table
+      .range(0.0, 0.99);
+  command.add("--fault-event-duplicates", f.fault_event_duplicates, "Share that come twice")
+      .range(0.0, 0.99);
+  command
       .add("--fault-event-late", f.fault_event_late,
            "Share that come late, so that others overtake them,")
-      ->check(CLI::Range(0.0, 0.99));
-  table.add("--fault-event-late-ms", f.fault_event_late_ms, "by up to so much, ms")
-      ->check(CLI::Range(0.0, 1e6));
-  table.add("--fault-slow-workers", f.fault_slow_workers, "Share of workers that are slow,")
-      ->check(CLI::Range(0.0, 1.0));
-  table.add("--fault-slowdown", f.fault_slowdown, "taking so many times as long")
-      ->check(CLI::Range(1.0, 1000.0));
+      .range(0.0, 0.99);
+  command.add("--fault-event-late-ms", f.fault_event_late_ms, "by up to so much, ms")
+      .range(0.0, 1e6);
+  command.add("--fault-slow-workers", f.fault_slow_workers, "Share of workers that are slow,")
+      .range(0.0, 1.0);
+  command.add("--fault-slowdown", f.fault_slowdown, "taking so many times as long")
+      .range(1.0, 1000.0);
 }
 
-void declare_report(FlagTable& table, SimulateFlags& f) {
-  table.group("Report");
-  table.add("--slo-ttft-ms", f.slo_ttft_ms, "A good request's TTFT is at most this, ms")
-      ->check(CLI::Range(0.0, 1e9));
-  table
+void declare_report(Command& command, SimulateFlags& f) {
+  command.group("Report");
+  command.add("--slo-ttft-ms", f.slo_ttft_ms, "A good request's TTFT is at most this, ms")
+      .range(0.0, 1e9);
+  command
       .add("--slo-itl-ms", f.slo_itl_ms, "and its mean time between tokens (TPOT) at most this, ms")
-      ->check(CLI::Range(0.0, 1e9));
-  table.add("--plot", f.plot, "Also write curves of all policies to this HTML file");
-  table.add_flag("--json", f.json, "Print one JSON object on standard output and nothing else");
-  table.add_flag("--progress", f.progress, "Show progress even if standard error is no terminal");
+      .range(0.0, 1e9);
+  command.add("--plot", f.plot, "Also write curves of all policies to this HTML file");
+  command.add_switch("--json", f.json, "Print one JSON object on standard output and nothing else");
+  command.add_switch("--progress", f.progress,
+                     "Show progress even if standard error is no terminal");
 }
 
 int fail_with(const Error& error, int status) {
@@ -349,24 +342,18 @@ int run_simulate(const SimulateFlags& f) {
 
 }  // namespace
 
-void add_simulate(CLI::App& app, int& exit_status) {
+void add_simulate(CommandLine& line) {
   auto flags = std::make_shared<SimulateFlags>();
-  CLI::App* sub = app.add_subcommand("simulate", kDescription);
-  sub->footer(footer());
-  sub->add_option("TRACE", flags->trace, "Mooncake JSON lines, Azure CSV, or a generator")
-      ->required();
-  FlagTable table(*sub, "PENSTOCK_SIMULATE_");
-  table
-      .add("--config", flags->config_file,
-           "TOML file with any of these flags as keys; unknown keys are errors")
-      ->configurable(false);
-  declare_fleet(table, *flags);
-  declare_load(table, *flags);
-  declare_faults(table, *flags);
-  declare_report(table, *flags);
-  sub->callback([sub, flags, &exit_status] {
-    exit_status = run_configured(*sub, flags->config_file, [&] { return run_simulate(*flags); });
-  });
+  Command& command = line.add_command("simulate", kDescription, "PENSTOCK_SIMULATE_");
+  command.footer(footer());
+  command.add_argument("TRACE", flags->trace, "Mooncake JSON lines, Azure CSV, or a generator")
+      .required();
+  command.add_config_file();
+  declare_fleet(command, *flags);
+  declare_load(command, *flags);
+  declare_faults(command, *flags);
+  declare_report(command, *flags);
+  command.on_run([flags] { return run_simulate(*flags); });
 }
 
 }  // namespace penstock::cli

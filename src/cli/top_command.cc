@@ -12,8 +12,6 @@
 
 #include "base/clock.h"
 #include "cli/command.h"
-#include "cli/config_file.h"
-#include "cli/flag_table.h"
 #include "cli/load/fetch.h"
 #include "cli/signals.h"
 #include "cli/top/frame.h"
@@ -39,7 +37,6 @@ constexpr const char* kFooter =
     "Exit status: 0 done, 1 the server did not answer, 2 wrong usage.";
 
 struct TopFlags {
-  std::string config_file;
   std::string url = "http://127.0.0.1:8000";
   std::string api_key;
   double interval_s = 1;
@@ -150,23 +147,16 @@ int run_top(const TopFlags& flags) {
 
 }  // namespace
 
-void add_top(CLI::App& app, int& exit_status) {
+void add_top(CommandLine& line) {
   auto flags = std::make_shared<TopFlags>();
-  CLI::App* sub = app.add_subcommand("top", kDescription);
-  sub->footer(kFooter);
-  FlagTable table(*sub, "PENSTOCK_TOP_");
-  table
-      .add("--config", flags->config_file,
-           "TOML file with any of these flags as keys; unknown keys are errors")
-      ->configurable(false);
-  table.add("--url", flags->url, "The server; http only");
-  table.add("--api-key", flags->api_key, "Key to show, if the server wants one");
-  table.add("--interval-s", flags->interval_s, "From frame to frame, seconds")
-      ->check(CLI::Range(0.1, 3600.0));
-  table.add_flag("--once", flags->once, "Print one frame and leave");
-  sub->callback([sub, flags, &exit_status] {
-    exit_status = run_configured(*sub, flags->config_file, [&] { return run_top(*flags); });
-  });
+  Command& command = line.add_command("top", kDescription, "PENSTOCK_TOP_");
+  command.footer(kFooter);
+  command.add_config_file();
+  command.add("--url", flags->url, "The server; http only");
+  command.add("--api-key", flags->api_key, "Key to show, if the server wants one");
+  command.add("--interval-s", flags->interval_s, "From frame to frame, seconds").range(0.1, 3600.0);
+  command.add_switch("--once", flags->once, "Print one frame and leave");
+  command.on_run([flags] { return run_top(*flags); });
 }
 
 }  // namespace penstock::cli

@@ -8,11 +8,13 @@
 
 namespace penstock::cli {
 
-void add_version(CLI::App& app, int&) {
-  auto* sub = app.add_subcommand("version", "Show the version of Penstock and of its engine");
-  sub->callback([] {
+void add_version(CommandLine& line) {
+  Command& command =
+      line.add_command("version", "Show the version of Penstock and of its engine", "PENSTOCK_");
+  command.on_run([] {
     fmt::print("penstock {}\nllama.cpp state version {}, {}\n", kVersion, LLAMA_STATE_SEQ_VERSION,
                llama_print_system_info());
+    return 0;
   });
 }
 

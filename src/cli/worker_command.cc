@@ -10,7 +10,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/command.h"
-#include "cli/config_file.h"
 #include "cli/descriptors.h"
 #include "cli/engine_flags.h"
 #include "cli/join_flags.h"
@@ -32,20 +31,20 @@ struct WorkerFlags {
   std::string secret;
 };
 
-void declare(CLI::App& sub, WorkerFlags& f) {
-  FlagTable table(sub, "PENSTOCK_");
+void declare(Command& command, WorkerFlags& f) {
   const auto add = [&](const char* flag, auto& target, const char* help) {
-    return table.add(flag, target, help);
+    return command.add(flag, target, help);
   };
-  declare_process(table, "Worker", f.process);
-  declare_engine(table, sub, "model,--model", f.engine);
-  table.group("Worker");
+  command.add_config_file();
+  declare_engine(command, "model,--model", f.engine);
+  command.group("Worker");
   add("--join", f.join, "HOST:PORT of the front end (its --join-listen; needed)");
   add("--listen", f.listen, "HOST:PORT to be asked at; port 0: any free one");
   add("--advertise", f.advertise,
       "HOST:PORT that the front end reaches --listen at, if it is another");
   add("--join-secret", f.secret,
       "Shared with the front end; needed unless --listen is on the loopback");
+  declare_process(command, f.process);
 }
 
 /// Where the front end finds this worker: what was said, else where it listens, unless that is
@@ -161,17 +160,15 @@ int run_worker(const WorkerFlags& flags) {
 
 }  // namespace
 
-void add_worker(CLI::App& app, int& exit_status) {
+void add_worker(CommandLine& line) {
   auto flags = std::make_shared<WorkerFlags>();
-  CLI::App* sub = app.add_subcommand(
+  Command& command = line.add_command(
       "worker",
       "Serve a model to a front end (penstock serve --join-listen) as a process of its own.\n"
-      "It joins, and joins again whenever the front end was gone; speaks openengine.v1 over gRPC");
-  declare(*sub, *flags);
-  sub->callback([sub, flags, &exit_status] {
-    exit_status =
-        run_configured(*sub, flags->process.config_file, [&] { return run_worker(*flags); });
-  });
+      "It joins, and joins again whenever the front end was gone; speaks openengine.v1 over gRPC",
+      "PENSTOCK_");
+  declare(command, *flags);
+  command.on_run([flags] { return run_worker(*flags); });
 }
 
 }  // namespace penstock::cli
