@@ -25,7 +25,8 @@ Result<std::unique_ptr<FileRing>> FileRing::create(unsigned depth) {
   auto ring = std::make_unique<Ring>();
   ring->depth = depth;
   const int error = io_uring_queue_init(depth, &ring->uring, 0);
-  if (error != 0) return fail(Code::kUnavailable, fmt::format("io_uring: {}", strerror(-error)));
+  if (error != 0)
+    return fail(Code::kUnavailable, fmt::format("io_uring: {}", std::strerror(-error)));
   return std::unique_ptr<FileRing>(new FileRing(std::move(ring)));
 }
 

@@ -154,6 +154,7 @@ void CmaPath::run(const Chunk& chunk) noexcept {
     for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
       here[count] = {to.part(ends.to, part), part_bytes};
       // The address is the peer's; only the kernel follows it.
+      // NOLINTNEXTLINE(performance-no-int-to-ptr)
       there[count] = {reinterpret_cast<void*>(address_ + source_.layout.at(ends.from, part)),
                       part_bytes};
       pieces[count++] = {block, part};

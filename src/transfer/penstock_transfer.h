@@ -18,6 +18,8 @@ extern "C" {
 
 #define PST_VERSION 1
 
+/* NOLINTBEGIN(modernize-use-using, readability-identifier-naming): this is C */
+
 typedef struct pst_arena pst_arena;
 typedef struct pst_server pst_server;
 typedef struct pst_pool pst_pool;
@@ -123,6 +125,8 @@ PST_API int pst_transfer_wait(const pst_transfer* transfer, uint32_t timeout_ms)
 PST_API void pst_transfer_cancel(pst_transfer* transfer);
 PST_API uint64_t pst_transfer_arrived(const pst_transfer* transfer);
 PST_API void pst_transfer_destroy(pst_transfer* transfer);
+
+/* NOLINTEND(modernize-use-using, readability-identifier-naming) */
 
 #ifdef __cplusplus
 }
