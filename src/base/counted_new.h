@@ -27,6 +27,7 @@ inline const int allocation_hook = __sanitizer_install_malloc_and_free_hooks(
     [](const volatile void*) {});
 }  // namespace penstock
 #else
+// NOLINTBEGIN(misc-definitions-in-headers): of a program's one test file
 // Not inlined: GCC would see malloc and delete, or new and free, and warn.
 [[gnu::noinline]] void* operator new(std::size_t size) {
   penstock::allocations.fetch_add(1, std::memory_order_relaxed);
@@ -37,4 +38,5 @@ inline const int allocation_hook = __sanitizer_install_malloc_and_free_hooks(
 [[gnu::noinline]] void operator delete(void* memory, std::size_t /*size*/) noexcept {
   std::free(memory);
 }
+// NOLINTEND(misc-definitions-in-headers)
 #endif

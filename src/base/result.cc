@@ -1,6 +1,7 @@
 #include "base/result.h"
 
 #include <array>
+#include <system_error>
 #include <utility>
 
 namespace penstock {
@@ -55,6 +56,8 @@ FaultClass Error::fault() const noexcept {
 std::unexpected<Error> fail(Code code, std::string message, std::string param) {
   return std::unexpected(Error{code, std::move(message), std::move(param), 0});
 }
+
+std::string errno_text(int error) { return std::generic_category().message(error); }
 
 int http_status(Code code) noexcept { return row(code).http_status; }
 std::string_view openai_type(Code code) noexcept { return row(code).type; }

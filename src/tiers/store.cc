@@ -41,15 +41,14 @@ std::string_view to_string(Reason reason) noexcept {
   return kNames[static_cast<std::size_t>(reason)];
 }
 
-Store::State::State(const Options& options_, const Clock& clock_)
-    : options(options_),
-      clock(clock_),
+Store::State::State(const Options& chosen, const Clock& time)
+    : options(chosen),
+      clock(time),
       compatibility(root_key(
-          fmt::format("{}/{}/{}", options_.compatibility, options_.block_bytes, kFormatVersion),
-          "")),
-      geometry(Geometry::of(options_.block_bytes, options_.segment_bytes)),
-      sketch((options_.host_bytes + options_.disk_bytes) / geometry.record_bytes),
-      wear(options_.wear_bytes_per_day, 0, clock_.now()),
+          fmt::format("{}/{}/{}", chosen.compatibility, chosen.block_bytes, kFormatVersion), "")),
+      geometry(Geometry::of(chosen.block_bytes, chosen.segment_bytes)),
+      sketch((chosen.host_bytes + chosen.disk_bytes) / geometry.record_bytes),
+      wear(chosen.wear_bytes_per_day, 0, time.now()),
       reads(kReadFixedNs, kReadNsPerByte),
       copies(0, kCopyNsPerByte) {}
 

@@ -4,7 +4,6 @@
 #include <liburing.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "base/check.h"
 #include "transfer/checksum.h"
@@ -25,8 +24,7 @@ Result<std::unique_ptr<FileRing>> FileRing::create(unsigned depth) {
   auto ring = std::make_unique<Ring>();
   ring->depth = depth;
   const int error = io_uring_queue_init(depth, &ring->uring, 0);
-  if (error != 0)
-    return fail(Code::kUnavailable, fmt::format("io_uring: {}", std::strerror(-error)));
+  if (error != 0) return fail(Code::kUnavailable, fmt::format("io_uring: {}", errno_text(-error)));
   return std::unique_ptr<FileRing>(new FileRing(std::move(ring)));
 }
 

@@ -39,7 +39,7 @@ Result<Fd> listen_at(const std::string& path) {
   if (!fd.valid() ||
       bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       chmod(path.c_str(), 0600) != 0 || listen(fd.get(), 64) != 0) {
-    return fail(Code::kUnavailable, fmt::format("listening at {}: {}", path, std::strerror(errno)));
+    return fail(Code::kUnavailable, fmt::format("listening at {}: {}", path, errno_text(errno)));
   }
   return fd;
 }

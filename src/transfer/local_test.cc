@@ -247,8 +247,8 @@ TEST_F(Local, TheEndIsToldByEventfdCallbackAndCoroutine) {
   called.acquire();
   EXPECT_EQ(second.arrived(), 10U);
 
-  struct Task {  // starts at once, runs to its end unobserved
-    struct promise_type {
+  struct Task {            // starts at once, runs to its end unobserved
+    struct promise_type {  // NOLINT(readability-identifier-naming): the language's name
       Task get_return_object() { return {}; }
       std::suspend_never initial_suspend() noexcept { return {}; }
       std::suspend_never final_suspend() noexcept { return {}; }

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -19,7 +18,7 @@ constexpr std::uint64_t kSmallPage = 4 << 10;
 
 std::unexpected<Error> failed(std::string_view what, std::uint64_t size_bytes) {
   return fail(Code::kUnavailable,
-              fmt::format("{} of {} bytes: {}", what, size_bytes, std::strerror(errno)));
+              fmt::format("{} of {} bytes: {}", what, size_bytes, errno_text(errno)));
 }
 
 /// A memfd whose size is fixed for good.

@@ -39,7 +39,7 @@ Result<Fd> connect_local(const std::string& path) {
   Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd.valid() ||
       connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return fail(Code::kUnavailable, fmt::format("nobody at {}: {}", path, std::strerror(errno)));
+    return fail(Code::kUnavailable, fmt::format("nobody at {}: {}", path, errno_text(errno)));
   }
   return fd;
 }

@@ -63,7 +63,7 @@ Result<void> Store::State::open_disk() {
   lock_fd = ::open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock_fd < 0) {
     return fail(Code::kUnavailable,
-                fmt::format("--kv-disk {}: cannot be used: {}", folder, std::strerror(errno)));
+                fmt::format("--kv-disk {}: cannot be used: {}", folder, errno_text(errno)));
   }
   if (flock(lock_fd, LOCK_EX | LOCK_NB) != 0) {
     return fail(Code::kUnavailable, fmt::format("--kv-disk {}: in use by another server", folder));
@@ -272,8 +272,7 @@ void Store::State::writing_failed(int error) {
   const auto times = write_complaint.raise(now);
   if (!times) return;
   to_say.push_back(fmt::format(
-      "--kv-disk {}: writing failed{}: {}{}", options.disk_folder, often(*times),
-      std::strerror(error),
+      "--kv-disk {}: writing failed{}: {}{}", options.disk_folder, often(*times), errno_text(error),
       error == ENOSPC ? "; what is there stays in use (--kv-disk-mib may be more than there is)"
                       : ""));
 }
@@ -436,7 +435,7 @@ void Store::State::settle_read(Entry& entry, const std::shared_ptr<Segment>& seg
   const Reason reason = arrived ? Reason::kWrongRecord : reason_of(op.status);
   miss(reason);
   const bool broken = op.status == BlockStatus::kPathFailed;
-  reading_failed(broken ? std::strerror(error_of(op)) : to_string(reason));
+  reading_failed(broken ? errno_text(error_of(op)) : std::string(to_string(reason)));
   if (broken) {
     read_breaker.failed(clock.now());
     if (entry.segment == segment) quarantine(*segment);

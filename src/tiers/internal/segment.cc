@@ -141,10 +141,10 @@ std::vector<std::shared_ptr<Segment>> Segment::open_some(std::span<const std::st
     Opened opened = open_file(path, O_RDWR);
     struct stat status{};
     if (!opened.fd.valid()) {
-      segment.trouble_ = std::strerror(errno);
+      segment.trouble_ = errno_text(errno);
       if (::stat(path.c_str(), &status) != 0) status.st_size = 0;
     } else if (::fstat(opened.fd.get(), &status) != 0) {
-      segment.trouble_ = std::strerror(errno);
+      segment.trouble_ = errno_text(errno);
     }
     segment.fd_ = std::move(opened.fd);
     segment.direct_ = opened.direct;
@@ -182,7 +182,7 @@ std::shared_ptr<Segment> Segment::settle(Opening& opening, const Key& compatibil
   segment.fits_ = false;
   if (segment.trouble_.empty() && segment.bytes_ >= kPageBytes &&
       opening.header_read.status != BlockStatus::kArrived) {
-    segment.trouble_ = std::strerror(error_of(opening.header_read));
+    segment.trouble_ = errno_text(error_of(opening.header_read));
   }
   if (segment.trouble_.empty()) {
     const std::span page(opening.header.data(), kPageBytes);

@@ -48,7 +48,7 @@ struct Store::Entry {
 /// All of a store, under one lock that is never held during I/O or a copy. The writer's thread
 /// alone makes, fills and drops segments.
 struct Store::State {
-  State(const Options& options_, const Clock& clock_);
+  State(const Options& chosen, const Clock& time);
 
   const Options options;
   const Clock& clock;

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 namespace penstock::transfer {
 namespace {
@@ -58,7 +57,7 @@ Result<Fd> listen_tcp(const std::string& host, std::uint16_t port) {
   if (!fd.valid() || setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
       bind(fd.get(), address->get(), address->size) != 0 || listen(fd.get(), 64) != 0) {
     return fail(Code::kUnavailable,
-                fmt::format("listening at {}:{}: {}", host, port, std::strerror(errno)));
+                fmt::format("listening at {}:{}: {}", host, port, errno_text(errno)));
   }
   return fd;
 }
@@ -72,7 +71,7 @@ Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
   if (!fd.valid() || connect(fd.get(), address->get(), address->size) != 0) {
     const bool late = errno == EINPROGRESS || errno == EAGAIN || errno == ETIMEDOUT;
     return fail(late ? Code::kDeadlineExceeded : Code::kUnavailable,
-                fmt::format("nobody at {}:{}: {}", host, port, std::strerror(errno)));
+                fmt::format("nobody at {}:{}: {}", host, port, errno_text(errno)));
   }
   tune_tcp(fd.get());
   return fd;

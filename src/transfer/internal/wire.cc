@@ -58,7 +58,7 @@ Result<void> send_message(int socket, std::span<const std::byte> message,
   }
   if (sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) !=
       static_cast<ssize_t>(message.size())) {
-    return fail(Code::kUnavailable, fmt::format("sending to a peer: {}", std::strerror(errno)));
+    return fail(Code::kUnavailable, fmt::format("sending to a peer: {}", errno_text(errno)));
   }
   return {};
 }
