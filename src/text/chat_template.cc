@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "text/constraint_limits.h"
 #include "text/literal_choice.h"
+#include "text/schema_shape.h"
 #include "text/template_code.h"
 #include "text/tool_tags.h"
 
@@ -414,6 +415,18 @@ Result<Constraints> check_constraints(const Conversation& c, ConstraintCache& ca
   return checked;
 }
 
+Result<common_chat_params> apply(const common_chat_templates* templates,
+                                 const common_chat_templates_inputs& inputs) {
+  try {
+    return common_chat_templates_apply(templates, inputs);
+  } catch (const std::exception& problem) {
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("the model's chat template refuses this conversation: {}", problem.what()),
+        "messages");
+  }
+}
+
 }  // namespace
 
 Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
@@ -431,15 +444,17 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
     made.inputs.grammar = c.grammar;
   }
   RenderedPrompt out;
-  common_chat_params params;
-  try {
-    params = common_chat_templates_apply(llama_->templates.get(), made.inputs);
-  } catch (const std::exception& problem) {
-    return fail(
-        Code::kInvalidArgument,
-        fmt::format("the model's chat template refuses this conversation: {}", problem.what()),
-        "messages");
+  Result<common_chat_params> applied = apply(llama_->templates.get(), made.inputs);
+  if (!applied && !made.inputs.tools.empty()) {
+    // Some templates cannot list parameters whose type is not plain.
+    for (common_chat_tool& tool : made.inputs.tools) {
+      tool.parameters = with_plain_types(tool.parameters);
+    }
+    Result<common_chat_params> again = apply(llama_->templates.get(), made.inputs);
+    if (again) applied = std::move(again);
   }
+  if (!applied) return std::unexpected(applied.error());
+  common_chat_params& params = *applied;
   out.stops = params.additional_stops;
   if (from_template) {
     out.grammar = grammar_from(params);

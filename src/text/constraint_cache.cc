@@ -9,7 +9,7 @@
 
 #include "text/constraint_limits.h"
 #include "text/literal_choice.h"
-#include "text/schema_root.h"
+#include "text/schema_shape.h"
 
 namespace penstock::text {
 

@@ -12,7 +12,7 @@ namespace penstock::text {
 
 /// A schema that can be enforced. Views into the cache.
 struct Constraint {
-  std::string_view schema;  // as llama.cpp is to see it: see schema_root.h
+  std::string_view schema;  // as llama.cpp is to see it: see schema_shape.h
   std::string_view gbnf;
 };
 
