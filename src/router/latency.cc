@@ -1,6 +1,7 @@
 #include "router/latency.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <vector>
 
@@ -112,9 +113,10 @@ class Latency final : public Policy {
   Choice pick_part(const Question& q, const Split& split, Rng& rng, Explanation* why) override {
     Choice choice = pick(q, rng, why);
     const double cold = cold_blocks(q, most_cached(q));
+    find_answers(q, split, cold);
     for (const Slot slot : split.prefill) {
       const Leg prompt = prompt_leg(q, split, slot, cold);
-      const Added added = best_answer(q, split, slot, prompt, cold);
+      const Added added = best_answer(slot, prompt.added);
       const double cost = added.cost(prices());
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
@@ -185,29 +187,46 @@ class Latency final : public Policy {
     return {item.tokens, outlooks_[slot].added(item, glances_[slot].rest_ms(q.now))};
   }
 
-  /// Both legs' effect, with the answer where that is best.
-  [[nodiscard]] Added best_answer(const Question& q, const Split& split, Slot prompt_at,
-                                  const Leg& prompt, double cold) const noexcept {
-    Added best{.first_token_ms = kInfinity};
+  /// The other leg: the answer, and the rest of the prompt, at one worker.
+  struct Answer {
+    Slot slot = 0;
+    Added added;
+    double begins_ms = 0;  // now; by the time the prompt is there, its queue of now is gone
+    double moving_ms = 0;  // the KV that it lacks
+    double cost = kInfinity;
+  };
+  /// The few best places for it, whoever computes the prompt; best first.
+  void find_answers(const Question& q, const Split& split, double cold) noexcept {
+    answers_.fill({});
     for (const Slot slot : split.decode) {
-      if (slot == prompt_at) continue;
-      const std::uint32_t hit = std::min(q.cached_blocks(slot), q.prompt_blocks);
-      const double moved = q.prompt_blocks - hit;
+      const double moved = q.prompt_blocks - std::min(q.cached_blocks(slot), q.prompt_blocks);
       const double rest_ms = glances_[slot].rest_ms(q.now);
-      const Added answer = outlooks_[slot].added(
-          {.tokens = tail_tokens(q, split), .blocks = moved + 1, .cold = cold}, rest_ms);
-      const double there_ms = prompt.added.first_token_ms +
-                              (moved > 0 ? split.transfer.fixed_ms : 0) +
-                              split.transfer.block_ms * moved;
-      // Its queue of now is gone by the time the prompt is there.
-      const double begins_ms = rest_ms + glances_[slot].start_ms;
-      const Added both{
-          .first_token_ms = std::max(there_ms, begins_ms) + answer.first_token_ms - begins_ms,
-          .waiting_ms = prompt.added.waiting_ms + answer.waiting_ms,
-          .stalled_ms = prompt.added.stalled_ms + answer.stalled_ms,
-          .work_ms = prompt.added.work_ms + answer.work_ms,
-          .home_ms = prompt.added.home_ms + answer.home_ms,
-          .steps_ms = answer.steps_ms};
+      Answer answer{
+          .slot = slot,
+          .added = outlooks_[slot].added(
+              {.tokens = tail_tokens(q, split), .blocks = moved + 1, .cold = cold}, rest_ms),
+          .begins_ms = rest_ms + glances_[slot].start_ms,
+          .moving_ms = moved > 0 ? split.transfer.fixed_ms + split.transfer.block_ms * moved : 0};
+      answer.cost = answer.added.cost(prices()) + answer.moving_ms;
+      for (Answer& known : answers_) {
+        if (answer.cost < known.cost) std::swap(answer, known);
+      }
+    }
+  }
+
+  /// Both legs' effect, with the answer where that is best.
+  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt) const noexcept {
+    Added best{.first_token_ms = kInfinity};
+    for (const Answer& answer : answers_) {
+      if (answer.cost == kInfinity || answer.slot == prompt_at) continue;
+      const double there_ms = prompt.first_token_ms + answer.moving_ms;
+      const Added both{.first_token_ms = std::max(there_ms, answer.begins_ms) +
+                                         answer.added.first_token_ms - answer.begins_ms,
+                       .waiting_ms = prompt.waiting_ms + answer.added.waiting_ms,
+                       .stalled_ms = prompt.stalled_ms + answer.added.stalled_ms,
+                       .work_ms = prompt.work_ms + answer.added.work_ms,
+                       .home_ms = prompt.home_ms + answer.added.home_ms,
+                       .steps_ms = answer.added.steps_ms};
       if (both.cost(prices()) < best.cost(prices())) best = both;
     }
     return best;
@@ -352,10 +371,9 @@ class Latency final : public Policy {
     return true;
   }
 
-  std::uint64_t revisions_ = 0;  // FleetView::revisions that the outlooks are of
-  double queued_ = 0;            // prompts not begun, on all workers
-  double backlog_ = 0;           // prompts not begun a worker, as those who come find it
-  double hit_tokens_ = 0;        // of a prompt, lately
+  std::array<Answer, 4> answers_;  // of the choice being made
+  double backlog_ = 0;             // prompts not begun a worker, as those who come find it
+  double hit_tokens_ = 0;          // of a prompt, lately
   double computed_tokens_ = 0;
   Mean ttft_ms_{300};
   Mean decode_ms_{3000};
