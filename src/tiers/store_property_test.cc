@@ -19,20 +19,20 @@ class Work {
   Work(std::uint64_t seed, std::uint32_t segments) : rng_(seed), segments_(segments) { reopen(); }
 
   void step(std::uint32_t faults) {
-    this->faults->random = faults;
+    faults_->random = faults;
     const std::uint32_t what = rng_.below(100);
     if (what < 45) {
       put();
     } else if (what < 95) {
       get(faults > 0);
     } else if (what < 97) {
-      (void)store->flush(20s);
+      (void)store_->flush(20s);
     } else if (what == 97) {
-      clock.advance(1s);  // breakers
+      clock_.advance(1s);  // breakers
     } else if (what == 98) {
       reopen();
     }
-    const Stats stats = store->stats();
+    const Stats stats = store_->stats();
     ASSERT_LE(stats.disk_bytes, stats.disk_bytes_max);
     ASSERT_LE(stats.host_blocks, stats.host_blocks_max);
   }
@@ -41,19 +41,19 @@ class Work {
 
  private:
   void reopen() {
-    store.reset();
+    store_.reset();
     // A folder that cannot be read right now is an error of `open`, not of the next one.
     for (;;) {
-      auto opened =
-          Store::open(testing::small_store(folder.path(), faults, segments_, rng_.next()), clock);
+      auto opened = Store::open(
+          testing::small_store(folder_.path(), faults_, segments_, rng_.next()), clock_);
       if (!opened) continue;
-      store = std::move(*opened);
+      store_ = std::move(*opened);
       return;
     }
   }
   void put() {
     const std::uint64_t i = rng_.below(kKeys);
-    auto place = store->reserve(key_of(i), 1e9, rng_.below(2) == 0 ? Keep::kWritten : Keep::kHeld);
+    auto place = store_->reserve(key_of(i), 1e9, rng_.below(2) == 0 ? Keep::kWritten : Keep::kHeld);
     if (!place) return;
     std::ranges::copy(block_of(i), place.bytes().begin());
     if (rng_.below(10) > 0) place.commit();
@@ -63,19 +63,19 @@ class Work {
     const std::uint64_t first = rng_.below(kKeys);
     const std::uint32_t count = 1 + rng_.below(6);
     const bool late = rng_.below(8) == 0;
-    bool promised = !faulty && !late && store->flush(20s);  // nothing moves now
+    bool promised = !faulty && !late && store_->flush(20s);  // nothing moves now
     for (std::uint64_t i = first; i < first + count; ++i) {
       keys.push_back(key_of(i));
-      promised = promised && (store->in_host(keys.back()) || store->on_disk(keys.back()));
+      promised = promised && (store_->in_host(keys.back()) || store_->on_disk(keys.back()));
     }
     constexpr auto kFull = static_cast<std::size_t>(Reason::kHostFull);
-    const std::uint64_t full_before = store->stats().missed[kFull];
-    (void)store->choose(keys, 0, 1e9);
-    Store::Fetch fetch = store->fetch(keys, Deadline(clock.now() + (late ? 0ns : Nanos(1h))));
+    const std::uint64_t full_before = store_->stats().missed[kFull];
+    (void)store_->choose(keys, 0, 1e9);
+    Store::Fetch fetch = store_->fetch(keys, Deadline(clock_.now() + (late ? 0ns : Nanos(1h))));
     ASSERT_TRUE(fetch.wait(20s));
     if (rng_.below(10) == 0) return;  // whoever asked has left
     const std::vector<Store::Pin> pins = fetch.take();
-    promised = promised && store->stats().missed[kFull] == full_before;
+    promised = promised && store_->stats().missed[kFull] == full_before;
     ASSERT_TRUE(!promised || pins.size() == keys.size());
     promises_kept += promised ? 1 : 0;
     for (std::size_t i = 0; i < pins.size(); ++i) {
@@ -88,10 +88,10 @@ class Work {
 
   Rng rng_;
   const std::uint32_t segments_;
-  testing::Folder folder;
-  std::shared_ptr<testing::Faults> faults = std::make_shared<testing::Faults>();
-  testing::TestClock clock;
-  std::unique_ptr<Store> store;
+  testing::Folder folder_;
+  std::shared_ptr<testing::Faults> faults_ = std::make_shared<testing::Faults>();
+  testing::TestClock clock_;
+  std::unique_ptr<Store> store_;
 };
 
 TEST(StoreProperty, WhatIsHeldIsGivenAndRight) {
