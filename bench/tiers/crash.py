@@ -8,7 +8,7 @@ token, the one that was computed first; nothing read from disk failed to verify.
 random one, made here, so that a round takes a moment; --exact, so that what is restored and what is
 computed must agree.
 
-    bench/tiers/crash.py [--rounds N] [--folder DIR]
+    bench/tiers/crash.py [--rounds N] [--seconds N] [--folder DIR]
 """
 
 import argparse
@@ -28,8 +28,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import servers
 
 WIDTH, FEED, LAYERS, HEADS, CONTEXT = 256, 512, 4, 4, 2048
-PROMPT_TOKENS, ANSWER_TOKENS, BLOCK_TOKENS = 640, 8, 16
-ASKED_AGAIN = 3
+PROMPT_TOKENS, ANSWER_TOKENS, BLOCK_TOKENS = 320, 4, 16
+ASKED_AGAIN = 2
 BAD_READS = ('corrupt', 'wrong_record', 'truncated', 'io_error')
 
 
@@ -116,11 +116,9 @@ class Service(servers.Server):
         return (answer['choices'][0]['token_ids'],
                 answer['usage']['prompt_tokens_details']['cached_tokens'])
 
-    def metric(self, name):
-        for line in self.request('GET', '/metrics').splitlines():
-            if line.startswith(name + ' '):
-                return float(line.split()[-1])
-        return 0
+    def metrics(self):
+        return {line.rsplit(' ', 1)[0]: float(line.rsplit(' ', 1)[1])
+                for line in self.request('GET', '/metrics').splitlines() if line[0] != '#'}
 
 
 class Asked:
@@ -153,11 +151,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=200)
+    parser.add_argument('--seconds', type=float, default=float('inf'),
+                        help='no round begins after so long')
     parser.add_argument('--folder', help='on the disk to use (default: a temporary one)')
     flags = parser.parse_args()
     chance = random.Random(7)
-    known, committed = [], 0
-    found = dict.fromkeys(['kills', 'while blocks waited for the disk', 'committed blocks lost',
+    known, committed, answered = [], 0, 0
+    found = dict.fromkeys(['kills', 'with blocks on their way to disk', 'committed blocks lost',
                            'answers compared', 'from the store', 'wrong answers',
                            'cached before, not now', 'bad reads'], 0)
     began = time.monotonic()
@@ -165,9 +165,12 @@ def main():
         model, store = os.path.join(folder, 'm.gguf'), os.path.join(folder, 'kv')
         write_model(model)
         for _ in range(flags.rounds):
+            if time.monotonic() - began > flags.seconds:
+                break
             with Service(model, store) as service:
-                recovered = service.metric('penstock_kv_tier_recovered_blocks')
+                recovered = service.metrics()['penstock_kv_tier_recovered_blocks']
                 found['committed blocks lost'] += max(0, committed - recovered)
+                found['with blocks on their way to disk'] += recovered < answered
                 if known:
                     ask_again(service, chance, known, found)
                 ended = threading.Event()
@@ -176,17 +179,20 @@ def main():
                 writer.start()
                 while len(known) == answers:
                     time.sleep(0.001)
-                time.sleep(chance.random() * 0.1)
-                found['bad reads'] += sum(service.metric(
-                    f'penstock_kv_tier_missed_total{{reason="{reason}"}}') for reason in BAD_READS)
-                written = service.metric('penstock_kv_tier_disk_bytes_total{direction="written"}')
-                committed = service.metric('penstock_kv_tier_blocks{tier="disk"}')
+                now = service.metrics()
+                found['bad reads'] += sum(now.get(
+                    f'penstock_kv_tier_missed_total{{reason="{reason}"}}', 0)
+                    for reason in BAD_READS)
+                committed = now['penstock_kv_tier_blocks{tier="disk"}']
+                asked = len(known)
+                while len(known) == asked:  # blocks of the next answer are being written now
+                    time.sleep(0.0005)
+                time.sleep(chance.random() * 0.01)
                 service.kill()
                 ended.set()
                 writer.join()
                 found['kills'] += 1
-                found['while blocks waited for the disk'] += written > 0 and (
-                    committed < recovered + (len(known) - answers) * (PROMPT_TOKENS // BLOCK_TOKENS))
+                answered = recovered + (len(known) - answers) * (PROMPT_TOKENS // BLOCK_TOKENS)
     print(servers.machine())
     print(servers.table(['what', 'how many'], [[what, int(n)] for what, n in found.items()] + [
         ['blocks on disk at the end', int(committed)],

@@ -178,8 +178,12 @@ void disk_row(const Bench& bench) {
              median(rates[2]) / 1e9, median(rates[3]) / 1e9);
 }
 
-/// How long a store of so many blocks takes to be found again.
-void recovery_row(const Bench& bench) {
+/// How long a store of about so many blocks takes to be found again: whole segments, and one record
+/// in the next, so that sizes can be compared.
+void recovery_row(Bench bench) {
+  const std::uint32_t records =
+      Geometry::of(bench.block_bytes, bench.options().segment_bytes).records;
+  bench.blocks = bench.blocks / records * records + 1;
   const SteadyClock clock;
   std::filesystem::remove_all(bench.folder + "/store");
   {
