@@ -82,7 +82,8 @@ def write_model(path):
         offset = 0
         for name, columns, rows in shapes:
             sizes = [columns, rows] if rows else [columns]
-            file.write(text(name) + struct.pack(f'<I{len(sizes)}QIQ', len(sizes), *sizes, 0, offset))
+            file.write(text(name))
+            file.write(struct.pack(f'<I{len(sizes)}QIQ', len(sizes), *sizes, 0, offset))
             offset += 4 * columns * max(rows, 1)
         file.write(b'\0' * (-file.tell() % 32))
         for name, columns, rows in shapes:
