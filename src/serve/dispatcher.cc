@@ -290,9 +290,13 @@ bool Dispatcher::all_hand_over() const {
 }
 
 void Dispatcher::learn_transfer(const engine::TimedFetch& fetch) {
-  constexpr double kWeight = 0.2;
+  // A worker sees what has come between two steps: what took long tells more of the step than of
+  // the transfer.
+  constexpr double kLower = 0.5;
+  constexpr double kHigher = 0.02;
   const double block_ms = std::max(0.0, to_ms(fetch.took) - transfer_.fixed_ms) / fetch.blocks;
-  transfer_.block_ms += kWeight * (block_ms - transfer_.block_ms);
+  const double weight = block_ms < transfer_.block_ms ? kLower : kHigher;
+  transfer_.block_ms += weight * (block_ms - transfer_.block_ms);
 }
 
 void Dispatcher::drain() {

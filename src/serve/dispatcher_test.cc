@@ -155,6 +155,20 @@ TEST_F(DispatcherTest, APromptAndItsAnswerAreChargedOneAfterTheOther) {
   EXPECT_EQ(decisions[1].ttft_ms, 100);
 }
 
+TEST_F(DispatcherTest, WhatMovingKvTakesIsLearnedFromFetches) {
+  make(2);
+  const double before = dispatcher_->view().transfer.block_ms;
+  for (std::uint64_t i = 1; i <= 20; ++i) {
+    // One in two is seen late, after a step of a second.
+    const auto took = i % 2 == 0 ? std::chrono::milliseconds(1002) : std::chrono::milliseconds(3);
+    engines_[0]->report.generation = i + 1;
+    engines_[0]->report.last_fetch = {.ordinal = i, .blocks = 10, .took = took};
+    (void)dispatcher_->view();
+  }
+  EXPECT_GT(before, 0.1);
+  EXPECT_LT(dispatcher_->view().transfer.block_ms, 5);
+}
+
 TEST_F(DispatcherTest, RolesChangeWhileSomebodyIsLeftToAnswer) {
   make(2);
   EXPECT_EQ(dispatcher_->set_role(0, fleet::Role::kPrefill).error().code, Code::kUnprocessable);

@@ -491,9 +491,9 @@ TEST_F(SplitServiceTest, AnswersAreThoseOfOneWorkerAndLeaveNothingBehind) {
 TEST_F(SplitServiceTest, ClientsThatLeaveBetweenTheLegsLeaveNothing) {
   for (int i = 0; i < 30; ++i) {
     Call call;
+    const std::uint64_t prompts = i % 3 == 0 ? 0 : loads()[0].prompt_tokens + 1;
     auto handle = start(call, "/v1/completions",
                         body(i + 1, i, R"("max_tokens":200,"stream":true,"ignore_eos":true)"));
-    const std::uint64_t prompts = i % 3 == 0 ? 0 : loads()[0].prompt_tokens + 1;
     while (loads()[0].prompt_tokens < prompts) std::this_thread::yield();
     if (i % 3 == 2) call.wait_for_bytes();
     on_loop([&] { handle.reset(); });
