@@ -51,11 +51,21 @@ double cold_blocks(const Question& q, Slot most_cached) noexcept {
   return q.cached_blocks(most_cached) > kColdMax * q.prompt_blocks ? 0 : q.prompt_blocks;
 }
 
+/// Of the prompt, that the worker can take as computed: an engine computes at least the last token.
+std::uint32_t hit_blocks(const Question& q, Slot slot) noexcept {
+  const std::uint32_t cached = q.cached_blocks(slot);
+  return cached * q.block_tokens < q.prompt_tokens ? cached
+                                                   : (q.prompt_tokens - 1) / q.block_tokens;
+}
+
+double new_tokens(const Question& q, Slot slot) noexcept {
+  return static_cast<double>(q.prompt_tokens - hit_blocks(q, slot) * q.block_tokens);
+}
+
 Item item_of(const Question& q, std::uint32_t index, Slot slot, double cold) noexcept {
-  const std::uint32_t hit = std::min(q.cached_blocks(slot), (q.prompt_tokens - 1) / q.block_tokens);
   return {.question = index,
-          .tokens = static_cast<double>(q.prompt_tokens - hit * q.block_tokens),
-          .blocks = static_cast<double>(q.prompt_blocks + 1 - hit),
+          .tokens = new_tokens(q, slot),
+          .blocks = static_cast<double>(q.prompt_blocks + 1 - hit_blocks(q, slot)),
           .cold = cold};
 }
 
@@ -91,9 +101,13 @@ class Latency final : public Policy {
     double limit = why == nullptr ? added_at(q, holder, cold).cost(prices) : kInfinity;
     LeastCost least(rng);
     for (const Slot slot : q.candidates) {
+      const Glance& glance = glances_[slot];
+      const double tokens = new_tokens(q, slot);
+      // Most cannot win whatever their running pass does, and that takes a division.
+      if (slot != holder && glance.least_ms(tokens, 0, prices) > limit) continue;
+      const double rest_ms = glance.rest_ms(q.now);
+      if (slot != holder && glance.least_ms(tokens, rest_ms, prices) > limit) continue;
       const Item item = item_of(q, 0, slot, cold);
-      const double rest_ms = glances_[slot].rest_ms(q.now);
-      if (slot != holder && glances_[slot].least_ms(item.tokens, rest_ms, prices) > limit) continue;
       const Added added = outlooks_[slot].added(item, rest_ms);
       const double cost = added.cost(prices);
       least.offer(slot, cost);
