@@ -160,6 +160,10 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     f.dispatch.roles.assign(f.prefill, fleet::Role::kPrefill);
     f.dispatch.roles.resize(f.workers, fleet::Role::kDecode);
   }
+  if (f.prefill > 0 && !f.remote.door.address.empty()) {
+    return fail(Code::kInvalidArgument,
+                "--prefill: workers that join (--join-listen) cannot take KV over yet");
+  }
   Result<serve::ModelOptions> options = engine_options(f.engine, f.workers);
   if (!options) return options;
   if (f.prefill > 0 && (options->simulated || options->llama.reuse_bytes == 0)) {

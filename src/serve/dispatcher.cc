@@ -220,6 +220,11 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
                 fmt::format("data-parallel rank {}: this server has no such worker", only),
                 "x-data-parallel-rank");
   }
+  if (request.rank && ledger_.view().role[only] == fleet::Role::kPrefill) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("data-parallel rank {}: that worker only computes prompts", only),
+                "x-data-parallel-rank");
+  }
   catch_up(now);
   if (!request.rank && request.twin_at && has_place(*request.twin_at)) {
     only = *request.twin_at;
@@ -235,6 +240,10 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     wanted.among = {};
   }
   if (!placed) placed = router_.place(wanted, why);
+  if (!placed && request.twin_at && !request.rank) {  // that one takes nothing any more
+    wanted.among = {};
+    placed = router_.place(wanted, why);
+  }
   if (!placed) return std::unexpected(placed.error());
   Worker& worker = *workers_[placed->worker];
   const std::uint32_t predicted =
@@ -290,12 +299,11 @@ bool Dispatcher::all_hand_over() const {
 }
 
 void Dispatcher::learn_transfer(const engine::TimedFetch& fetch) {
-  // A worker sees what has come between two steps: what took long tells more of the step than of
-  // the transfer.
-  constexpr double kLower = 0.5;
-  constexpr double kHigher = 0.02;
+  // One block tells of the fixed part, not of what a block takes.
+  constexpr double kWeight = 0.2;
+  constexpr double kBlocksTrusted = 8;
   const double block_ms = std::max(0.0, to_ms(fetch.took) - transfer_.fixed_ms) / fetch.blocks;
-  const double weight = block_ms < transfer_.block_ms ? kLower : kHigher;
+  const double weight = kWeight * std::min(1.0, fetch.blocks / kBlocksTrusted);
   transfer_.block_ms += weight * (block_ms - transfer_.block_ms);
 }
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "base/check.h"
@@ -11,8 +10,6 @@
 
 namespace penstock::serve {
 namespace {
-
-std::atomic<std::uint64_t> last_leg{0};
 
 double seconds(Nanos d) { return std::chrono::duration<double>(d).count(); }
 
@@ -69,143 +66,6 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   if (given || give_to_another(choices_.back())) return {};
   choices_.pop_back();
   return given;
-}
-
-/// To the worker that it has a place at, under a new name. A worker of another process may be lost
-/// on the way, so what it gets is kept.
-Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
-  if (choice.place.prompt_only()) {
-    engine::GenerateRequest prompt{.sink = request.sink,
-                                   .prompt = request.prompt,
-                                   .cache_salt = request.cache_salt,
-                                   .priority = request.priority,
-                                   .tenant = request.tenant,
-                                   .deadline = request.deadline,
-                                   .prefill_only = true,
-                                   .kv_lease = plan_.kv_lease};
-    choice.answer = std::exchange(request, std::move(prompt));
-  }
-  choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};
-  if (choice.place.is_remote()) choice.again = request;
-  desk_.by_leg_.emplace(choice.leg, this);
-  Result<void> queued = choice.place.engine().generate(std::move(request));
-  if (queued) return queued;
-  choice.place.refused();
-  desk_.by_leg_.erase(choice.leg);
-  if (choice.answer) return give_whole(choice);
-  if (queued.error().code != Code::kUnavailable) choice.again.reset();
-  return queued;
-}
-
-/// Its prompt could not be computed elsewhere.
-Result<void> Generation::give_whole(Choice& choice) {
-  engine::GenerateRequest request = std::move(*choice.answer);
-  choice.answer.reset();
-  desk_.metrics().split("recomputed");
-  Result<Assignment> place = this->place(request, Part::kWhole);
-  if (!place) return std::unexpected(place.error());
-  choice.place = std::move(*place);
-  return give(choice, std::move(request));
-}
-
-/// Its prompt is computed: now the answer, at whichever worker is best for it by now.
-Result<void> Generation::give_answer(Choice& choice, const engine::Output& prompt) {
-  engine::GenerateRequest request = std::move(*choice.answer);
-  choice.answer.reset();
-  choice.place.handed_over(prompt.usage);
-  choice.prompt_cached = prompt.usage.cached_tokens;
-  choice.kv_at = std::move(choice.place);
-  choice.kv_leg = choice.leg;
-  Result<Assignment> place = this->place(request, Part::kAnswer, {}, choice.kv_at.placed());
-  if (!place) return std::unexpected(place.error());
-  choice.place = std::move(*place);
-  if (prompt.kv != nullptr && choice.place.worker() != choice.kv_at.worker()) {
-    request.fetch = *prompt.kv;
-  }
-  desk_.metrics().split("handed_over");
-  return give(choice, std::move(request));
-}
-
-void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
-  desk_.by_leg_.erase(choice.leg);
-  Result<void> given;
-  if (output.finish == engine::FinishReason::kLength) {
-    given = give_answer(choice, output);
-  } else if (plan_.deadline.passed(desk_.clock().now())) {
-    given = std::unexpected(late());
-  } else {
-    if (output.finish == engine::FinishReason::kError) {
-      choice.place.failed(Error{output.error_code, output.error, "", 0}.fault());
-    }
-    given = give_whole(choice);
-  }
-  if (!given) error_ = given.error();
-}
-
-/// The worker that computed the prompt may forget it.
-void Generation::release_kv(Choice& choice) {
-  if (!choice.kv_at) return;
-  choice.kv_at.engine().abort(choice.kv_leg, engine::CancelReason::kClientGone);
-  choice.kv_at.release();
-}
-
-Error Generation::late() const {
-  return {Code::kDeadlineExceeded,
-          fmt::format("the answer was not complete within {:.0f} s",
-                      seconds(desk_.options().request_timeout)),
-          "", 0};
-}
-
-/// Whose worker was lost before it gave a token has lost nothing but time.
-bool Generation::give_to_another(Choice& choice) {
-  while (choice.again && choice.workers_tried < kWorkersTried) {
-    ++choice.workers_tried;
-    engine::GenerateRequest request = std::move(*choice.again);
-    choice.again.reset();
-    desk_.by_leg_.erase(choice.leg);
-    Result<Assignment> place = this->place(request, Part::kWhole, choice.place.worker());
-    if (!place) return false;
-    choice.place = std::move(*place);
-    desk_.metrics().moved();
-    log::info("request {}: its worker was lost before the first token; now at worker {}",
-              plan_.head.id, choice.place.worker());
-    if (give(choice, std::move(request))) return true;
-  }
-  return false;
-}
-
-/// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
-/// one before went.
-Result<Assignment> Generation::place(const engine::GenerateRequest& request, Part part,
-                                     std::optional<kv::Slot> not_at, TimePoint prompt_placed) {
-  Dispatcher& dispatcher = model_.dispatcher();
-  const TimePoint begin = desk_.clock().now();
-  if (part != Part::kTwin) dispatcher.hash_blocks(request.prompt, request.cache_salt, locals_);
-  DispatchRequest wanted{.id = plan_.head.id,
-                         .prompt = request.prompt,
-                         .locals = locals_,
-                         .rank = plan_.wishes.rank,
-                         .twin_at = {},
-                         .not_at = not_at,
-                         .first_token_by = plan_.deadline.at()};
-  if (plan_.wishes.ttft_max) {
-    wanted.first_token_by = std::min(wanted.first_token_by, plan_.arrived + *plan_.wishes.ttft_max);
-  }
-  if (part == Part::kTwin) wanted.twin_at = choices_.back().place.worker();
-  if (part == Part::kAnswer) wanted.prompt_placed = prompt_placed;
-  wanted.may_split =
-      part == Part::kFirstOfPrompt && plan_.choices == 1 && !plan_.wishes.rank.has_value();
-  Result<Assignment> placed = dispatcher.place(wanted);
-  desk_.metrics().routed(seconds(desk_.clock().now() - begin));
-  return placed;
-}
-
-/// The leg may still run: it is cancelled, and what it delivers from now on finds nobody.
-void Generation::release_leg(Choice& choice) {
-  release_kv(choice);
-  if (desk_.by_leg_.erase(choice.leg) == 0) return;
-  if (!choice.ended) choice.place.engine().abort(choice.leg, engine::CancelReason::kClientGone);
-  choice.place.release();
 }
 
 Generation::Choice& Generation::choice_of(RequestId leg) {

@@ -129,9 +129,11 @@ class Generation final : public net::Transaction {
                            std::optional<kv::Slot> not_at = {}, TimePoint prompt_placed = {});
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice);
-  Result<void> give_whole(Choice& choice);
+  Result<void> give_whole(Choice& choice, std::optional<kv::Slot> not_at);
   void prompt_ended(Choice& choice, const engine::Output& output);
   Result<void> give_answer(Choice& choice, const engine::Output& prompt);
+  Result<void> give_answer_at(std::optional<kv::Slot> not_at, Choice& choice,
+                              engine::GenerateRequest request, const engine::KvTicket& ticket);
   static void release_kv(Choice& choice);
   [[nodiscard]] Error late() const;
 

@@ -144,6 +144,7 @@ void Peer::finished(Transfer& transfer) noexcept {
     }
   }
   if (count(BlockStatus::kPathFailed) + count(BlockStatus::kCorrupt) > 0 && retry(transfer)) return;
+  transfer.finished_ = now;
   in_flight_.fetch_sub(1, std::memory_order_release);
   transfer.release();
 }

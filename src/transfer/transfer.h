@@ -88,6 +88,7 @@ class Transfer final {
   void cancel() noexcept { cancelled_.store(true, std::memory_order_relaxed); }
 
   [[nodiscard]] std::uint64_t arrived() const noexcept { return arrived_; }  // when done
+  [[nodiscard]] TimePoint finished() const noexcept { return finished_; }    // when done
   [[nodiscard]] const Pull& pull() const noexcept { return pull_; }
   [[nodiscard]] Arena& destination() const noexcept { return *to_; }
 
@@ -118,6 +119,7 @@ class Transfer final {
   std::uint32_t tried_paths_ = 0;  // a bit for each of the peer's paths
   TimePoint submitted_;
   TimePoint started_;
+  TimePoint finished_;
 
   // Under the queue's lock.
   Transfer* next_ = nullptr;

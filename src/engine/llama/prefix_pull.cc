@@ -124,7 +124,7 @@ bool PrefixCache::take_pulled(Sequence& s) {
     const bool arrived = pull.status[i] == transfer::BlockStatus::kArrived;
     missed(arrived ? FetchMiss::kStale : miss_of(pull.status[i]), 1);
   }
-  const Nanos took = clock_.now() - pull.started;
+  const Nanos took = std::max(Nanos::zero(), pull.transfer.finished() - pull.started);
   blocks_pulled_ += adopted;
   pulling_ += took;
   if (adopted == pull.take.size()) {
