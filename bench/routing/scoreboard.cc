@@ -19,6 +19,7 @@
 #include "router/policy.h"
 #include "sim/generators.h"
 #include "sim/trace_readers.h"
+#include "splitting.h"
 
 namespace penstock::bench {
 namespace {
@@ -236,6 +237,12 @@ int run(const Flags& f) {
              f.seeds);
   published(f, traces);
   scoreboard(f, traces);
+  if (f.only.empty() || f.only == "splitting") {
+    fmt::print("\n## Prompts and answers on different workers\n");
+    print_splitting(scoreboard_cells(), [&](std::string_view name) -> const sim::Trace& {
+      return traces.get(name, 1);
+    });
+  }
   if (f.oracle > 0 && (f.only.empty() || f.only == "oracle")) {
     fmt::print("\n## How much a policy that knows the future gains\n");
     print_oracle(traces.get("conversation", 0), traces.get("bursts", 1), f.oracle);
@@ -254,7 +261,7 @@ int main(int argc, char** argv) {
       "first policy is held to the best of the others");
   app.add_option("--data", flags.data, "Folder of the recorded traces")->capture_default_str();
   app.add_option("--only", flags.only,
-                 "Cells whose names contain this; oracle: none but that part");
+                 "Cells whose names contain this; splitting, oracle: none but that part");
   app.add_option("--policies", flags.policies, "Of the scoreboard")->delimiter(',');
   app.add_option("--seeds", flags.seeds, "Runs of each; the median is shown")
       ->check(CLI::Range(1, 99))

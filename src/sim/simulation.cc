@@ -38,8 +38,8 @@ Result<void> check(const Setup& setup) {
   if (split && (setup.prefill_workers == 0 || setup.decode_workers == 0)) {
     return bad("prefill and decode workers need each other");
   }
-  if (setup.split_when_better && (!split || setup.faults.any())) {
-    return bad("splitting where it is better needs prefill and decode workers, and no faults");
+  if (setup.split_when_better && setup.faults.any()) {
+    return bad("splitting where it is better does not go with faults");
   }
   const std::uint64_t workers =
       std::uint64_t{setup.workers} + setup.prefill_workers + setup.decode_workers;

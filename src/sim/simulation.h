@@ -39,7 +39,8 @@ struct Setup {
   bool early_hand_over = false;
   /// The router decides for each request whether its prompt is computed elsewhere than its answer,
   /// as it does in `penstock serve`: decode workers then compute prompts as well, and prompts leave
-  /// with their first token. Not with faults.
+  /// with their first token. What comes together to workers that do both is planned whole. Not with
+  /// faults.
   bool split_when_better = false;
 
   double speed = 1;  // arrivals so many times as fast; > 0

@@ -193,7 +193,9 @@ void Player::place_batch(std::uint32_t front) {
   std::vector<Live*>& batch = batches_[front];
   if (batch.empty()) return;
   const router::Stage stage = split_ ? router::Stage::kPrefill : router::Stage::kWhole;
-  if (decides_ || (observer_ != nullptr && observer_->wants_placements())) {
+  // What comes together to workers that may do both is planned whole.
+  const bool alone = decides_ && (batch.size() == 1 || setup_.workers == 0);
+  if (alone || (observer_ != nullptr && observer_->wants_placements())) {
     for (Live* live : batch) {
       Result<router::Placement> placement = place(*live, stage);
       placement ? placed(*live, *placement) : shed(*live);
@@ -275,8 +277,10 @@ router::TransferCost Player::transfer_cost() const {
 /// Fails when no worker of the needed role takes requests.
 Result<router::Placement> Player::place(Live& live, router::Stage stage) {
   const bool explain = observer_ != nullptr && observer_->wants_placements();
+  router::RouteRequest request = route_request(live, stage);
+  if (decides_ && stage == router::Stage::kDecode) request.among = all_but_prefill_worker(live);
   Result<router::Placement> placement =
-      fronts_[live.front]->router.place(route_request(live, stage), explain ? &why_ : nullptr);
+      fronts_[live.front]->router.place(request, explain ? &why_ : nullptr);
   if (explain && placement) observer_->placed(live.request, stage, placement->worker, why_);
   return placement;
 }
@@ -340,7 +344,7 @@ void Player::end_pass(std::uint32_t index) {
     emit(worker, emission, worker.pass_repeats);
   }
   for (const std::uint32_t live : std::exchange(worker.departing, {})) leave(*lives_[live]);
-  if (worker.role == fleet::Role::kDecode) grant(index);
+  if (worker.role != fleet::Role::kPrefill) grant(index);
   touch(index);
 }
 
@@ -360,7 +364,7 @@ void Player::end_after_this_pass(std::uint32_t index) {
 /// A sequence got a token in each of the last `passes` passes.
 void Player::emit(Worker& worker, const Emission& emission, std::uint32_t passes) {
   Outcome& outcome = outcomes_[emission.tag];
-  if (worker.role == fleet::Role::kPrefill) {
+  if (is_prompt_leg(worker, emission)) {
     if (!emission.last) return;
     Live& live = live_of(emission.tag);
     outcome.cached_tokens = emission.cached_tokens;

@@ -96,6 +96,9 @@ class Player final {
   }
 
   // player_hand_over.cc: from prefill to decode workers.
+  [[nodiscard]] bool is_prompt_leg(const Worker& worker,
+                                   const engine::simulated::Emission& emission);
+  std::span<const Slot> all_but_prefill_worker(const Live& live);
   void reserve(Live& live);
   void start_transfer(const Live& live);
   bool activate(const Live& live);
@@ -180,6 +183,7 @@ class Player final {
   std::vector<router::RouteRequest> requests_;  // scratch
   std::vector<router::Placement> placements_;
   std::vector<std::uint32_t> order_;
+  std::vector<Slot> others_;  // scratch
   // Where things go wrong.
   const bool faulty_;
   Rng rng_;

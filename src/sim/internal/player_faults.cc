@@ -159,7 +159,7 @@ void Player::take_off(Live& live) {
     if (worker.busy) {  // it stays in the pass, whose end reads its names
       worker.departing.push_back(live_index_[live.request]);
     } else {
-      if (worker.role == fleet::Role::kDecode) grant(index);  // there is room for another
+      if (worker.role != fleet::Role::kPrefill) grant(index);  // there is room for another
       leave(live);
     }
   };

@@ -61,6 +61,22 @@ void Player::reserve(Live& live) {
   if (!worker.busy) grant(live.worker);
 }
 
+/// Where the KV of its prompt may go.
+std::span<const Slot> Player::all_but_prefill_worker(const Live& live) {
+  others_.clear();
+  for (Slot slot = 0; slot < workers_.size(); ++slot) {
+    if (fronts_[live.front]->workers[slot] != live.prefill_worker) others_.push_back(slot);
+  }
+  return others_;
+}
+
+bool Player::is_prompt_leg(const Worker& worker, const engine::simulated::Emission& emission) {
+  if (worker.role != fleet::Role::kBoth) return worker.role == fleet::Role::kPrefill;
+  if (!decides_) return false;
+  const Live& live = live_of(emission.tag);
+  return live.on_prefill && workers_[live.prefill_worker].get() == &worker;
+}
+
 void Player::grant(std::uint32_t index) {
   const auto granted = workers_[index]->model->grant_reservation();
   if (!granted) return;
