@@ -22,6 +22,7 @@ constexpr double kStreamPriceMax = 0.25;
 constexpr double kWorkPrice = 2;
 constexpr double kBacklogWindow = 50;  // questions
 constexpr double kColdMax = 0.5;       // of a prompt, that some worker may hold
+constexpr double kSplitGain = 0.9;     // of the whole's cost: two predictions err more than one
 constexpr double kFollowersMax = 20;   // of a prompt, that are counted on
 constexpr double kReuseWindow = 100;   // questions
 
@@ -128,6 +129,7 @@ class Latency final : public Policy {
     Choice choice = pick(q, rng, why);
     const double cold = cold_blocks(q, most_cached(q));
     find_answers(q, split, cold);
+    double least = kSplitGain * choice.cost;
     for (const Slot slot : split.prefill) {
       const Leg prompt = prompt_leg(q, split, slot, cold);
       const Added added = best_answer(slot, prompt.added);
@@ -138,7 +140,8 @@ class Latency final : public Policy {
                   added.work_ms, added.home_ms, prompt.tokens},
                  Stage::kPrefill);
       }
-      if (cost >= choice.cost) continue;
+      if (cost >= least) continue;
+      least = cost;
       choice = {.slot = slot,
                 .rule = "prompt elsewhere",
                 .cost = cost,
@@ -214,6 +217,8 @@ class Latency final : public Policy {
     answers_.fill({});
     for (const Slot slot : split.decode) {
       const double moved = q.prompt_blocks - std::min(q.cached_blocks(slot), q.prompt_blocks);
+      // It relieves computing. Where KV is what is short, one more copy makes it shorter.
+      if (moved > 0 && !outlooks_[slot].has_room(moved)) continue;
       const double rest_ms = glances_[slot].rest_ms(q.now);
       Answer answer{
           .slot = slot,

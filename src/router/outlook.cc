@@ -106,7 +106,6 @@ double Outlook::home_ms(double blocks, double cold) const noexcept {
 }
 
 double Outlook::work_ms(double tokens, double blocks, double in_use) const noexcept {
-  constexpr double kFull = 0.9;  // of the pool, from which on answers wait for each other's KV
   const double kv_ms = in_use >= kFull * capacity_ ? blocks / capacity_ * stream_ms_ : 0;
   return cost_.prefill_token_ms * tokens + kv_ms;
 }

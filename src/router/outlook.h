@@ -76,6 +76,11 @@ class Outlook final {
   /// Prompts that are not begun.
   [[nodiscard]] double queued() const noexcept { return queued_; }
 
+  /// Whether so much more KV would leave the pool less than full.
+  [[nodiscard]] bool has_room(double blocks) const noexcept {
+    return tail_.blocks + blocks < kFull * capacity_;
+  }
+
   /// What one more prompt at the end of the queue adds. O(1).
   [[nodiscard]] Added added(const Item& item, double rest_ms) const noexcept;
 
@@ -86,6 +91,8 @@ class Outlook final {
                             const Item* with = nullptr, std::uint32_t without = ~0U) const noexcept;
 
  private:
+  static constexpr double kFull = 0.9;  // of the pool, from which on answers wait for others' KV
+
   /// Up to the pass that is being filled.
   struct Tail {
     double start_ms = 0;    // of that pass, from the end of the running one
