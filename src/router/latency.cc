@@ -129,11 +129,13 @@ class Latency final : public Policy {
     Choice choice = pick(q, rng, why);
     const double cold = cold_blocks(q, most_cached(q));
     find_answers(q, split, cold);
-    double least = kSplitGain * choice.cost;
+    double least = choice.cost;
     for (const Slot slot : split.prefill) {
       const Leg prompt = prompt_leg(q, split, slot, cold);
-      const Added added = best_answer(slot, prompt.added);
-      const double cost = added.cost(prices());
+      // Whoever could take it whole as well must be worth it; who cannot, is there for this.
+      const bool both = std::ranges::binary_search(q.candidates, slot);
+      const Added added = best_answer(slot, prompt.added, both);
+      const double cost = added.cost(prices()) / (both ? kSplitGain : 1);
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
                  {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.steps_ms,
@@ -210,6 +212,7 @@ class Latency final : public Policy {
     Added added;
     double begins_ms = 0;  // now; by the time the prompt is there, its queue of now is gone
     double moving_ms = 0;  // the KV that it lacks
+    bool has_room = true;  // for that KV
     double cost = kInfinity;
   };
   /// The few best places for it, whoever computes the prompt; best first.
@@ -217,15 +220,14 @@ class Latency final : public Policy {
     answers_.fill({});
     for (const Slot slot : split.decode) {
       const double moved = q.prompt_blocks - std::min(q.cached_blocks(slot), q.prompt_blocks);
-      // It relieves computing. Where KV is what is short, one more copy makes it shorter.
-      if (moved > 0 && !outlooks_[slot].has_room(moved)) continue;
       const double rest_ms = glances_[slot].rest_ms(q.now);
       Answer answer{
           .slot = slot,
           .added = outlooks_[slot].added(
               {.tokens = tail_tokens(q, split), .blocks = moved + 1, .cold = cold}, rest_ms),
           .begins_ms = rest_ms + glances_[slot].start_ms,
-          .moving_ms = moved > 0 ? split.transfer.fixed_ms + split.transfer.block_ms * moved : 0};
+          .moving_ms = moved > 0 ? split.transfer.fixed_ms + split.transfer.block_ms * moved : 0,
+          .has_room = moved == 0 || outlooks_[slot].has_room(moved)};
       answer.cost = answer.added.cost(prices()) + answer.moving_ms;
       for (Answer& known : answers_) {
         if (answer.cost < known.cost) std::swap(answer, known);
@@ -233,20 +235,22 @@ class Latency final : public Policy {
     }
   }
 
-  /// Both legs' effect, with the answer where that is best.
-  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt) const noexcept {
+  /// Both legs' effect, with the answer where that is best. `both`: prompt_at could answer as well.
+  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt, bool both) const noexcept {
     Added best{.first_token_ms = kInfinity};
     for (const Answer& answer : answers_) {
       if (answer.cost == kInfinity || answer.slot == prompt_at) continue;
+      // It relieves computing. Where KV is what is short, one more copy makes it shorter.
+      if (both && !answer.has_room) continue;
       const double there_ms = prompt.first_token_ms + answer.moving_ms;
-      const Added both{.first_token_ms = std::max(there_ms, answer.begins_ms) +
+      const Added legs{.first_token_ms = std::max(there_ms, answer.begins_ms) +
                                          answer.added.first_token_ms - answer.begins_ms,
                        .waiting_ms = prompt.waiting_ms + answer.added.waiting_ms,
                        .stalled_ms = prompt.stalled_ms + answer.added.stalled_ms,
                        .work_ms = prompt.work_ms + answer.added.work_ms,
                        .home_ms = prompt.home_ms + answer.added.home_ms,
                        .steps_ms = answer.added.steps_ms};
-      if (both.cost(prices()) < best.cost(prices())) best = both;
+      if (legs.cost(prices()) < best.cost(prices())) best = legs;
     }
     return best;
   }
