@@ -177,6 +177,13 @@ Result<void> Command::read_config_file() {
       if (applied) continue;
       return fail(Code::kInvalidArgument, fmt::format("{}: {}", path, applied.error().message));
     }
+    for (const CLI::Option* option : sub_.get_options()) {
+      for (const CLI::Option* other : option->get_excludes()) {
+        if (option->count() == 0 || other->count() == 0) continue;
+        return fail(Code::kInvalidArgument,
+                    fmt::format("{}: {} excludes {}", path, option->get_name(), other->get_name()));
+      }
+    }
   } catch (const std::exception& problem) {  // a value out of range, a file that cannot be read
     return fail(Code::kInvalidArgument, fmt::format("{}: {}", path, problem.what()));
   }

@@ -139,6 +139,13 @@ TEST_F(CommandLineTest, ABadValueIsNamed) {
   EXPECT_THAT(apply("port = \"many\"\n"), AllOf(HasSubstr(path_), HasSubstr("--port")));
 }
 
+TEST_F(CommandLineTest, WhatExcludesEachOtherDoesSoInAFileToo) {
+  std::uint32_t many = 0;
+  serve_.add("--many", many, "Instead of --port").excludes(serve_.add("--few", many, "Few"));
+  EXPECT_THAT(apply("many = 2\n", {"--few", "1"}), HasSubstr("excludes"));
+  EXPECT_EQ(apply("many = 2\n"), "");
+}
+
 TEST_F(CommandLineTest, AFileThatIsNotThereIsNamed) {
   EXPECT_THAT(parse({"serve", "--config", "/nowhere.toml"}), HasSubstr("nowhere.toml"));
 }

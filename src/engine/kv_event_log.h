@@ -15,8 +15,9 @@ namespace penstock::engine {
 /// by the worker's thread, read by any.
 class KvEventLog final : public kv::EventSource {
  public:
+  static constexpr std::size_t kEventsMax = 8192;
   /// `keeps_tokens`: stored events are told with their blocks' tokens, which are most of the log.
-  explicit KvEventLog(std::size_t events_max = 8192, bool keeps_tokens = true)
+  explicit KvEventLog(std::size_t events_max = kEventsMax, bool keeps_tokens = true)
       : events_max_(events_max), keeps_tokens_(keeps_tokens) {}
 
   [[nodiscard]] bool keeps_tokens() const noexcept { return keeps_tokens_; }

@@ -275,7 +275,12 @@ class Latency final : public Policy {
     }
     revisions_ = fleet.revisions;
     const auto workers = static_cast<double>(q.candidates.size());
-    backlog_ += (queued_ / workers - backlog_) / kBacklogWindow;
+    double queued = queued_;
+    if (q.candidates.size() != outlooks_.size()) {
+      queued = 0;
+      for (const Slot slot : q.candidates) queued += outlooks_[slot].queued();
+    }
+    backlog_ += (queued / workers - backlog_) / kBacklogWindow;
   }
 
   void refresh(const fleet::FleetView& fleet, Slot slot) {

@@ -238,7 +238,7 @@ struct Metrics::Families {
               "Loading prefixes: as predicted when it was chosen, and as it took");
   prometheus::Family<prometheus::Gauge>& tier_breaker =
       gauge("penstock_kv_tier_breaker_open",
-            "1 while the disk is left alone after failures, by direction");
+            "1 while the disk is left alone: it failed, is full or does not answer; by direction");
   prometheus::Family<prometheus::Gauge>& tier_recovered =
       gauge("penstock_kv_tier_recovered_blocks", "KV blocks found on disk at the start");
 };

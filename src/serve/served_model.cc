@@ -33,7 +33,11 @@ Result<std::unique_ptr<engine::Engine>> make_engine(const ModelOptions& options,
                                                     std::shared_ptr<const text::ModelFile> file,
                                                     const text::Tokenizer& tokenizer,
                                                     const Clock& clock, bool tells_tokens) {
-  if (!options.simulated) return engine::make_llama_engine(std::move(file), options.llama, clock);
+  if (!options.simulated) {
+    engine::LlamaOptions llama = options.llama;
+    llama.kv_event_tokens = tells_tokens;
+    return engine::make_llama_engine(std::move(file), std::move(llama), clock);
+  }
   engine::SimulatedOptions simulated;
   simulated.worker.speedup = options.speedup;
   simulated.vocabulary = plain_words(tokenizer);

@@ -77,7 +77,7 @@ std::vector<std::string> files_of(const std::string& path) {
   int parts = 0;
   const char* const digits = tail.data() + kFirst.size();
   if (tail.size() != size || !tail.starts_with(kFirst) || !tail.ends_with(".gguf") ||
-      std::from_chars(digits, digits + 5, parts).ptr != digits + 5) {
+      std::from_chars(digits, digits + 5, parts).ptr != digits + 5 || parts < 1) {
     return {path};
   }
   std::vector<std::string> files;

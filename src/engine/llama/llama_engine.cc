@@ -83,7 +83,7 @@ class LlamaEngine final : public Engine {
   const Clock& clock_;
   const std::unique_ptr<Context> context_;
   EngineInfo info_;
-  KvEventLog events_;
+  KvEventLog events_{KvEventLog::kEventsMax, options_.kv_event_tokens};
 
   RequestInbox<SequencePtr> inbox_;
   mutable std::mutex load_mutex_;

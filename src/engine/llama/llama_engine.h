@@ -26,6 +26,7 @@ struct LlamaOptions {
   std::uint32_t slice_ms = 300;        // prompt work a step aims at while others decode
   bool exact = false;                  // every token as if the request ran alone (README)
   bool quantized_kv = false;           // q8_0 instead of f16
+  bool kv_event_tokens = true;         // KV events carry their blocks' tokens
   std::shared_ptr<SharedStore> store;  // KV behind the reusable blocks; may be empty
   std::shared_ptr<KvExchange> exchange;  // workers that KV is handed over to and from; may be empty
 };

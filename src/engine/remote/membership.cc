@@ -43,6 +43,9 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
   if (!is_instance(request.instance_id()) || request.port() == 0 || request.port() > 65535) {
     return fail(Code::kInvalidArgument, "the worker does not say who or where it is");
   }
+  if (!request.host().empty() && !is_instance(request.host())) {
+    return fail(Code::kInvalidArgument, "the worker's host is not one");
+  }
   if (request.role() != ps::BOTH) {
     return fail(Code::kInvalidArgument, "this front end takes workers that do both only");
   }
@@ -154,8 +157,7 @@ class Worker final : public Joining {
       lock.lock();
       changed_.wait_for(lock, pause, [this] { return leaving_ || hurry_; });
     }
-    if (!was_joined_)
-      return;  // a front end that refused this worker, or was silent, knows it still
+    if (!was_joined_) return;  // nobody waits for its leaving
     lock.unlock();
     leave();
   }

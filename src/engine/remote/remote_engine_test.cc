@@ -458,7 +458,7 @@ TEST_F(RemoteEngineTest, AnEmbeddingIsWorkUntilItIsAnsweredAndEndsByItsDeadline)
   ASSERT_TRUE(until([&] { return engine_->load().running == 1; }));  // the pass never ends
   std::promise<Code> late;
   ASSERT_TRUE(remote_->embed(
-      {.id = {2}, .tokens = {1}, .deadline = Deadline(clock_.now() + std::chrono::seconds(1))},
+      {.id = {2}, .tokens = {1}, .deadline = Deadline(clock_.now() + std::chrono::seconds(5))},
       [&](Result<std::vector<float>> v) { late.set_value(v.error().code); }));
   EXPECT_TRUE(until([&] { return server_->live() == 2; }));
   EXPECT_EQ(late.get_future().get(), Code::kDeadlineExceeded);

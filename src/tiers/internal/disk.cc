@@ -134,7 +134,7 @@ void Store::State::index_segment(const std::shared_ptr<Segment>& segment) {
   }
   for (std::uint32_t record = 0; record < segment->entries.size(); ++record) {
     const FooterEntry& found = segment->entries[record];
-    if (found.generation == 0) continue;
+    if (found.generation == 0 || found.generation >> 62 != 0) continue;  // no store counts so far
     generation = std::max(generation, found.generation);
     Entry& entry = index[found.key];
     if (entry.generation > found.generation) continue;
