@@ -69,7 +69,7 @@ void report(std::string_view bytes) {
   const TimePoint now{std::chrono::hours(24 * 365)};
   const LoadReport read = wire::read(in, now);
   require(read.in_inbox <= read.waiting);
-  require(!read.pass_started || *read.pass_started <= now);
+  require(read.pass_started <= now);
   for (const PassWork& work :
        {read.pass, read.last_prefill_pass.work, read.last_decode_pass.work}) {
     require(work.kv_use >= 0 && work.kv_use <= 1);
