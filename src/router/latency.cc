@@ -399,6 +399,8 @@ class Latency final : public Policy {
     return true;
   }
 
+  std::uint64_t revisions_ = 0;    // FleetView::revisions that the outlooks are of
+  double queued_ = 0;              // prompts not begun, on all workers
   std::array<Answer, 4> answers_;  // of the choice being made
   double backlog_ = 0;             // prompts not begun a worker, as those who come find it
   double hit_tokens_ = 0;          // of a prompt, lately
