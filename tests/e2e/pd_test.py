@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Prompt and answer at different workers: the demo model's greedy answers are the token ids that
-one worker gives, whatever moves, changes or ends meanwhile, and nothing is kept afterwards.
+one worker gives that does both, whatever moves, changes or ends meanwhile, and nothing is kept afterwards.
 
 A policy that predicts no times splits every request, so that what is tested is what happens.
 
@@ -47,6 +47,11 @@ def ask(server, text, salt=''):
     return choice.get('token_ids', []), choice['message']['content']
 
 
+def ask_all(server, cases, salt=''):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return dict(zip(cases, pool.map(lambda text: ask(server, text, salt), cases.values())))
+
+
 def total(server, name):
     """Of a metric, over all labels."""
     return sum(value for key, value in server.metrics().items()
@@ -73,13 +78,12 @@ class PdTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         assert len(CASES) >= 40
-        with Server(*FLAGS, model='demo') as server:
-            cls.expected = {name: ask(server, text) for name, text in CASES.items()}
+        with Server(*FLAGS, '--workers', '2', '--policy', 'round-robin', model='demo') as server:
+            cls.expected = ask_all(server, CASES)
             server.stop()
 
     def compare(self, server, cases, salt='', expected=None):
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            got = dict(zip(cases, pool.map(lambda text: ask(server, text, salt), cases.values())))
+        got = ask_all(server, cases, salt)
         for name in cases:
             self.assertEqual(got[name], (expected or self.expected)[name], name)
 
@@ -135,7 +139,7 @@ class PdTest(unittest.TestCase):
 
     def test_quantized(self):
         with Server(*FLAGS, '--kv-type', 'q8_0', model='demo') as server:
-            expected = {name: ask(server, text) for name, text in FEW.items()}
+            expected = ask_all(server, FEW)
             server.stop()
         with Server(*FLAGS, *SPLIT, '--kv-type', 'q8_0', model='demo') as server:
             self.compare(server, FEW, expected=expected)
