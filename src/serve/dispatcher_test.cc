@@ -157,16 +157,18 @@ TEST_F(DispatcherTest, APromptAndItsAnswerAreChargedOneAfterTheOther) {
 
 TEST_F(DispatcherTest, WhatMovingKvTakesIsLearnedFromFetches) {
   make(2);
-  const double before = dispatcher_->view().transfer.block_ms;
-  for (std::uint64_t i = 1; i <= 20; ++i) {
-    // One in two is seen late, after a step of a second.
-    const auto took = i % 2 == 0 ? std::chrono::milliseconds(1002) : std::chrono::milliseconds(3);
+  const auto fetched = [&](std::uint64_t i, std::uint32_t blocks, int took_ms) {
     engines_[0]->report.generation = i + 1;
-    engines_[0]->report.last_fetch = {.ordinal = i, .blocks = 10, .took = took};
+    engines_[0]->report.last_fetch = {
+        .ordinal = i, .blocks = blocks, .took = std::chrono::milliseconds(took_ms)};
     (void)dispatcher_->view();
-  }
-  EXPECT_GT(before, 0.1);
-  EXPECT_LT(dispatcher_->view().transfer.block_ms, 5);
+  };
+  for (std::uint64_t i = 1; i <= 40; ++i) fetched(i, 10, 102);
+  EXPECT_NEAR(dispatcher_->view().transfer.block_ms, 10, 1);
+  // Of one block most is not the block: it says less.
+  for (std::uint64_t i = 41; i <= 120; ++i) fetched(i, i % 2 == 0 ? 1 : 10, 12);
+  EXPECT_LT(dispatcher_->view().transfer.block_ms, 3);
+  EXPECT_GT(dispatcher_->view().transfer.block_ms, 0.5);
 }
 
 TEST_F(DispatcherTest, RolesChangeWhileSomebodyIsLeftToAnswer) {

@@ -146,7 +146,6 @@ TEST(Simulate, SaysWhatMakesNoSense) {
   EXPECT_FALSE(message({.workers = 2, .prefill_workers = 2, .decode_workers = 2}).empty());
   EXPECT_FALSE(message({.workers = 1'000'000}).empty());
   EXPECT_FALSE(message({.speed = 0}).empty());
-  EXPECT_FALSE(message({.workers = 2, .split_when_better = true}).empty());
 }
 
 TEST(Simulate, GivesUpWhenToldTo) {
