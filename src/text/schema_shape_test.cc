@@ -22,7 +22,8 @@ TEST(SchemaShapeTest, EveryNodeNamesOneType) {
           Case{
               R"({"type":"object","properties":{"a":{"description":"d","type":["null","array"]}}})",
               R"({"type":"object","properties":{"a":{"description":"d","type":"array",)"
-              R"("anyOf":[{"description":"d","type":["null","array"]}],"items":{"type":"string","anyOf":[{}]}}}})"},
+              R"("anyOf":[{"description":"d","type":["null","array"]}],"items":)"
+              R"({"type":"string","anyOf":[{}]}}}})"},
           Case{R"({"type":"object","properties":{"a":{}}})",
                R"({"type":"object","properties":{"a":{"type":"string","anyOf":[{}]}}})"},
           Case{R"({"type":"object","properties":{"a":{"enum":[1,2]},"b":{"const":true}}})",

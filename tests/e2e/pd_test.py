@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Prompt and answer at different workers: the demo model's greedy answers are the token ids that
-one worker gives that does both, whatever moves, changes or ends meanwhile, and nothing is kept afterwards.
+one worker gives that does both, whatever moves, changes or ends meanwhile, and nothing is kept
+afterwards.
 
 A policy that predicts no times splits every request, so that what is tested is what happens.
 
