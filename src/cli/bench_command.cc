@@ -76,21 +76,16 @@ void attend(load::LoadRun& run, const load::LoadOptions& options, const Signals&
   if (show) fmt::print(stderr, "\r{}\n", progress.line(clock.now()));
 }
 
-int fail_with(const Error& error, int status) {
-  fmt::print(stderr, "penstock bench: {}\n", error.message);
-  return status;
-}
-
 int run_bench(const BenchFlags& flags) {
   const Result<std::unique_ptr<BenchPlan>> plan = settle(flags);
-  if (!plan) return fail_with(plan.error(), 2);
+  if (!plan) return refuse("bench", plan.error(), 2);
   load::LoadOptions& options = (*plan)->options;
   const Result<void> allowed = allow_connections(options);
-  if (!allowed) return fail_with(allowed.error(), 2);
+  if (!allowed) return refuse("bench", allowed.error(), 2);
   if (options.request.model.empty()) {
     const Result<std::string> model =
         load::find_model(options.server, options.request.api_key, kFindModelTimeout);
-    if (!model) return fail_with(model.error(), 1);
+    if (!model) return refuse("bench", model.error(), 1);
     options.request.model = *model;
   }
   const Signals signals;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <system_error>
@@ -188,6 +189,11 @@ Result<void> Command::read_config_file() {
     return fail(Code::kInvalidArgument, fmt::format("{}: {}", path, problem.what()));
   }
   return {};
+}
+
+int refuse(std::string_view command, const Error& error, int status) {
+  fmt::print(stderr, "penstock {}: {}\n", command, error.message);
+  return status;
 }
 
 CommandLine::CommandLine(const char* program, const char* description, const char* version)

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -87,6 +88,9 @@ class Command final {
   std::string config_file_;
   std::function<int()> run_;
 };
+
+/// Says on standard error why `command` ends, and gives `status`, its exit status.
+int refuse(std::string_view command, const Error& error, int status);
 
 /// A program of subcommands.
 class CommandLine final {

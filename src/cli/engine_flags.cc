@@ -39,43 +39,51 @@ void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
   command.group("Model");
   command.add(model_names, f.model, "demo, simulated, a .gguf file, or a folder with one (needed)");
   command.group("Engine");
-  const auto add = [&](const char* flag, auto& target, const char* help) {
-    return command.add(flag, target, help);
-  };
-  add("--sequences", f.sequences,
-      "Requests computed at once by a worker; 0: 8, divided among workers")
+  command
+      .add("--sequences", f.sequences,
+           "Requests computed at once by a worker; 0: 8, divided among workers")
       .range(0, 256);
-  add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
+  command
+      .add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
       .range(64, 1 << 24);
-  add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block").range(1, 4096);
-  add("--kv-cache-mib", f.kv_cache_mib,
-      "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
+  command.add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")
+      .range(1, 4096);
+  command
+      .add("--kv-cache-mib", f.kv_cache_mib,
+           "Host memory for KV of earlier prompts, all workers, MiB; 0: no reuse")
       .range(0, 1 << 24);
-  add("--kv-disk", f.kv_disk,
-      "Folder for KV of prompts that is there again after a restart (default: none)");
-  add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB").range(1, 1 << 28);
-  add("--kv-disk-writes-gib", f.kv_disk_writes_gib,
-      "Written to --kv-disk a day at most, GiB, for the disk's sake; 0: no limit")
+  command.add("--kv-disk", f.kv_disk,
+              "Folder for KV of prompts that is there again after a restart (default: none)");
+  command.add("--kv-disk-mib", f.kv_disk_mib, "Files in --kv-disk take at most, MiB")
+      .range(1, 1 << 28);
+  command
+      .add("--kv-disk-writes-gib", f.kv_disk_writes_gib,
+           "Written to --kv-disk a day at most, GiB, for the disk's sake; 0: no limit")
       .range(0, 1 << 20);
-  add("--kv-host-mib", f.kv_host_mib,
-      "Host memory between the workers' KV and --kv-disk, shared by them, MiB; 0: 256 with "
-      "--kv-disk, else none")
+  command
+      .add("--kv-host-mib", f.kv_host_mib,
+           "Host memory between the workers' KV and --kv-disk, shared by them, MiB; 0: 256 with "
+           "--kv-disk, else none")
       .range(0, 1 << 24);
-  add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
+  command.add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
       .one_of({"f16", "q8_0"});
-  add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
+  command
+      .add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
       .range(0, 1024);
-  add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429").range(1, 1 << 20);
-  add("--step-tokens", f.llama.step_tokens,
-      "Prompt tokens a worker computes between two looks at its queue")
+  command.add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")
+      .range(1, 1 << 20);
+  command
+      .add("--step-tokens", f.llama.step_tokens,
+           "Prompt tokens a worker computes between two looks at its queue")
       .range(64, 4096);
-  add("--slice-ms", f.llama.slice_ms,
-      "Prompt work that running answers wait for at a time, ms (aim)")
+  command
+      .add("--slice-ms", f.llama.slice_ms,
+           "Prompt work that running answers wait for at a time, ms (aim)")
       .range(1, 60000);
   command.add_switch("--exact", f.llama.exact,
                      "Every token as if its request ran alone (slower when many run)");
-  add("--speedup", f.speedup,
-      "Of --model simulated: 1 is real time, N is N times faster, max never waits");
+  command.add("--speedup", f.speedup,
+              "Of --model simulated: 1 is real time, N is N times faster, max never waits");
 }
 
 Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t workers) {

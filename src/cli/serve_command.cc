@@ -65,79 +65,99 @@ Nanos from_seconds(double s) {
 
 /// One table gives flags, environment, file and help: NAME, where it goes, what it says.
 void declare(Command& command, ServeFlags& f) {
-  const auto add = [&](const char* flag, auto& target, const char* help) {
-    return command.add(flag, target, help);
-  };
   command.add_config_file();
   command.add_switch("--check-config", f.check_only,
                      "Check flags, environment and file, then exit");
 
   command.group("Model");
-  add("--served-model-name", f.names, "What clients call it, one or more (default: from --model)");
-  add("--chat-template", f.chat_template_file, "Jinja file that replaces the model's chat template")
+  command.add("--served-model-name", f.names,
+              "What clients call it, one or more (default: from --model)");
+  command
+      .add("--chat-template", f.chat_template_file,
+           "Jinja file that replaces the model's chat template")
       .existing_file();
 
   command.group("Engine");
-  const Flag workers =
-      add("--workers", f.workers,
-          "Engines; they share the weights, each has its own KV and threads; 0: only those that "
-          "join")
-          .range(0, 256);
-  add("--prefill", f.prefill,
-      "Instead of --workers, with --decode: so many engines compute prompts for others")
+  const Flag workers = command
+                           .add("--workers", f.workers,
+                                "Engines; they share the weights, each has its own KV and threads; "
+                                "0: only those that "
+                                "join")
+                           .range(0, 256);
+  command
+      .add("--prefill", f.prefill,
+           "Instead of --workers, with --decode: so many engines compute prompts for others")
       .range(1, 128)
       .excludes(workers);
-  add("--decode", f.decode, "And so many answer, with prompts of their own where that is quicker")
+  command
+      .add("--decode", f.decode,
+           "And so many answer, with prompts of their own where that is quicker")
       .range(1, 128)
       .excludes(workers);
-  add("--kv-lease-s", f.kv_lease_s,
-      "A prompt's KV is kept at most so long for the answer at another worker, seconds")
+  command
+      .add("--kv-lease-s", f.kv_lease_s,
+           "A prompt's KV is kept at most so long for the answer at another worker, seconds")
       .range(0.001, 3600.0);
   declare_engine(command, "--model", f.engine);
 
   command.group("Router");
-  add("--policy", f.dispatch.policy, "How a worker is chosen for a request; all are listed below");
-  add("--decisions", f.dispatch.decisions_max,
-      "Choices of a worker kept for /debug/decisions; 0: none")
+  command.add("--policy", f.dispatch.policy,
+              "How a worker is chosen for a request; all are listed below");
+  command
+      .add("--decisions", f.dispatch.decisions_max,
+           "Choices of a worker kept for /debug/decisions; 0: none")
       .range(0, 65536);
 
-  add("--join-listen", f.remote.door.address,
+  command.add(
+      "--join-listen", f.remote.door.address,
       "HOST:PORT where workers of other processes join (penstock worker --join); none by default");
-  add("--join-secret", f.remote.door.secret,
-      "Shared with those workers; needed unless --join-listen is on the loopback");
-  add("--worker-heartbeat-s", f.worker_heartbeat_s,
-      "How often those workers say that they live, seconds; suspect after four times that")
+  command.add("--join-secret", f.remote.door.secret,
+              "Shared with those workers; needed unless --join-listen is on the loopback");
+  command
+      .add("--worker-heartbeat-s", f.worker_heartbeat_s,
+           "How often those workers say that they live, seconds; suspect after four times that")
       .range(0.02, 3600.0);
-  add("--worker-lease-s", f.worker_lease_s,
-      "A worker without any sign of life for so long is forgotten, seconds")
+  command
+      .add("--worker-lease-s", f.worker_lease_s,
+           "A worker without any sign of life for so long is forgotten, seconds")
       .range(0.1, 86400.0);
 
   command.group("Server");
-  add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface");
-  add("--port", f.http.port, "TCP port; 0: any free one").range(0, 65535);
-  add("--loops", f.http.loops, "Event loops; 0: one a core").range(0, 1024);
-  add("--api-key", f.service.api_keys,
-      "Key that clients must show, one or more (default: none needed)");
-  add("--api-key-file", f.api_key_file, "File with a key a line").existing_file();
-  add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")
+  command.add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface");
+  command.add("--port", f.http.port, "TCP port; 0: any free one").range(0, 65535);
+  command.add("--loops", f.http.loops, "Event loops; 0: one a core").range(0, 1024);
+  command.add("--api-key", f.service.api_keys,
+              "Key that clients must show, one or more (default: none needed)");
+  command.add("--api-key-file", f.api_key_file, "File with a key a line").existing_file();
+  command.add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")
       .range(1, 1 << 20);
-  add("--max-connections", f.http.connections_max, "Open connections before 503").range(1, 1 << 20);
-  add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)").range(1, 4096);
-  add("--max-tokens-default", f.service.max_tokens_default,
-      "Answer length when the client names none; 0: what the context holds");
-  add("--request-timeout-s", f.request_timeout_s,
-      "From request to complete answer, seconds (504 above)")
+  command.add("--max-connections", f.http.connections_max, "Open connections before 503")
+      .range(1, 1 << 20);
+  command.add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)")
+      .range(1, 4096);
+  command.add("--max-tokens-default", f.service.max_tokens_default,
+              "Answer length when the client names none; 0: what the context holds");
+  command
+      .add("--request-timeout-s", f.request_timeout_s,
+           "From request to complete answer, seconds (504 above)")
       .range(0.001, 1e6);
-  add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")
+  command.add("--heartbeat-s", f.heartbeat_s, "A comment in streams silent so long, seconds")
       .range(0.1, 1e6);
-  add("--header-timeout-s", f.header_timeout_s,
-      "For a request's headers to arrive, seconds (408 above)")
+  command
+      .add("--header-timeout-s", f.header_timeout_s,
+           "For a request's headers to arrive, seconds (408 above)")
       .range(0.1, 1e6);
-  add("--body-timeout-s", f.body_timeout_s, "For a request's body to arrive, seconds (408 above)")
+  command
+      .add("--body-timeout-s", f.body_timeout_s,
+           "For a request's body to arrive, seconds (408 above)")
       .range(0.1, 1e6);
-  add("--idle-timeout-s", f.idle_timeout_s, "A kept-alive connection without a request, seconds")
+  command
+      .add("--idle-timeout-s", f.idle_timeout_s,
+           "A kept-alive connection without a request, seconds")
       .range(0.1, 1e6);
-  add("--stall-timeout-s", f.stall_timeout_s, "A client that takes none of its answer, seconds")
+  command
+      .add("--stall-timeout-s", f.stall_timeout_s,
+           "A client that takes none of its answer, seconds")
       .range(0.1, 1e6);
   declare_process(command, f.process);
 }
@@ -309,29 +329,20 @@ int check_flags(ServeFlags& flags) {
   const Result<serve::ModelOptions> settled = settle(flags);
   const Result<void> fine =
       settled ? net::check_address(flags.http) : std::unexpected(settled.error());
-  if (!fine) {
-    fmt::print(stderr, "penstock serve: {}\n", fine.error().message);
-    return 2;
-  }
+  if (!fine) return refuse("serve", fine.error(), 2);
   fmt::print("these settings are fine\n");
   return 0;
 }
 
 int run_serve(ServeFlags& flags) {
   Result<serve::ModelOptions> model = settle(flags);
-  if (!model) {
-    fmt::print(stderr, "penstock serve: {}\n", model.error().message);
-    return 2;
-  }
+  if (!model) return refuse("serve", model.error(), 2);
   fit_connections(flags.http, store_descriptors(model->store));
   const Signals signals;
   const SteadyClock clock;
   serve::Service service(flags.service, clock);
   Result<std::unique_ptr<net::HttpServer>> started = net::start_http_server(flags.http, service);
-  if (!started) {
-    fmt::print(stderr, "penstock serve: {}\n", started.error().message);
-    return 1;
-  }
+  if (!started) return refuse("serve", started.error(), 1);
   net::HttpServer& server = **started;
   service.open(server);
   std::unique_ptr<serve::RemoteWorkers> remote;

@@ -197,11 +197,6 @@ void declare_report(Command& command, SimulateFlags& f) {
                      "Show progress even if standard error is no terminal");
 }
 
-int fail_with(const Error& error, int status) {
-  fmt::print(stderr, "penstock simulate: {}\n", error.message);
-  return status;
-}
-
 /// The names asked for, once each; fails on an unknown one.
 Result<std::vector<std::string>> policies_of(const SimulateFlags& f) {
   std::vector<std::string> wanted;
@@ -313,12 +308,12 @@ Result<void> write_plot(const SimulateFlags& f, std::span<const SimulatedRun> ru
 
 int run_simulate(const SimulateFlags& f) {
   const Result<std::vector<std::string>> policies = policies_of(f);
-  if (!policies) return fail_with(policies.error(), 2);
+  if (!policies) return refuse("simulate", policies.error(), 2);
   log::set_level(log::Level::kError);  // simulated routers log what goes wrong, as real ones do
   Result<sim::Setup> setup = setup_of(f);
-  if (!setup) return fail_with(setup.error(), 2);
+  if (!setup) return refuse("simulate", setup.error(), 2);
   const Result<sim::Trace> trace = trace_of(f);
-  if (!trace) return fail_with(trace.error(), 2);
+  if (!trace) return refuse("simulate", trace.error(), 2);
   const bool show = f.progress || isatty(STDERR_FILENO) != 0;
   const SteadyClock clock;
   std::vector<SimulatedRun> runs;
@@ -327,14 +322,14 @@ int run_simulate(const SimulateFlags& f) {
     const TimePoint begin = clock.now();
     Bar bar(show, policy);
     const Result<sim::Report> report = sim::simulate(*trace, *setup, &bar);
-    if (!report) return fail_with(report.error(), 1);
+    if (!report) return refuse("simulate", report.error(), 1);
     runs.push_back({.report = *report,
                     .wall_s = to_ms(clock.now() - begin) / 1e3,
                     .peak_rss_bytes = peak_rss_bytes()});
   }
   if (!f.plot.empty()) {
     const Result<void> written = write_plot(f, runs, *setup);
-    if (!written) return fail_with(written.error(), 1);
+    if (!written) return refuse("simulate", written.error(), 1);
   }
   fmt::print("{}\n", f.json ? simulated_json(runs, *setup) : simulated_table(runs, *setup));
   return 0;

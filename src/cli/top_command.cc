@@ -101,11 +101,6 @@ Result<top::Sample> look(load::Fetcher& server, const Clock& clock) {
   return top::read_sample(workers->body, metrics->body, clock.now());
 }
 
-int fail_with(const Error& error, int status) {
-  fmt::print(stderr, "penstock top: {}\n", error.message);
-  return status;
-}
-
 /// Until q or a signal. Beyond the first, a look that fails is shown and tried again.
 int watch(load::Fetcher& server, const TopFlags& flags, top::Sample first, const Clock& clock,
           const Signals& signals) {
@@ -132,12 +127,12 @@ int watch(load::Fetcher& server, const TopFlags& flags, top::Sample first, const
 
 int run_top(const TopFlags& flags) {
   const Result<net::Url> url = load::read_server_url(flags.url);
-  if (!url) return fail_with(url.error(), 2);
+  if (!url) return refuse("top", url.error(), 2);
   const Signals signals;
   const SteadyClock clock;
   load::Fetcher server(*url, flags.api_key);
   Result<top::Sample> sample = look(server, clock);
-  if (!sample) return fail_with(sample.error(), 1);
+  if (!sample) return refuse("top", sample.error(), 1);
   if (flags.once || isatty(STDOUT_FILENO) == 0) {
     fmt::print("{}", top::frame(flags.url, *sample, nullptr, {.columns = 200}));
     return 0;

@@ -32,18 +32,15 @@ struct WorkerFlags {
 };
 
 void declare(Command& command, WorkerFlags& f) {
-  const auto add = [&](const char* flag, auto& target, const char* help) {
-    return command.add(flag, target, help);
-  };
   command.add_config_file();
   declare_engine(command, "model,--model", f.engine);
   command.group("Worker");
-  add("--join", f.join, "HOST:PORT of the front end (its --join-listen; needed)");
-  add("--listen", f.listen, "HOST:PORT to be asked at; port 0: any free one");
-  add("--advertise", f.advertise,
-      "HOST:PORT that the front end reaches --listen at, if it is another");
-  add("--join-secret", f.secret,
-      "Shared with the front end; needed unless --listen is on the loopback");
+  command.add("--join", f.join, "HOST:PORT of the front end (its --join-listen; needed)");
+  command.add("--listen", f.listen, "HOST:PORT to be asked at; port 0: any free one");
+  command.add("--advertise", f.advertise,
+              "HOST:PORT that the front end reaches --listen at, if it is another");
+  command.add("--join-secret", f.secret,
+              "Shared with the front end; needed unless --listen is on the loopback");
   declare_process(command, f.process);
 }
 
@@ -75,11 +72,6 @@ Result<engine::JoinOptions> settle_addresses(const WorkerFlags& f) {
   return join;
 }
 
-int refuse(const Error& error, int status) {
-  fmt::print(stderr, "penstock worker: {}\n", error.message);
-  return status;
-}
-
 /// Loading cannot be told to end at once; a signal meanwhile ends the process.
 Result<std::unique_ptr<engine::Engine>> load(const WorkerFlags& flags, serve::ModelOptions options,
                                              const Signals& signals, const Clock& clock) {
@@ -107,12 +99,12 @@ Result<std::unique_ptr<engine::Engine>> load(const WorkerFlags& flags, serve::Mo
 
 int run_worker(const WorkerFlags& flags) {
   const Result<serve::ModelOptions> options = engine_options(flags.engine, 1);
-  if (!options) return refuse(options.error(), 2);
+  if (!options) return refuse("worker", options.error(), 2);
   if (Result<void> level = apply_log_level(flags.process); !level) {
-    return refuse(level.error(), 2);
+    return refuse("worker", level.error(), 2);
   }
   Result<engine::JoinOptions> join = settle_addresses(flags);
-  if (!join) return refuse(join.error(), 2);
+  if (!join) return refuse("worker", join.error(), 2);
 
   const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
   if (const std::uint64_t may = allow_descriptors(files); may < files) {
@@ -122,14 +114,14 @@ int run_worker(const WorkerFlags& flags) {
   const Signals signals;
   const SteadyClock clock;
   Result<std::unique_ptr<engine::Engine>> engine = load(flags, *options, signals, clock);
-  if (!engine) return refuse(engine.error(), 1);
+  if (!engine) return refuse("worker", engine.error(), 1);
   join->instance = engine::new_instance();
   join->info = (*engine)->info();
   join->tells_kv_events = (*engine)->kv_events() != nullptr;
   Result<std::unique_ptr<engine::EngineServer>> server = engine::EngineServer::start(
       {.address = flags.listen, .instance = join->instance, .secret = flags.secret}, **engine,
       clock);
-  if (!server) return refuse(server.error(), 1);
+  if (!server) return refuse("worker", server.error(), 1);
   if (join->port == 0) join->port = (*server)->port();
   fmt::print("worker {} listening on {}:{}\n", join->instance, parse_host_port(flags.listen)->host,
              (*server)->port());

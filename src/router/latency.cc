@@ -128,14 +128,15 @@ class Latency final : public Policy {
   Choice pick_part(const Question& q, const Split& split, Rng& rng, Explanation* why) override {
     Choice choice = pick(q, rng, why);
     const double cold = cold_blocks(q, most_cached(q));
-    find_answers(q, split, cold);
+    const Prices prices = this->prices();
+    find_answers(q, split, cold, prices);
     double least = choice.cost;
     for (const Slot slot : split.prefill) {
       const Leg prompt = prompt_leg(q, split, slot, cold);
       // Whoever could take it whole as well must be worth it; who cannot, is there for this.
       const bool both = std::ranges::binary_search(q.candidates, slot);
-      const Added added = best_answer(slot, prompt.added, both);
-      const double cost = added.cost(prices()) / (both ? kSplitGain : 1);
+      const Added added = best_answer(slot, prompt.added, both, prices);
+      const double cost = added.cost(prices) / (both ? kSplitGain : 1);
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
                  {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.steps_ms,
@@ -216,7 +217,8 @@ class Latency final : public Policy {
     double cost = kInfinity;
   };
   /// The few best places for it, whoever computes the prompt; best first.
-  void find_answers(const Question& q, const Split& split, double cold) noexcept {
+  void find_answers(const Question& q, const Split& split, double cold,
+                    const Prices& prices) noexcept {
     answers_.fill({});
     for (const Slot slot : split.decode) {
       const double moved = q.prompt_blocks - std::min(q.cached_blocks(slot), q.prompt_blocks);
@@ -228,7 +230,7 @@ class Latency final : public Policy {
           .begins_ms = rest_ms + glances_[slot].start_ms,
           .moving_ms = moved > 0 ? split.transfer.fixed_ms + split.transfer.block_ms * moved : 0,
           .has_room = moved == 0 || outlooks_[slot].has_room(moved)};
-      answer.cost = answer.added.cost(prices()) + answer.moving_ms;
+      answer.cost = answer.added.cost(prices) + answer.moving_ms;
       for (Answer& known : answers_) {
         if (answer.cost < known.cost) std::swap(answer, known);
       }
@@ -236,7 +238,8 @@ class Latency final : public Policy {
   }
 
   /// Both legs' effect, with the answer where that is best. `both`: prompt_at could answer as well.
-  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt, bool both) const noexcept {
+  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt, bool both,
+                                  const Prices& prices) const noexcept {
     Added best{.first_token_ms = kInfinity};
     for (const Answer& answer : answers_) {
       if (answer.cost == kInfinity || answer.slot == prompt_at) continue;
@@ -250,7 +253,7 @@ class Latency final : public Policy {
                        .work_ms = prompt.work_ms + answer.added.work_ms,
                        .home_ms = prompt.home_ms + answer.added.home_ms,
                        .steps_ms = answer.added.steps_ms};
-      if (legs.cost(prices()) < best.cost(prices())) best = legs;
+      if (legs.cost(prices) < best.cost(prices)) best = legs;
     }
     return best;
   }

@@ -13,8 +13,6 @@ namespace {
 
 std::atomic<std::uint64_t> last_leg{0};
 
-double seconds(Nanos d) { return std::chrono::duration<double>(d).count(); }
-
 }  // namespace
 
 /// To the worker that it has a place at, under a new name. A worker of another process may be lost
@@ -109,7 +107,7 @@ void Generation::release_kv(Choice& choice) {
 Error Generation::late() const {
   return {Code::kDeadlineExceeded,
           fmt::format("the answer was not complete within {:.0f} s",
-                      seconds(desk_.options().request_timeout)),
+                      to_ms(desk_.options().request_timeout) / 1e3),
           "", 0};
 }
 
@@ -153,7 +151,7 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
   wanted.may_split =
       part == Part::kFirstOfPrompt && plan_.choices == 1 && !plan_.wishes.rank.has_value();
   Result<Assignment> placed = dispatcher.place(wanted);
-  desk_.metrics().routed(seconds(desk_.clock().now() - begin));
+  desk_.metrics().routed(to_ms(desk_.clock().now() - begin) / 1e3);
   return placed;
 }
 
