@@ -34,6 +34,7 @@ struct PassCost {
   [[nodiscard]] double decode_ms(double kv_use) const noexcept {
     return decode_base_ms + (decode_use_ms + decode_use2_ms * kv_use) * kv_use;
   }
+  bool operator==(const PassCost&) const = default;
 };
 
 /// What a worker said of itself at one moment.

@@ -80,7 +80,8 @@ class Ledger final {
   void set_role(Slot slot, Role role);
   void set_trust(Slot slot, Trust trust) { trust_.at(slot) = trust; }
   void set_cost(Slot slot, const PassCost& cost) {
-    cost_.at(slot) = cost;
+    if (cost_.at(slot) == cost) return;
+    cost_[slot] = cost;
     touch(slot);
   }
   /// The same worker began anew: it has lost all requests, and counts its reports from 1.

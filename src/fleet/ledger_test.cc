@@ -54,8 +54,10 @@ TEST(Ledger, RevisionsTellOfEveryChangeOfLoad) {
     EXPECT_EQ(view.revisions, view.revision[a]);
     return seen.insert(view.revision[a]).second;
   };
-  ledger.set_cost(a, {});
+  ledger.set_cost(a, {.prefill_base_ms = 2});
   EXPECT_TRUE(changed());
+  ledger.set_cost(a, {.prefill_base_ms = 2});  // as it was
+  EXPECT_FALSE(changed());
   Lease lease = ledger.charge(a, {.prompt_tokens = 100, .uncached_tokens = 40});
   EXPECT_TRUE(changed());
   ledger.report(a, {.generation = 1});

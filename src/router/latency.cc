@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -267,10 +268,17 @@ class Latency final : public Policy {
 
   void refresh(const Question& q) {
     const fleet::FleetView& fleet = q.fleet;
-    if (fleet.slots() != outlooks_.size() || fleet.revisions - revisions_ > fleet.changes.size()) {
+    const bool answers_differ =
+        differs(decode_ms_.value(), stream_ms_) || differs(steps_.value(), answer_steps_);
+    if (answers_differ || fleet.slots() != outlooks_.size() ||
+        fleet.revisions - revisions_ > fleet.changes.size()) {
+      if (answers_differ) {
+        stream_ms_ = decode_ms_.value();
+        answer_steps_ = steps_.value();
+      }
       outlooks_.resize(fleet.slots());
       glances_.resize(fleet.slots());
-      for (Slot slot = 0; slot < fleet.slots(); ++slot) refresh(fleet, slot);
+      for (Slot slot = 0; slot < fleet.slots(); ++slot) refresh(fleet, slot, answers_differ);
     } else {
       while (revisions_ < fleet.revisions) {
         refresh(fleet, fleet.changes[++revisions_ % fleet.changes.size()]);
@@ -286,11 +294,17 @@ class Latency final : public Policy {
     backlog_ += (queued / workers - backlog_) / kBacklogWindow;
   }
 
-  void refresh(const fleet::FleetView& fleet, Slot slot) {
+  /// By more than a tenth: then all outlooks are made anew, so that workers differ by what they do,
+  /// not by when they were looked at.
+  static bool differs(double now, double then) noexcept {
+    return std::abs(now - then) > 0.1 * then;
+  }
+
+  void refresh(const fleet::FleetView& fleet, Slot slot, bool anyway = false) {
     Outlook& outlook = outlooks_[slot];
-    if (outlook.revision() == fleet.revision[slot]) return;
+    if (!anyway && outlook.revision() == fleet.revision[slot]) return;
     queued_ -= outlook.queued();
-    outlook.refresh(fleet, slot, decode_ms_.value(), steps_.value());
+    outlook.refresh(fleet, slot, stream_ms_, answer_steps_);
     queued_ += outlook.queued();
     glances_[slot] = outlook.glance();
   }
@@ -410,7 +424,9 @@ class Latency final : public Policy {
   double computed_tokens_ = 0;
   Mean ttft_ms_{300};
   Mean decode_ms_{3000};
-  Mean steps_{200};                // of an answer
+  Mean steps_{200};       // of an answer
+  double stream_ms_ = 0;  // those two, as all outlooks have them
+  double answer_steps_ = 0;
   std::vector<Outlook> outlooks_;  // by slot
   std::vector<Glance> glances_;    // of those, what a choice reads of all
   // The plan being made.
