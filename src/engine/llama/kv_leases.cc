@@ -11,7 +11,7 @@ constexpr Nanos kDrainStep = std::chrono::milliseconds(1);  // a reader leaves a
 }  // namespace
 
 KvLeases::~KvLeases() {
-  for (const auto& lease : leases_) end(lease->id);
+  end_all();
   for (std::vector<RequestId> gone; !leases_.empty();) {
     sweep(gone);
     if (!leases_.empty()) std::this_thread::sleep_for(kDrainStep);
@@ -40,6 +40,10 @@ void KvLeases::end(RequestId id) {
   if (found == leases_.end()) return;
   (*found)->revoked = true;
   pool_.arena()->grants().revoke((*found)->grant);
+}
+
+void KvLeases::end_all() {
+  for (const auto& lease : leases_) end(lease->id);
 }
 
 void KvLeases::sweep(std::vector<RequestId>& gone) {

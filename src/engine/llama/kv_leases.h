@@ -25,6 +25,7 @@ class KvLeases final {
                                                Deadline until);
   /// From here on nobody begins to read them. Unknown ids are ignored.
   void end(RequestId id);
+  void end_all();
   /// Ends what is past its time, lets go of what nobody reads any more, and adds those requests to
   /// `gone`.
   void sweep(std::vector<RequestId>& gone);

@@ -190,13 +190,13 @@ void LlamaEngine::run() {
 
 bool LlamaEngine::take_inbox() {
   const bool idle = running_.empty() && waiting_.empty() && embeddings_.empty();
-  const bool open = idle ? inbox_.wait(batch_, cache_.leases().until_sweep()) : inbox_.take(batch_);
+  const bool open = idle ? inbox_.wait(batch_, cache_.until_sweep()) : inbox_.take(batch_);
   for (SequencePtr& s : batch_.requests) {
     shares_.came(s->request.tenant);
     waiting_.push_back(std::move(s));
   }
   for (const Abort& abort : batch_.aborts) cancel(abort.id);
-  cache_.leases().sweep(ended_);
+  cache_.sweep(ended_);
   std::ranges::move(batch_.embeds, std::back_inserter(embeddings_));
   counts_.accepted += batch_.requests.size();
   batch_.clear();
@@ -212,7 +212,7 @@ void LlamaEngine::cancel(RequestId id) {
   } else if (const auto w = std::ranges::find_if(waiting_, is_it); w != waiting_.end()) {
     finish(**w, FinishReason::kCancelled);
   } else {
-    cache_.leases().end(id);
+    cache_.end_lease(id);
   }
 }
 

@@ -38,6 +38,7 @@ PrefixCache::PrefixCache(Context& context, const LlamaOptions& options, KvEventL
 }
 
 PrefixCache::~PrefixCache() {
+  leases_.end_all();  // readers stop at the next block
   if (shares()) exchange_->withdraw(offered_as_);
 }
 
@@ -125,13 +126,32 @@ void PrefixCache::wait_for_fetch(Sequence& s) const {
 
 void PrefixCache::end_fetch(Sequence& s) {
   if (s.pull != nullptr) {
-    const std::vector<std::uint32_t> slots = std::move(s.pull->slots);
-    s.pull.reset();  // waits until nobody writes there
-    for (const std::uint32_t slot : slots) pool_.give_back(slot);
+    s.pull->transfer.cancel();
+    ending_.push_back(std::move(s.pull));
+    end_pulls();
   }
   s.fetch.reset();
   s.fetched.clear();
   s.imported = 0;
+}
+
+/// Slots come back once nobody writes there any more.
+void PrefixCache::end_pulls() {
+  std::erase_if(ending_, [this](const std::unique_ptr<PeerFetch>& pull) {
+    if (!pull->transfer.done()) return false;
+    for (const std::uint32_t slot : pull->slots) pool_.give_back(slot);
+    return true;
+  });
+}
+
+void PrefixCache::sweep(std::vector<RequestId>& gone) {
+  leases_.sweep(gone);
+  end_pulls();
+}
+
+Nanos PrefixCache::until_sweep() const {
+  constexpr Nanos kStep = std::chrono::milliseconds(1);  // a cancelled pull ends after a block
+  return ending_.empty() ? leases_.until_sweep() : kStep;
 }
 
 bool PrefixCache::restore(Sequence& s) {

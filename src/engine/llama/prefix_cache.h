@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "engine/llama/block_pool.h"
 #include "engine/llama/context.h"
 #include "engine/llama/kv_leases.h"
+#include "engine/llama/peer_fetch.h"
 #include "engine/llama/sequence.h"
 #include "engine/load_report.h"
 #include "tiers/store.h"
@@ -65,7 +67,12 @@ class PrefixCache final {
   bool has_blocks_to_leave(Sequence& sequence);
   /// Keeps the blocks that a prefill_only sequence computed, and makes its ticket.
   void leave(Sequence& sequence);
-  [[nodiscard]] KvLeases& leases() noexcept { return leases_; }
+  /// Ends the lease on what a prefill_only request left; others are ignored.
+  void end_lease(RequestId id) { leases_.end(id); }
+  /// Takes back what nobody reads or writes any more. Appends the requests whose leases are over.
+  void sweep(std::vector<RequestId>& gone);
+  /// How long until there is something to sweep; max(): nothing is kept.
+  [[nodiscard]] Nanos until_sweep() const;
 
   /// Adds what has come from other workers.
   void write_to(LoadReport& report) const noexcept;
@@ -79,6 +86,7 @@ class PrefixCache final {
   const tiers::Key& key_of(Sequence& sequence, std::size_t block);
   bool begin_pull(Sequence& sequence);
   bool take_pulled(Sequence& sequence);
+  void end_pulls();
   void missed(FetchMiss why, std::size_t blocks) noexcept {
     missed_[static_cast<std::size_t>(why)] += blocks;
   }
@@ -94,7 +102,8 @@ class PrefixCache final {
   KvExchange* const exchange_;
   BlockPool pool_;
   KvLeases leases_;
-  std::uint64_t offered_as_ = 0;  // at the exchange
+  std::vector<std::unique_ptr<PeerFetch>> ending_;  // cancelled, or over
+  std::uint64_t offered_as_ = 0;                    // at the exchange
   std::uint64_t blocks_pulled_ = 0;
   std::array<std::uint64_t, kFetchMisses> missed_{};
   Nanos pulling_{0};
