@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "base/clock.h"
@@ -29,6 +30,7 @@ struct WorkerFlags {
   std::string listen = "127.0.0.1:0";
   std::string advertise;
   std::string secret;
+  std::string labels;
 };
 
 void declare(Command& command, WorkerFlags& f) {
@@ -41,6 +43,8 @@ void declare(Command& command, WorkerFlags& f) {
               "HOST:PORT that the front end reaches --listen at, if it is another");
   command.add("--join-secret", f.secret,
               "Shared with the front end; needed unless --listen is on the loopback");
+  command.add("--labels", f.labels,
+              "NAME=VALUE,... that requests may ask for (x-worker-labels: zone=eu)");
   declare_process(command, f.process);
 }
 
@@ -105,6 +109,12 @@ int run_worker(const WorkerFlags& flags) {
   }
   Result<engine::JoinOptions> join = settle_addresses(flags);
   if (!join) return refuse("worker", join.error(), 2);
+
+  Result<Labels> labels = parse_labels(flags.labels);
+  if (!labels) {
+    return refuse("worker", Error{Code::kInvalidArgument, "--labels " + labels.error().message}, 2);
+  }
+  join->labels = std::move(*labels);
 
   const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
   if (const std::uint64_t may = allow_descriptors(files); may < files) {

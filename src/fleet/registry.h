@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/labels.h"
 #include "base/result.h"
 #include "fleet/health.h"
 #include "fleet/kv_follower.h"
@@ -23,7 +24,7 @@ struct WorkerInfo {
   std::string address;
   std::string model;
   std::vector<std::string> adapters;
-  std::vector<std::pair<std::string, std::string>> labels;
+  Labels labels;
   Role role = Role::kBoth;
   std::uint32_t ranks = 1;  // data-parallel; each gets a slot
 };
@@ -32,7 +33,7 @@ struct WorkerInfo {
 struct WorkerFilter {
   std::string_view model;
   std::string_view adapter;
-  std::span<const std::pair<std::string, std::string>> labels;  // all of them
+  std::span<const Labels::value_type> labels;  // all of them
   std::optional<std::uint32_t> rank;
 };
 

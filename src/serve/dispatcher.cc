@@ -20,6 +20,8 @@ std::unique_ptr<router::Policy> make_policy(std::string_view name) {
   return entry->make();
 }
 
+constexpr const char* kLabelsHeader = "x-worker-labels";
+
 std::int64_t unix_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -200,7 +202,7 @@ Assignment Dispatcher::assign(kv::Slot slot, fleet::Lease lease, TimePoint now) 
 
 Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   const TimePoint now = clock_.now();
-  kv::Slot only = request.rank.value_or(0);
+  const kv::Slot only = request.rank.value_or(0);
   router::RouteRequest wanted{
       .now = now,
       .prompt_tokens = static_cast<std::uint32_t>(request.prompt.size()),
@@ -212,7 +214,6 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
       .twin_at = request.twin_at,
       .tail_tokens = computed_tokens_min_};
   if (request.prompt_placed) wanted.stage = router::Stage::kDecode;
-  if (request.rank) wanted.among = {&only, 1};
 
   const std::lock_guard lock(mutex_);
   if (request.rank && (only >= workers_.size() || workers_[only] == nullptr)) {
@@ -225,24 +226,36 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
                 fmt::format("data-parallel rank {}: that worker only computes prompts", only),
                 "x-data-parallel-rank");
   }
-  catch_up(now);
-  if (!request.rank && request.twin_at && has_place(*request.twin_at)) {
-    only = *request.twin_at;
-    wanted.among = {&only, 1};
+  std::vector<kv::Slot> fit;  // empty: everybody does
+  if (!request.labels.empty() || request.not_at) fit = fitting(request);
+  if (!request.labels.empty()) {
+    if (fit.empty()) return fail(Code::kUnavailable, "no worker has these labels", kLabelsHeader);
+    if (request.rank && std::ranges::find(fit, only) == fit.end()) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("data-parallel rank {}: that worker has other labels", only),
+                  kLabelsHeader);
+    }
   }
+  catch_up(now);
   if (request.may_split && !request.locals.empty() && all_hand_over()) wanted.split = transfer_;
   router::Explanation* const why = log_.keeps_any() ? &why_ : nullptr;
+  const auto place_among = [&](std::span<const kv::Slot> slots) {
+    wanted.among = slots;
+    return router_.place(wanted, why);
+  };
   Result<router::Placement> placed = fail(Code::kUnavailable, "");
-  if (!request.rank && request.not_at) {
-    const std::vector<kv::Slot> others = all_but(*request.not_at);
-    wanted.among = others;
-    if (!others.empty()) placed = router_.place(wanted, why);
-    wanted.among = {};
-  }
-  if (!placed) placed = router_.place(wanted, why);
-  if (!placed && request.twin_at && !request.rank) {  // that one takes nothing any more
-    wanted.among = {};
-    placed = router_.place(wanted, why);
+  if (request.rank) {
+    placed = place_among({&only, 1});
+  } else {
+    if (request.twin_at && has_place(*request.twin_at)) {
+      placed = place_among({&*request.twin_at, 1});
+    }
+    if (!placed && request.not_at) {
+      std::vector<kv::Slot> others = fit;
+      std::erase(others, *request.not_at);
+      if (!others.empty()) placed = place_among(others);
+    }
+    if (!placed) placed = place_among(fit);
   }
   if (!placed) return std::unexpected(placed.error());
   Worker& worker = *workers_[placed->worker];
@@ -318,12 +331,16 @@ bool Dispatcher::has_place(kv::Slot slot) const {
          ledger_.view().requests[slot] < workers_[slot]->engine->info().sequences_max;
 }
 
-std::vector<kv::Slot> Dispatcher::all_but(kv::Slot slot) const {
-  std::vector<kv::Slot> others;
-  for (kv::Slot other = 0; other < workers_.size(); ++other) {
-    if (other != slot && workers_[other] != nullptr) others.push_back(other);
+/// Who has the request's labels, ascending.
+std::vector<kv::Slot> Dispatcher::fitting(const DispatchRequest& request) const {
+  std::vector<kv::Slot> slots;
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    if (workers_[slot] == nullptr) continue;
+    if (request.labels.empty() || registry_.matches(slot, {.labels = request.labels})) {
+      slots.push_back(slot);
+    }
   }
-  return others;
+  return slots;
 }
 
 /// What the workers have done since they were last asked.
@@ -454,6 +471,7 @@ DispatcherView Dispatcher::view() {
     shown = {.slot = slot,
              .instance = worker.instance,
              .address = worker.remote != nullptr ? registry_.info(slot)->address : "",
+             .labels = worker.remote != nullptr ? registry_.info(slot)->labels : Labels{},
              .state = draining_ ? fleet::WorkerState::kDraining : fleet.state[slot],
              .role = fleet.role[slot],
              .trust = fleet.trust[slot],

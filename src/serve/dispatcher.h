@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/labels.h"
 #include "engine/engine.h"
 #include "engine/remote/remote_engine.h"
 #include "fleet/ledger.h"
@@ -36,8 +37,9 @@ struct DispatchOptions {
 struct DispatchRequest {
   std::string_view id;  // as decisions name it
   std::span<const Token> prompt;
-  std::span<const std::uint64_t> locals;        // Dispatcher::hash_blocks() of the prompt
-  std::optional<std::uint32_t> rank;            // only this worker will do
+  std::span<const std::uint64_t> locals;            // Dispatcher::hash_blocks() of the prompt
+  std::optional<std::uint32_t> rank;                // only this worker will do
+  std::span<const Labels::value_type> labels = {};  // only one that has all of them will do
   std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there
                                                 // as well, unless it would have to wait
   std::optional<kv::Slot> not_at;               // was lost with this request: any other first
@@ -111,6 +113,7 @@ struct WorkerView {
   kv::Slot slot = 0;     // its number, until it is gone
   std::string instance;  // which life of it; empty: of this process
   std::string address;   // where it is; empty: in this process
+  Labels labels;
   fleet::WorkerState state{};
   fleet::Role role{};
   fleet::Trust trust{};
@@ -238,7 +241,7 @@ class Dispatcher final {
 
   // All under the lock.
   [[nodiscard]] bool has_place(kv::Slot slot) const;
-  [[nodiscard]] std::vector<kv::Slot> all_but(kv::Slot slot) const;
+  [[nodiscard]] std::vector<kv::Slot> fitting(const DispatchRequest& request) const;
   void catch_up(TimePoint now);
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void learn_transfer(const engine::TimedFetch& fetch);

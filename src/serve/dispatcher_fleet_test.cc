@@ -50,11 +50,12 @@ class FakeRemote final : public engine::RemoteEngine {
 
 class DispatcherFleetTest : public testing::Test {
  protected:
-  std::shared_ptr<Seen> join(const std::string& instance, const std::string& address) {
+  std::shared_ptr<Seen> join(const std::string& instance, const std::string& address,
+                             const Labels& labels = {}) {
     auto seen = std::make_shared<Seen>();
-    const Result<void> joined =
-        dispatcher_.join({.instance = instance, .address = address, .model = "fake"}, info_,
-                         [&] { return std::make_unique<FakeRemote>(seen); });
+    const Result<void> joined = dispatcher_.join(
+        {.instance = instance, .address = address, .model = "fake", .labels = labels}, info_,
+        [&] { return std::make_unique<FakeRemote>(seen); });
     EXPECT_TRUE(joined.has_value());
     return seen;
   }
@@ -108,6 +109,35 @@ TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAn
   a->connected = true;
   b->connected = false;
   EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, LabelsAreAskedFor) {
+  join("a", "host:1", {{"zone", "eu"}, {"gpu", "h100"}});
+  join("b", "host:2", {{"zone", "us"}, {"gpu", "h100"}});
+  const auto with = [&](const Labels& labels, std::optional<std::uint32_t> rank = {},
+                        std::optional<kv::Slot> not_at = {}) {
+    std::vector<std::uint64_t> locals;
+    dispatcher_.hash_blocks(prompt_, {}, locals);
+    return dispatcher_.place({.id = {},
+                              .prompt = prompt_,
+                              .locals = locals,
+                              .rank = rank,
+                              .labels = labels,
+                              .not_at = not_at});
+  };
+  std::vector<Assignment> placed;  // however much waits there
+  for (int i = 0; i < 10; ++i) {
+    placed.push_back(*with({{"zone", "us"}}));
+    EXPECT_EQ(placed.back().worker(), 1U);
+  }
+  EXPECT_EQ(with({{"gpu", "h100"}})->worker(), 0U);
+  EXPECT_EQ(with({{"gpu", "h100"}, {"zone", "us"}})->worker(), 1U);
+  EXPECT_EQ(with({{"gpu", "h100"}}, {}, 0)->worker(), 1U);
+  EXPECT_EQ(with({{"zone", "eu"}}, {}, 0)->worker(), 0U);  // lost or not, there is no other
+  EXPECT_EQ(with({{"zone", "eu"}}, 0)->worker(), 0U);
+  EXPECT_EQ(with({{"zone", "eu"}}, 1).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(with({{"zone", "mars"}}).error().code, Code::kUnavailable);
+  EXPECT_EQ(dispatcher_.view().workers[1].labels, (Labels{{"zone", "us"}, {"gpu", "h100"}}));
 }
 
 TEST_F(DispatcherFleetTest, ARequestThatLostItsWorkerGoesToAnotherIfThereIsOne) {

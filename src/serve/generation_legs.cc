@@ -140,6 +140,7 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
                          .prompt = request.prompt,
                          .locals = locals_,
                          .rank = plan_.wishes.rank,
+                         .labels = plan_.wishes.labels,
                          .twin_at = {},
                          .not_at = not_at,
                          .first_token_by = plan_.deadline.at()};
@@ -148,8 +149,8 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
   }
   if (part == Part::kTwin) wanted.twin_at = choices_.back().place.worker();
   if (part == Part::kAnswer) wanted.prompt_placed = prompt_placed;
-  wanted.may_split =
-      part == Part::kFirstOfPrompt && plan_.choices == 1 && !plan_.wishes.rank.has_value();
+  wanted.may_split = part == Part::kFirstOfPrompt && plan_.choices == 1 &&
+                     !plan_.wishes.rank.has_value() && plan_.wishes.labels.empty();
   Result<Assignment> placed = dispatcher.place(wanted);
   desk_.metrics().routed(to_ms(desk_.clock().now() - begin) / 1e3);
   return placed;

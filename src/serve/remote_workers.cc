@@ -111,7 +111,7 @@ Result<void> RemoteWorkers::join(const engine::JoiningWorker& worker) {
                                .address = worker.address,
                                .model = worker.info.model,
                                .adapters = {},
-                               .labels = {}},
+                               .labels = worker.labels},
                               worker.info, connect);
   }
   const std::lock_guard lock(mutex_);

@@ -8,6 +8,8 @@
 namespace penstock::serve {
 namespace {
 
+constexpr std::string_view kLabels = "x-worker-labels";
+
 /// Absent when the header is.
 template <class Number>
 Result<std::optional<Number>> read_number(const net::HttpRequest& request, std::string_view header,
@@ -32,6 +34,13 @@ Result<RoutingWishes> read_routing_wishes(const net::HttpRequest& request) {
   const auto rank = read_number<std::uint32_t>(request, "x-data-parallel-rank", 0, 1U << 20);
   if (!rank) return std::unexpected(rank.error());
   wishes.rank = *rank;
+  Result<Labels> labels = parse_labels(request.header(kLabels));
+  if (!labels) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("the header {}: {}", kLabels, labels.error().message),
+                std::string(kLabels));
+  }
+  wishes.labels = std::move(*labels);
   const auto ttft_ms = read_number<double>(request, "x-slo-ttft-ms", 0, 1e9);
   if (!ttft_ms) return std::unexpected(ttft_ms.error());
   if (*ttft_ms) {

@@ -116,6 +116,8 @@ std::string workers_json(std::string_view model, const DispatcherView& view) {
     append_string_or_null(out, worker.instance);
     out += R"(,"address":)";
     append_string_or_null(out, worker.address);
+    out += R"(,"labels":)";
+    append_string_or_null(out, format_labels(worker.labels));
     out += fmt::format(R"(,"state":"{}","role":"{}","trust":"{}","doubt":)",
                        to_string(worker.state), to_string(worker.role), to_string(worker.trust));
     append_string_or_null(out, worker.doubt);

@@ -117,6 +117,29 @@ class AnswersTest(WorkersTest):
                 self.assertEqual(ours['choices'], theirs['choices'])
                 self.assertEqual(ours['usage']['completion_tokens'], 30)
 
+    def test_labels_choose_the_worker(self):
+        self.start(speedups=())
+        for zone in ('eu', 'us'):
+            self.workers.append(Worker(self.front_end, '--labels', f'zone={zone},pool=a'))
+            self.addCleanup(self.workers[-1].kill)
+        self.front_end.wait_for({w.instance: 'ready' for w in self.workers})
+        zones = {w['worker']: w['labels'] for w in self.front_end.workers()}
+        self.assertEqual(sorted(zones.values()), ['zone=eu,pool=a', 'zone=us,pool=a'])
+
+        def ask(labels, status):
+            answer = self.front_end.request('POST', '/v1/completions', completion_body(),
+                                            [('x-worker-labels', labels)])
+            self.assertEqual(answer.status, status, answer)
+            return answer
+
+        for labels in ('zone=us', 'zone=eu', 'pool=a,zone=us', 'zone=us'):
+            answer = ask(labels, 200)
+            made = [d['worker'] for d in self.front_end.get('/debug/decisions').json()['decisions']
+                    if d['request'] == answer.headers['x-request-id']]
+            self.assertEqual([zones[worker] for worker in made], [f'zone={labels[-2:]},pool=a'])
+        self.assertEqual(ask('zone=mars', 503).error()['param'], 'x-worker-labels')
+        self.assertEqual(ask('mars', 400).error()['param'], 'x-worker-labels')
+
     def test_conversations_stay_where_they_are_cached(self):
         self.start()
         for i in range(6):
@@ -333,6 +356,7 @@ class JoinTest(WorkersTest):
                 (('worker', 'simulated', '--join', '127.0.0.1:1', '--advertise', 'here:80x'),
                  '--advertise'),
                 (('worker', 'simulated', '--join', 'nowhere'), '--join'),
+                (('worker', 'simulated', '--join', '127.0.0.1:1', '--labels', 'eu'), '--labels'),
         ]:
             status, _, error = run(*arguments)
             self.assertEqual(status, 2, error)

@@ -49,6 +49,8 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
   if (request.role() != ps::BOTH) {
     return fail(Code::kInvalidArgument, "this front end takes workers that do both only");
   }
+  Result<Labels> labels = parse_labels(request.labels());
+  if (!labels) return std::unexpected(labels.error());
   Result<EngineInfo> info = wire::read(request.card());
   if (!info) return std::unexpected(info.error());
   const std::string host = request.host().empty() ? rpc::host_of_peer(peer) : request.host();
@@ -60,6 +62,7 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
                        .address = address,
                        .info = std::move(*info),
                        .tells_kv_events = request.card().tells_kv_events(),
+                       .labels = std::move(*labels),
                        .draining = request.draining()};
 }
 
@@ -170,6 +173,7 @@ class Worker final : public Joining {
     request.set_host(options_.host);
     request.set_port(options_.port);
     request.set_draining(draining);
+    request.set_labels(format_labels(options_.labels));
     wire::write(options_.info, options_.tells_kv_events, *request.mutable_card());
     ps::JoinResponse response;
     grpc::ClientContext context;

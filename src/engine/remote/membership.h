@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/labels.h"
 #include "base/result.h"
 #include "engine/engine.h"
 
@@ -16,6 +17,7 @@ struct JoiningWorker {
   std::string address;   // HOST:PORT of its EngineServer
   EngineInfo info;
   bool tells_kv_events = false;
+  Labels labels;
   bool draining = false;  // takes nothing new, and leaves when it is done
 };
 
@@ -54,6 +56,7 @@ struct JoinOptions {
   std::uint16_t port = 0;
   EngineInfo info;
   bool tells_kv_events = false;
+  Labels labels;
 };
 
 /// A worker's place at a front end: asked for again and again, so that a front end that was
