@@ -23,16 +23,19 @@ options=(
   -DGGML_CCACHE=ON
   -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
   -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+  -DLLAMA_ALL_WARNINGS=OFF
 )
+quicker="$here/llama_build.cmake"  # names files of the pinned source: other trees go without
 
 cpu_and_compiler() {  # the build is tuned to this machine's instruction set
   "${CC:-cc}" --version 2>/dev/null | head -1
   grep -m1 -E '^(flags|Features)' /proc/cpuinfo || true
 }
 
-source_id() {  # changes when the source does
+source_id() {  # changes when the source does, or how it is compiled
   if [ -z "${PENSTOCK_LLAMA_SOURCE_DIR:-}" ]; then
     printf '%s\n' "$package-$version"
+    cat "$quicker"
   else
     (cd "$PENSTOCK_LLAMA_SOURCE_DIR" &&
       find . -name .git -prune -o -type f -printf '%p %s %T@\n' | sort)
@@ -82,6 +85,8 @@ compile() {  # $scratch/source -> $scratch/build
   command -v cmake >/dev/null && command -v ninja >/dev/null ||
     die "building llama.cpp needs cmake and ninja; run tools/setup.sh"
   say "llama.cpp: configuring"
+  [ -n "${PENSTOCK_LLAMA_SOURCE_DIR:-}" ] ||
+    options+=("-DCMAKE_PROJECT_llama.cpp_INCLUDE=$quicker")
   cmake -S "$scratch/source" -B "$scratch/build" -G Ninja "${options[@]}" >"$scratch/log" 2>&1 ||
     { tail -n 30 "$scratch/log" >&2; die "llama.cpp did not configure (see above)"; }
   local targets=(llama-common)
