@@ -51,19 +51,26 @@ def long_text(seed, sentences):
     return " ".join(chooser.choice(SENTENCES) for _ in range(sentences))
 
 
+def summary(seed, sentences):
+    return {
+        "messages": [{"role": "user", "content": "Summarise: " + long_text(seed, sentences)}]
+    }
+
+
 def conversations():
     """Yields (name, request fields)."""
     for i, text in enumerate(SHORT):
         yield f"short-{i}", {"messages": [{"role": "user", "content": text}]}
     for i, text in enumerate(UNICODE):
         yield f"unicode-{i}", {"messages": [{"role": "user", "content": text}]}
-    # Around the sizes at which a prompt's parts change: 64 and 512 rows (see
-    # src/engine/llama/batch_shape.h).
-    for i, sentences in enumerate((2, 3, 5, 8, 13, 21, 26, 27, 28, 30, 33, 40)):
-        yield f"long-{i}", {
-            "messages": [{"role": "user", "content": "Summarise: " + long_text(i, sentences)}]
-        }
-    system = {"role": "system", "content": "You answer briefly. Background: " + long_text(99, 22)}
+    # Around the sizes at which a prompt's parts change, 64 and 512 rows (src/engine/llama/
+    # batch_shape.h): 62, 84, 119, 205, 271, 512, 556 and 588 tokens.
+    for seed, sentences in enumerate((2, 3, 5, 8, 13)):
+        yield f"long-{seed}", summary(seed, sentences)
+    for seed, sentences in ((7, 27), (6, 26), (8, 28)):
+        yield f"longer-{seed}", summary(seed, sentences)
+    # From 256 tokens on, a row may round otherwise beside others.
+    system = {"role": "system", "content": "You answer briefly. Background: " + long_text(99, 15)}
     for i, text in enumerate(
         ("Who counted boats?", "What is a penstock?", "What happened in 1869?", "And prices?")
     ):

@@ -7,43 +7,44 @@ other requests in flight; without --exact, whenever a request runs alone and reu
 PENSTOCK_BIN, PENSTOCK_LLAMA_SERVER, PENSTOCK_DEMO_MODEL name the programs and the model.
 """
 
-import concurrent.futures
-import json
-import os
 import unittest
 
 import exact_prompts
+import stock
 from penstock import Server
-from stock import LlamaServer, post
 
-TOKENS = 24
+TOKENS = 16
 
 
 class ExactTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.cases = list(exact_prompts.conversations())
+        cls.cases = dict(exact_prompts.conversations())
         assert len(cls.cases) >= 40
         # What is sent as token ids to the one is what the other made of the conversation.
         with Server("--sequences", "1", "--kv-cache-mib", "0", model="demo") as alone:
-            cls.alone = {name: ask(alone, fields) for name, fields in cls.cases}
-        with LlamaServer(
+            cls.alone = ask_all(alone, cls.cases, clients=1)
+        with stock.LlamaServer(
             "-c", "4096", "-np", "1", "-t", "2", "-tb", "2", "--cache-ram", "0"
-        ) as stock:
+        ) as server:
             cls.expected = {
-                name: ask_stock(stock, cls.alone[name]["prompt"]) for name, _ in cls.cases
+                name: stock_answer(server, answer.prompt) for name, answer in cls.alone.items()
             }
             cls.stock_prompts = {
-                name: stock_prompt(stock, fields["messages"])
-                for name, fields in cls.cases
+                name: stock_prompt(server, fields["messages"])
+                for name, fields in cls.cases.items()
                 if not fields.get("tools")  # which the model's template does not know
             }
 
+    def of_a_block(self):
+        """The cases whose prompts leave something in a cache."""
+        return {n: fields for n, fields in self.cases.items() if full_blocks(self.alone[n])}
+
     def compare(self, got, what):
         wrong = [
-            f"{name}: {answer['tokens']} instead of {self.expected[name]}"
+            f"{name}: {answer.tokens} instead of {self.expected[name]}"
             for name, answer in got.items()
-            if answer["tokens"] != self.expected[name]
+            if answer.tokens != self.expected[name]
         ]
         self.assertFalse(wrong, f"{what}: {len(wrong)} of {len(got)} differ:\n" + "\n".join(wrong))
 
@@ -51,56 +52,44 @@ class ExactTest(unittest.TestCase):
         self.compare(self.alone, "alone, cold, without --exact")
 
     def test_prompts_are_stock_prompts(self):
-        self.assertGreater(len(self.stock_prompts), 40)
+        self.assertEqual(len(self.stock_prompts), len(self.cases) - 3)
         for name, prompt in self.stock_prompts.items():
-            self.assertEqual(self.alone[name]["prompt"], prompt, name)
+            self.assertEqual(self.alone[name].prompt, prompt, name)
 
     def test_exact_crowded_and_cold_then_warm(self):
         with Server("--exact", "--sequences", "6", "--kv-cache-mib", "512", model="demo") as server:
-            self.compare(crowd(server, self.cases), "roomy cache, first round, all at once")
-            warm = {name: ask(server, fields) for name, fields in self.cases}
-            self.compare(warm, "roomy cache, second round, one by one")
+            self.compare(ask_all(server, self.cases), "roomy cache, first round")
+            warm = ask_all(server, self.of_a_block())
+            self.compare(warm, "roomy cache, second round")
             for name, answer in warm.items():
-                full_blocks = len(answer["prompt"]) // 64 * 64
                 # What is cached of the last tokens is computed anew; see engine/README.md.
-                self.assertGreaterEqual(answer["cached"], full_blocks - 128, name)
+                self.assertGreaterEqual(answer.cached, full_blocks(answer) - 128, name)
 
     def test_exact_while_the_cache_evicts(self):
-        # The cache holds about a thousand tokens, the prompts of a block or more have some 8,000.
-        longer = [(n, f) for n, f in self.cases if len(self.alone[n]["prompt"]) >= 64]
-        self.assertGreater(len(longer), 15)
+        # The cache holds a third of these prompts.
+        several = self.of_a_block()
+        del several["longer-7"], several["longer-8"]
+        self.assertGreater(len(several), 10)
         with Server("--exact", "--sequences", "6", "--kv-cache-mib", "24", model="demo") as server:
-            self.compare(crowd(server, longer), "cache that evicts, first round")
-            again = crowd(server, longer[::-1])
+            self.compare(ask_all(server, several), "cache that evicts, first round")
+            again = ask_all(server, dict(reversed(several.items())))
             self.compare(again, "cache that evicts, second round, backwards")
-            self.assertGreater(sum(answer["cached"] for answer in again.values()), 0)
+            half = [a for a in again.values() if 0 < a.cached < full_blocks(a) - 128]
+            self.assertTrue(half, {name: a.cached for name, a in again.items()})
 
 
-def crowd(server, cases):
-    """Answers by name, the cases asked twelve at a time."""
-    with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        return dict(
-            zip((name for name, _ in cases), pool.map(lambda case: ask(server, case[1]), cases))
-        )
+def ask_all(server, cases, clients=12):
+    return stock.at_once(
+        clients, lambda fields: stock.ask(server, max_tokens=TOKENS, **fields), cases
+    )
 
 
-def ask(server, fields):
-    body = {
-        "model": "demo",
-        "temperature": 0,
-        "max_tokens": TOKENS,
-        "return_token_ids": True,
-    } | fields
-    answer = post(f"http://127.0.0.1:{server.port}/v1/chat/completions", body)
-    return {
-        "prompt": answer["prompt_token_ids"],
-        "tokens": answer["choices"][0].get("token_ids", []),
-        "text": answer["choices"][0]["message"]["content"],
-        "cached": answer["usage"]["prompt_tokens_details"]["cached_tokens"],
-    }
+def full_blocks(answer):
+    """The tokens of a prompt that may be cached."""
+    return len(answer.prompt) // 64 * 64
 
 
-def ask_stock(server, prompt):
+def stock_answer(server, prompt):
     body = {
         "prompt": prompt,
         "n_predict": TOKENS,
@@ -108,14 +97,14 @@ def ask_stock(server, prompt):
         "cache_prompt": False,
         "return_tokens": True,
     }
-    answer = post(server.url + "/completion", body)
+    answer = stock.post(server.url + "/completion", body)
     # llama-server shows the token that ended the answer, Penstock (like OpenAI) does not.
     return answer["tokens"][:-1] if answer["stop_type"] == "eos" else answer["tokens"]
 
 
 def stock_prompt(server, messages):
-    text = post(server.url + "/apply-template", {"messages": messages})["prompt"]
-    tokens = post(server.url + "/tokenize", {"content": text, "parse_special": True})
+    text = stock.post(server.url + "/apply-template", {"messages": messages})["prompt"]
+    tokens = stock.post(server.url + "/tokenize", {"content": text, "parse_special": True})
     return tokens["tokens"]
 
 

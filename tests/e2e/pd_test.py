@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import exact_prompts
 from penstock import Server, wait_until
-from stock import post
+from stock import ask, at_once
 
 TOKENS = 6
 BLOCK = 16
@@ -33,24 +33,18 @@ def cases():
         text = exact_prompts.long_text(i, 3)
         yield f'short-{i}', f'{text} {questions[i % len(questions)]}'
     for i in range(2):
-        yield f'long-{i}', 'Summarise: ' + exact_prompts.long_text(100 + i, 12 + 12 * i)
+        yield f'long-{i}', 'Summarise: ' + exact_prompts.long_text(100 + i, 10 + 10 * i)
 
 
 CASES = dict(cases())
 FEW = dict(list(CASES.items())[::8])
 
 
-def ask(server, text, salt=''):
-    answer = post(f'http://127.0.0.1:{server.port}/v1/chat/completions', {
-        'model': 'demo', 'temperature': 0, 'max_tokens': TOKENS, 'return_token_ids': True,
-        'messages': [{'role': 'user', 'content': text}], **({'cache_salt': salt} if salt else {})})
-    choice = answer['choices'][0]
-    return choice.get('token_ids', []), choice['message']['content']
-
-
 def ask_all(server, cases, salt=''):
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return dict(zip(cases, pool.map(lambda text: ask(server, text, salt), cases.values())))
+    """{name: (token ids, text)}"""
+    fields = {'cache_salt': salt} if salt else {}
+    answers = at_once(4, lambda text: ask(server, text, TOKENS, **fields), cases)
+    return {name: (answer.tokens, answer.text) for name, answer in answers.items()}
 
 
 def total(server, name):

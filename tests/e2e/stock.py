@@ -1,7 +1,10 @@
-"""Stock llama-server, built from the same source, for comparison."""
+"""The demo model's greedy answers: Penstock's, and those of stock llama-server, built from the same
+source, to compare with."""
 
+import concurrent.futures
 import json
 import os
+import typing
 import urllib.request
 
 from penstock import START_S, ServerProcess
@@ -14,6 +17,40 @@ def post(url, body, timeout_s=600):
     )
     with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         return json.load(answer)
+
+
+class Answer(typing.NamedTuple):
+    prompt: list  # token ids
+    tokens: list  # token ids
+    text: str
+    cached: int  # tokens of the prompt
+
+
+def ask(server, messages, max_tokens, **fields):
+    """Penstock's answer to a conversation, or to a text from a user."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    body = {
+        "model": "demo",
+        "messages": messages,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "return_token_ids": True,
+    } | fields
+    answer = post(f"http://127.0.0.1:{server.port}/v1/chat/completions", body)
+    choice = answer["choices"][0]
+    return Answer(
+        answer["prompt_token_ids"],
+        choice.get("token_ids", []),
+        choice["message"]["content"],
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"],
+    )
+
+
+def at_once(count, function, cases):
+    """{name: function(case)}, `count` of them at a time, begun in order."""
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return dict(zip(cases, pool.map(function, cases.values())))
 
 
 class LlamaServer(ServerProcess):

@@ -15,27 +15,21 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import exact_prompts
 from penstock import Server, wait_until
-from stock import post
+from stock import ask
 
-TOKENS = 16
-CASES = {f'long-{i}': exact_prompts.long_text(i, 8 + 12 * i) for i in range(3)}
+TOKENS = 12
+CASES = {f'long-{i}': exact_prompts.long_text(i, 6 + 10 * i) for i in range(3)}
 # The same beginning, then something else: what both share is restored.
 CASES['shared'] = CASES['long-2'] + ' Now say what the river does.'
-
-
-def ask(server, text):
-    """(token ids, cached tokens, prompt tokens)"""
-    answer = post(f'http://127.0.0.1:{server.port}/v1/chat/completions', {
-        'model': 'demo', 'temperature': 0, 'max_tokens': TOKENS, 'return_token_ids': True,
-        'messages': [{'role': 'user', 'content': text}]})
-    usage = answer['usage']
-    return (answer['choices'][0].get('token_ids', []),
-            usage['prompt_tokens_details']['cached_tokens'], usage['prompt_tokens'])
 
 
 def serve(folder, *flags):
     return Server('--exact', '--sequences', '2', '--kv-disk', folder, '--kv-disk-mib', '2048',
                   *flags, model='demo')
+
+
+def full_blocks(answer):
+    return len(answer.prompt) // 64
 
 
 def wait_until_written(server, blocks):
@@ -47,10 +41,10 @@ class TiersTest(unittest.TestCase):
     def compare(self, server, expected):
         """What a server that just started gives is what was computed."""
         for name, text in CASES.items():
-            tokens, cached, prompt = ask(server, text)
-            self.assertEqual(tokens, expected[name][0], name)
+            answer = ask(server, text, TOKENS)
+            self.assertEqual(answer.tokens, expected[name].tokens, name)
             # With --exact a part of 64 rows or more is computed anew.
-            self.assertGreaterEqual(cached, prompt // 64 * 64 - 128, name)
+            self.assertGreaterEqual(answer.cached, full_blocks(answer) * 64 - 128, name)
         self.assertGreater(server.metric('penstock_kv_tier_given_total{tier="disk"}'), 0)
         missed = {name: value for name, value in server.metrics().items()
                   if name.startswith('penstock_kv_tier_missed_total') and value}
@@ -59,10 +53,10 @@ class TiersTest(unittest.TestCase):
     def restarts(self, *flags):
         with tempfile.TemporaryDirectory() as folder:
             with serve(folder, *flags) as server:
-                expected = {name: ask(server, text) for name, text in CASES.items()}
-                self.assertEqual(expected['long-0'][1], 0)
-                blocks = sum(prompt // 64 for _, cached, prompt in expected.values()
-                             if cached < 64)
+                expected = {name: ask(server, text, TOKENS) for name, text in CASES.items()}
+                self.assertEqual(expected['long-0'].cached, 0)
+                blocks = sum(full_blocks(answer) for answer in expected.values()
+                             if answer.cached < 64)
                 wait_until_written(server, blocks)
                 server.signal(signal.SIGKILL)
                 server.wait()
@@ -84,8 +78,8 @@ class TiersTest(unittest.TestCase):
         text = CASES['long-1']
         with tempfile.TemporaryDirectory() as folder:
             with serve(folder) as server:
-                expected, _, prompt = ask(server, text)
-                wait_until_written(server, prompt // 64)
+                expected = ask(server, text, TOKENS)
+                wait_until_written(server, full_blocks(expected))
                 server.stop()
             for name in os.listdir(folder):
                 if not name.endswith('.segment'):
@@ -95,9 +89,9 @@ class TiersTest(unittest.TestCase):
                         file.seek(at)
                         file.write(b'not what was here')
             with serve(folder) as server:
-                tokens, cached, _ = ask(server, text)
-                self.assertEqual(tokens, expected)
-                self.assertLess(cached, 64)
+                answer = ask(server, text, TOKENS)
+                self.assertEqual(answer.tokens, expected.tokens)
+                self.assertLess(answer.cached, 64)
                 server.stop()
 
 
