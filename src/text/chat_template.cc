@@ -9,38 +9,18 @@
 #include <cctype>
 #include <exception>
 #include <optional>
-#include <random>
 
 #include "base/log.h"
-#include "text/constraint_limits.h"
 #include "text/literal_choice.h"
 #include "text/schema_shape.h"
 #include "text/template_code.h"
+#include "text/template_inputs.h"
 #include "text/tool_tags.h"
 
 namespace penstock::text {
 namespace {
 
-/// Splits an untrusted special token's spelling so that it is not recognised; taken out again after
-/// rendering. Random, so that nobody can write it into a message.
-const std::string& split_mark() {
-  static const std::string mark = [] {
-    std::random_device random;
-    return fmt::format("\xEE\x83\xBF{:08x}{:08x}\xEE\x83\xBF", random(), random());
-  }();
-  return mark;
-}
-
 std::string placeholder(std::size_t i) { return fmt::format("PENSTOCKcontent{}PLACEHOLDER", i); }
-
-common_chat_tool_choice llama_tool_choice(Conversation::ToolMode mode) {
-  switch (mode) {
-    case Conversation::ToolMode::kAuto: return COMMON_CHAT_TOOL_CHOICE_AUTO;
-    case Conversation::ToolMode::kNone: return COMMON_CHAT_TOOL_CHOICE_NONE;
-    case Conversation::ToolMode::kRequired: return COMMON_CHAT_TOOL_CHOICE_REQUIRED;
-  }
-  return COMMON_CHAT_TOOL_CHOICE_AUTO;
-}
 
 AnswerGrammar grammar_from(const common_chat_params& params) {
   AnswerGrammar grammar;
@@ -56,6 +36,18 @@ AnswerGrammar grammar_from(const common_chat_params& params) {
   }
   grammar.prefill = params.generation_prompt;
   return grammar;
+}
+
+/// What an answer may think before it says anything: nothing, if the prompt has closed it already.
+ThoughtTags thoughts_of(const common_chat_params& params) {
+  if (params.thinking_start_tag.empty() || params.thinking_end_tags.empty()) return {};
+  ThoughtTags tags{.open = params.thinking_start_tag, .close = params.thinking_end_tags.front()};
+  const std::string& said = params.generation_prompt;
+  const std::size_t open = said.rfind(tags.open);
+  const std::size_t close = said.rfind(tags.close);
+  if (close != std::string::npos && (open == std::string::npos || close > open)) return {};
+  tags.begun = open != std::string::npos;
+  return tags;
 }
 
 }  // namespace
@@ -289,132 +281,6 @@ Result<RenderedPrompt> ChatTemplate::render(const Conversation& conversation,
 
 namespace {
 
-/// `content` with split_mark() inside every special token's spelling.
-std::string with_split_marks(const Tokenizer& tokenizer, std::string_view content) {
-  if (!tokenizer.holds_special(content)) return std::string(content);
-  std::string out;
-  for (std::size_t i = 0; i < content.size(); ++i) {
-    out += content[i];
-    const std::size_t length = tokenizer.special_length(content, i);
-    if (length > 1) out += split_mark();
-  }
-  return out;
-}
-
-/// The same of a tool call's arguments. JSON may spell a character by its number, which the
-/// template undoes; then they are spelled plainly first.
-std::string arguments_with_split_marks(const Tokenizer& tokenizer, std::string_view arguments) {
-  if (arguments.find("\\u") == std::string_view::npos) {
-    return with_split_marks(tokenizer, arguments);
-  }
-  try {
-    return with_split_marks(tokenizer, common_json::parse(std::string(arguments)).dump());
-  } catch (const std::exception&) {  // no JSON: the template sees it as text
-    return with_split_marks(tokenizer, arguments);
-  }
-}
-
-/// Of a function that is described without any: llama.cpp would refuse an empty text.
-const std::string kNoParameters = R"({"type":"object","properties":{}})";
-
-struct LlamaInputs {
-  common_chat_templates_inputs inputs;
-  bool own_tools = false;  // tools are taught by tool_tags, not by the template
-};
-
-LlamaInputs llama_inputs(const Conversation& c, std::vector<std::string> parameters,
-                         const Tokenizer& tokenizer, bool knows_tools) {
-  LlamaInputs made;
-  common_chat_templates_inputs& in = made.inputs;
-  const bool uses_tools = !c.tools.empty() || std::ranges::any_of(c.messages, [](const Message& m) {
-    return !m.tool_calls.empty() || m.role == "tool";
-  });
-  made.own_tools = uses_tools && !knows_tools;
-  for (const Message& m : c.messages) {
-    common_chat_msg message;
-    message.role = m.role;
-    message.content = with_split_marks(tokenizer, m.content);
-    message.reasoning_content = with_split_marks(tokenizer, m.reasoning);
-    message.tool_name = with_split_marks(tokenizer, m.name);
-    message.tool_call_id = with_split_marks(tokenizer, m.tool_call_id);
-    if (!made.own_tools) {
-      for (const ToolCallText& call : m.tool_calls) {
-        message.tool_calls.push_back({with_split_marks(tokenizer, call.name),
-                                      arguments_with_split_marks(tokenizer, call.arguments),
-                                      with_split_marks(tokenizer, call.id)});
-      }
-    } else if (m.role == "tool") {
-      message.role = "user";
-      message.content = with_split_marks(tokenizer, spell_tool_answer(m));
-      message.tool_name.clear();
-      message.tool_call_id.clear();
-    } else {
-      for (const ToolCallText& call : m.tool_calls) {
-        if (!message.content.empty()) message.content += '\n';
-        message.content += with_split_marks(tokenizer, spell_tool_call(call));
-      }
-    }
-    in.messages.push_back(std::move(message));
-  }
-  if (made.own_tools && !c.tools.empty() && c.tool_mode != Conversation::ToolMode::kNone) {
-    const std::string tools = with_split_marks(tokenizer, describe_tools(c.tools));
-    if (!in.messages.empty() &&
-        (in.messages[0].role == "system" || in.messages[0].role == "developer")) {
-      in.messages[0].content += "\n\n" + tools;
-    } else {
-      common_chat_msg system;
-      system.role = "system";
-      system.content = tools;
-      in.messages.insert(in.messages.begin(), std::move(system));
-    }
-  }
-  if (!made.own_tools) {
-    for (std::size_t i = 0; i < c.tools.size(); ++i) {
-      const ToolText& t = c.tools[i];
-      // Name and parameters also make the grammar, so they stay as they are.
-      in.tools.push_back({std::string(t.name), with_split_marks(tokenizer, t.description),
-                          parameters[i].empty() ? kNoParameters : std::move(parameters[i])});
-    }
-    in.tool_choice = llama_tool_choice(c.tool_mode);
-    in.parallel_tool_calls = c.parallel_tool_calls;
-  }
-  for (const auto& [name, json] : c.template_kwargs) {
-    in.chat_template_kwargs[std::string(name)] = std::string(json);
-    if (name == "enable_thinking") in.enable_thinking = json != "false";
-  }
-  in.add_generation_prompt = c.add_generation_prompt;
-  if (c.continue_final_message) in.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
-  in.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
-  return made;
-}
-
-struct Constraints {
-  std::string gbnf;  // of the answer, by its schema or the client's own; or empty
-  std::vector<std::string> tool_parameters;  // schemas, as llama.cpp is to see them
-};
-
-/// Before anything of llama.cpp's sees what the client wants to be enforced: the grammar of its
-/// schema, or its own, or an empty one. Grammars that llama.cpp makes for tool calls are not looked
-/// at as a whole: those of some templates are too intricate for check_gbnf() to follow, and all
-/// that a client puts into them are the tools' schemas.
-Result<Constraints> check_constraints(const Conversation& c, ConstraintCache& cache) {
-  Constraints checked;
-  for (const ToolText& tool : c.tools) {
-    const Result<Constraint> fine = cache.find(tool.parameters, "tools");
-    if (!fine) return std::unexpected(fine.error());
-    checked.tool_parameters.emplace_back(fine->schema);
-  }
-  if (!c.grammar.empty()) {
-    if (Result<void> fine = check_gbnf(c.grammar); !fine) return std::unexpected(fine.error());
-    checked.gbnf = c.grammar;
-    return checked;
-  }
-  const Result<Constraint> schema = cache.find(c.json_schema, "response_format.json_schema.schema");
-  if (!schema) return std::unexpected(schema.error());
-  checked.gbnf = schema->gbnf;
-  return checked;
-}
-
 Result<common_chat_params> apply(const common_chat_templates* templates,
                                  const common_chat_templates_inputs& inputs) {
   try {
@@ -433,14 +299,13 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
                                                   ConstraintCache& cache) const {
   Result<Constraints> enforced = check_constraints(c, cache);
   if (!enforced) return std::unexpected(enforced.error());
-  LlamaInputs made =
-      llama_inputs(c, std::move(enforced->tool_parameters), *tokenizer_, llama_->knows_tools);
+  const auto inputs = [&](bool knows_tools) {
+    return template_inputs(c, enforced->tool_parameters, *tokenizer_, knows_tools);
+  };
+  TemplateInputs made = inputs(llama_->knows_tools);
   const bool calls_tools = !c.tools.empty() && c.tool_mode != Conversation::ToolMode::kNone;
-  // Where the model may think or the template writes tool calls, llama.cpp derives grammar and
-  // parser together; elsewhere the answer is plain text and the grammar stands alone.
-  const bool from_template = llama_->knows_thinking || (calls_tools && !made.own_tools);
-  if (from_template && !calls_tools) {
-    made.inputs.json_schema = c.json_schema;
+  if (llama_->knows_thinking && !calls_tools) {
+    made.inputs.json_schema = std::move(enforced->schema);
     made.inputs.grammar = c.grammar;
   }
   RenderedPrompt out;
@@ -451,12 +316,30 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
       tool.parameters = with_plain_types(tool.parameters);
     }
     Result<common_chat_params> again = apply(llama_->templates.get(), made.inputs);
+    if (!again) {  // Nor these, whatever they are: then the tools are taught without it.
+      made = inputs(false);
+      again = apply(llama_->templates.get(), made.inputs);
+    }
     if (again) applied = std::move(again);
   }
   if (!applied) return std::unexpected(applied.error());
   common_chat_params& params = *applied;
   out.stops = params.additional_stops;
-  if (from_template) {
+  if (calls_tools && made.own_tools) {
+    std::vector<ToolText> tools = c.tools;
+    for (std::size_t i = 0; i < tools.size(); ++i) {
+      tools[i].parameters = enforced->tool_parameters[i];
+    }
+    out.format.kind = AnswerFormat::Kind::kToolTags;
+    out.format.thoughts = thoughts_of(params);
+    out.format.parse_tool_calls = true;
+    Result<AnswerGrammar> grammar =
+        tool_grammar(tools, c.tool_mode, c.parallel_tool_calls, out.format.thoughts);
+    if (!grammar) return std::unexpected(grammar.error());
+    out.grammar = std::move(*grammar);
+  } else if (calls_tools || llama_->knows_thinking) {
+    // Where the model may think or the template writes tool calls, llama.cpp derives grammar and
+    // parser together; elsewhere the answer is plain text and the grammar stands alone.
     out.grammar = grammar_from(params);
     out.format.kind = AnswerFormat::Kind::kTemplate;
     out.format.parser = params.parser;
@@ -466,12 +349,6 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
     out.format.continues_message = c.continue_final_message;
     // llama.cpp derives no grammar from a grammar.
     if (!calls_tools && !c.grammar.empty()) out.grammar = {.gbnf = std::string(c.grammar)};
-  } else if (calls_tools) {
-    Result<AnswerGrammar> grammar = tool_grammar(c.tools, c.tool_mode, c.parallel_tool_calls);
-    if (!grammar) return std::unexpected(grammar.error());
-    out.grammar = std::move(*grammar);
-    out.format.kind = AnswerFormat::Kind::kToolTags;
-    out.format.parse_tool_calls = true;
   } else {
     out.grammar.gbnf = std::move(enforced->gbnf);
   }

@@ -54,6 +54,13 @@ struct Conversation {
   bool continue_final_message = false;
 };
 
+/// How a model marks what it thinks before it answers. Empty tags: it does not.
+struct ThoughtTags {
+  std::string open;
+  std::string close;
+  bool begun = false;  // by the prompt: the answer begins within a thought
+};
+
 /// How the answer must be read: see OutputParser.
 struct AnswerFormat {
   enum class Kind : std::uint8_t {
@@ -62,6 +69,7 @@ struct AnswerFormat {
     kTemplate,  // what llama.cpp derived from the template
   };
   Kind kind = Kind::kPlain;
+  ThoughtTags thoughts;           // kToolTags
   std::string parser;             // kTemplate: llama.cpp's serialised parser
   int template_format = 0;        // kTemplate: llama.cpp's common_chat_format
   std::string generation_prompt;  // kTemplate: what the prompt already says of the answer

@@ -1,10 +1,12 @@
 #include "text/chat_template.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <random>
 
 #include "text/demo_model.h"
+#include "text/gbnf_allows.h"
 #include "text/output_parser.h"
 
 namespace penstock::text {
@@ -149,6 +151,106 @@ TEST_F(ChatTemplateTest, ToolsAreTaughtToATemplateWithoutThem) {
   EXPECT_TRUE(chat->render(c, cache)->grammar.lazy);
 }
 
+/// As DeepSeek's distilled ones: what the model thought before is left out, and it may think anew.
+/// They know nothing of tools.
+std::string thinking_template(std::string_view opened) {
+  return fmt::format(
+      "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% set content = m.content %}}"
+      "{{% if m.role == 'assistant' and '</think>' in content %}}"
+      "{{% set content = content.split('</think>')[-1] %}}{{% endif %}}{{{{ content "
+      "}}}}<|im_end|>\n"
+      "{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n"
+      "{{% if enable_thinking is defined and enable_thinking is false %}}<think>\n\n</think>\n\n"
+      "{{% else %}}{}{{% endif %}}{{% endif %}}",
+      opened);
+}
+
+TEST_F(ChatTemplateTest, AModelThatThinksMayDoSoBeforeTheCallItMustMake) {
+  const std::string call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\":1}}\n</tool_call>";
+  for (const bool begun : {false, true}) {
+    const auto chat = open(thinking_template(begun ? "<think>\n" : ""));
+    Conversation c;
+    c.messages = {{.role = "user", .content = "x"}};
+    c.tools = {{"f", "", R"({"type":"object","properties":{"a":{"const":1}},"required":["a"]})"}};
+    c.tool_mode = Conversation::ToolMode::kRequired;
+    TemplateCache cache;
+    Result<RenderedPrompt> prompt = chat->render(c, cache);
+    ASSERT_TRUE(prompt.has_value()) << prompt.error().message;
+    ASSERT_EQ(prompt->format.kind, AnswerFormat::Kind::kToolTags);
+    const std::string& gbnf = prompt->grammar.gbnf;
+    const std::string thought = "so < </th </</think é\n</think>";
+    const std::string open_tag = begun ? "" : "<think>";
+    EXPECT_TRUE(gbnf_allows(gbnf, open_tag + thought + call));
+    EXPECT_TRUE(gbnf_allows(gbnf, open_tag + "</think>" + call));
+    EXPECT_EQ(gbnf_allows(gbnf, call), !begun);
+    EXPECT_FALSE(gbnf_allows(gbnf, open_tag + thought));
+    EXPECT_FALSE(gbnf_allows(gbnf, open_tag + thought + "Hello"));
+    EXPECT_FALSE(gbnf_allows(gbnf, open_tag + "never done"));
+    auto parser = make_output_parser(prompt->format);
+    std::vector<AnswerDelta> deltas;
+    (*parser)->feed(open_tag + thought + call, deltas);
+    (*parser)->finish(deltas);
+    ASSERT_EQ(deltas.size(), 3u);
+    EXPECT_EQ(deltas[0].kind, AnswerDelta::Kind::kReasoning);
+    EXPECT_EQ(deltas[0].text, "so < </th </</think é\n");
+    EXPECT_EQ(deltas[1].kind, AnswerDelta::Kind::kToolStart);
+    EXPECT_EQ(deltas[2].text, R"({"a":1})");
+
+    c.template_kwargs = {{"enable_thinking", "false"}};
+    prompt = chat->render(c, cache);
+    ASSERT_TRUE(prompt.has_value()) << prompt.error().message;
+    EXPECT_TRUE(gbnf_allows(prompt->grammar.gbnf, call));
+    EXPECT_FALSE(gbnf_allows(prompt->grammar.gbnf, "<think>" + thought + call));
+    EXPECT_FALSE(gbnf_allows(prompt->grammar.gbnf, thought + call));
+  }
+}
+
+TEST_F(ChatTemplateTest, ToolsThatATemplateFailsOnAreTaughtWithoutIt) {
+  // It knows tools, but not all of them.
+  const auto chat = open(
+      "{% if tools %}{% for t in tools %}{% if 'n' in t.function.parameters.properties %}"
+      "{{ raise_exception('no') }}{% endif %}{{ t | tojson }}{% endfor %}{% endif %}"
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+      "{% for call in m.tool_calls %}<call>{{ {'name': call.function.name, 'arguments': "
+      "call.function.arguments} | tojson }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
+  ASSERT_TRUE(chat->knows_tools());
+  Conversation c;
+  c.messages = {{.role = "user", .content = "x"}};
+  c.tools = {{"f", "", R"({"type":"object","properties":{"m":{"type":"array"}}})"}};
+  TemplateCache cache;
+  EXPECT_EQ(chat->render(c, cache).value().format.kind, AnswerFormat::Kind::kTemplate);
+  c.tools = {{"f", "", R"({"type":"object","properties":{"n":{"type":"array"}}})"}};
+  const Result<RenderedPrompt> prompt = chat->render(c, cache);
+  ASSERT_TRUE(prompt.has_value()) << prompt.error().message;
+  EXPECT_EQ(prompt->format.kind, AnswerFormat::Kind::kToolTags);
+  EXPECT_NE(text_of(*prompt).find(R"("name": "f")"), std::string::npos);
+  EXPECT_NE(prompt->grammar.gbnf, "");
+}
+
+TEST_F(ChatTemplateTest, DefinitionsOfOneNameInTwoToolsAreTwo) {
+  const auto chat = open();
+  Conversation c;
+  c.messages.push_back({.role = "user", .content = "x"});
+  c.tools.push_back({"first", "", R"({"type":"object","properties":{"a":{"$ref":"#/$defs/Item"},
+      "more":{"$ref":"#"}},"required":["a"],"$defs":{"Item":{"type":"integer"}}})"});
+  c.tools.push_back({"second", "", R"({"type":"object","properties":{"b":{"$ref":"#/$defs/Item"},
+      "more":{"$ref":"#"}},"required":["b"],"$defs":{"Item":{"type":"boolean"}}})"});
+  c.tool_mode = Conversation::ToolMode::kRequired;
+  TemplateCache cache;
+  const Result<RenderedPrompt> prompt = chat->render(c, cache);
+  ASSERT_TRUE(prompt.has_value()) << prompt.error().message;
+  const auto allows = [&](std::string_view name, std::string_view arguments) {
+    return gbnf_allows(prompt->grammar.gbnf, fmt::format("<tool_call>\n{{\"name\": \"{}\", "
+                                                         "\"arguments\": {}}}\n</tool_call>",
+                                                         name, arguments));
+  };
+  EXPECT_TRUE(allows("first", R"({"a":1,"more":{"a":2}})"));
+  EXPECT_TRUE(allows("second", R"({"b":true,"more":{"b":false}})"));
+  EXPECT_FALSE(allows("second", R"({"b":1})"));
+  EXPECT_FALSE(allows("second", R"({"b":true,"more":{"a":1}})"));
+}
+
 TEST_F(ChatTemplateTest, SchemasBeyondTheConverterAreRefusedByName) {
   const auto chat = open();
   Conversation c;
@@ -163,14 +265,7 @@ TEST_F(ChatTemplateTest, SchemasBeyondTheConverterAreRefusedByName) {
 }
 
 TEST_F(ChatTemplateTest, ReasoningBetweenThinkTagsIsToldApartHoweverItComes) {
-  // As DeepSeek's and Qwen's do: what the model thought before is left out, and it may think anew.
-  const auto chat = open(
-      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% set content = m.content %}"
-      "{% if m.role == 'assistant' and '</think>' in content %}"
-      "{% set content = content.split('</think>')[-1] %}{% endif %}{{ content }}<|im_end|>\n"
-      "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-      "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
-      "{% endif %}{% endif %}");
+  const auto chat = open(thinking_template(""));
   Conversation c;
   c.messages = {{.role = "user", .content = "Why?"}};
   TemplateCache cache;

@@ -9,7 +9,6 @@
 
 #include "text/constraint_limits.h"
 #include "text/literal_choice.h"
-#include "text/schema_shape.h"
 
 namespace penstock::text {
 
@@ -20,13 +19,21 @@ Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_vi
     if (Result<void> fine = check_schema(schema, param); !fine) {
       return std::unexpected(fine.error());
     }
-    Known made{.schema = with_plain_root(schema), .gbnf = {}};
+    Known made{.schema = with_named_root(with_plain_root(with_plain_all_of(schema))),
+               .gbnf = {},
+               .refs = {}};
+    made.refs = RefRules::of(made.schema);
+    if (!RefRules().add(made.refs)) {
+      made.schema = with_distinct_refs(made.schema, "-");
+      made.refs = RefRules::of(made.schema);
+    }
     Result<std::string> gbnf = schema_to_gbnf(made.schema);
     if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
     if (Result<void> fine = check_gbnf(*gbnf, param); !fine) return std::unexpected(fine.error());
     made.gbnf = std::move(*gbnf);
     if (made.schema == schema) made.schema.clear();
-    const std::size_t bytes = schema.size() + made.schema.size() + made.gbnf.size();
+    std::size_t bytes = schema.size() + made.schema.size() + made.gbnf.size();
+    for (const RefRules::Rule& rule : made.refs) bytes += sizeof rule + rule.name.size();
     if (bytes_ + bytes > kBytesMax) {
       known_.clear();
       bytes_ = 0;
@@ -35,7 +42,9 @@ Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_vi
     found = known_.emplace(schema, std::move(made)).first;
   }
   const auto& [given, known] = *found;
-  return Constraint{.schema = known.schema.empty() ? given : known.schema, .gbnf = known.gbnf};
+  return Constraint{.schema = known.schema.empty() ? given : known.schema,
+                    .gbnf = known.gbnf,
+                    .refs = known.refs};
 }
 
 Result<std::string> schema_to_gbnf(std::string_view schema) {

@@ -2,18 +2,21 @@
 
 #include <cstddef>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 
 #include "base/result.h"
+#include "text/schema_refs.h"
 
 namespace penstock::text {
 
 /// A schema that can be enforced. Views into the cache.
 struct Constraint {
-  std::string_view schema;  // as llama.cpp is to see it: see schema_shape.h
+  std::string_view schema;  // as llama.cpp is to see it: see schema_refs.h
   std::string_view gbnf;
+  std::span<const RefRules::Rule> refs;
 };
 
 /// The grammars of the schemas that were asked for lately. Clients send the same tools with every
@@ -39,6 +42,7 @@ class ConstraintCache final {
   struct Known {
     std::string schema;  // if not as it came
     std::string gbnf;
+    RefRules::Rules refs;
   };
   std::unordered_map<std::string, Known, Hash, std::equal_to<>> known_;  // by schema
   std::size_t bytes_ = 0;

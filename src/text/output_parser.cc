@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <exception>
+#include <utility>
 
 #include "base/log.h"
 #include "text/tool_tags.h"
@@ -25,6 +26,13 @@ void append_content(std::string_view text, std::vector<AnswerDelta>& out) {
 std::size_t skip_space(std::string_view text, std::size_t i) {
   while (i < text.size() && std::isspace(static_cast<unsigned char>(text[i])) != 0) ++i;
   return i;
+}
+
+/// How much of the end of `text` may be the beginning of `tag`.
+std::size_t begun_tag(std::string_view text, std::string_view tag) {
+  std::size_t bytes = std::min(text.size(), tag.size() - 1);
+  while (bytes > 0 && text.substr(text.size() - bytes) != tag.substr(0, bytes)) --bytes;
+  return bytes;
 }
 
 /// Follows one JSON value byte by byte to its end.
@@ -97,12 +105,7 @@ class ToolTagParser final : public OutputParser {
       state_ = State::kHead;
       return true;
     }
-    std::size_t keep = std::min(held_.size(), kToolCallOpen.size() - 1);
-    while (keep > 0 &&
-           std::string_view(held_).substr(held_.size() - keep) != kToolCallOpen.substr(0, keep)) {
-      --keep;
-    }
-    const std::size_t certain = held_.size() - keep;
+    const std::size_t certain = held_.size() - begun_tag(held_, kToolCallOpen);
     if (index_next_ > 0 && skip_space(held_, 0) >= certain) return false;
     append_content(std::string_view(held_).substr(0, certain), out);
     held_.erase(0, certain);
@@ -199,6 +202,55 @@ class ToolTagParser final : public OutputParser {
   JsonValueEnd value_end_;
 };
 
+/// A thought between its tags, then our own tags.
+class ThoughtParser final : public OutputParser {
+ public:
+  explicit ThoughtParser(ThoughtTags tags)
+      : tags_(std::move(tags)), state_(tags_.begun ? State::kThought : State::kStart) {}
+
+  void feed(std::string_view text, std::vector<AnswerDelta>& out) override {
+    held_ += text;
+    if (state_ == State::kStart) {
+      const std::size_t start = skip_space(held_, 0);
+      const std::string_view rest = std::string_view(held_).substr(start);
+      if (std::string_view(tags_.open).starts_with(rest) && rest.size() < tags_.open.size()) return;
+      const bool thinks = rest.starts_with(tags_.open);
+      if (thinks) held_.erase(0, start + tags_.open.size());
+      state_ = thinks ? State::kThought : State::kAnswer;
+    }
+    if (state_ == State::kThought) {
+      const std::size_t close = held_.find(tags_.close);
+      const bool ends = close != std::string::npos;
+      const std::size_t bytes = ends ? close : held_.size() - begun_tag(held_, tags_.close);
+      append_thought(bytes, out);
+      if (!ends) return;
+      held_.erase(0, tags_.close.size());
+      state_ = State::kAnswer;
+    }
+    answer_.feed(std::exchange(held_, {}), out);
+  }
+
+  void finish(std::vector<AnswerDelta>& out) override {
+    if (state_ == State::kThought) append_thought(held_.size(), out);
+    answer_.feed(std::exchange(held_, {}), out);
+    answer_.finish(out);
+  }
+
+ private:
+  enum class State : std::uint8_t { kStart, kThought, kAnswer };
+
+  void append_thought(std::size_t bytes, std::vector<AnswerDelta>& out) {
+    if (bytes == 0) return;
+    out.push_back({.kind = AnswerDelta::Kind::kReasoning, .text = held_.substr(0, bytes)});
+    held_.erase(0, bytes);
+  }
+
+  ThoughtTags tags_;
+  State state_;
+  std::string held_;
+  ToolTagParser answer_;
+};
+
 /// llama.cpp's parser, derived from the template. It reads the whole answer anew each time.
 class TemplateParser final : public OutputParser {
  public:
@@ -277,7 +329,9 @@ class TemplateParser final : public OutputParser {
 Result<std::unique_ptr<OutputParser>> make_output_parser(const AnswerFormat& format) {
   switch (format.kind) {
     case AnswerFormat::Kind::kPlain: return nullptr;
-    case AnswerFormat::Kind::kToolTags: return std::make_unique<ToolTagParser>();
+    case AnswerFormat::Kind::kToolTags:
+      if (!format.thoughts.close.empty()) return std::make_unique<ThoughtParser>(format.thoughts);
+      return std::make_unique<ToolTagParser>();
     case AnswerFormat::Kind::kTemplate: try { return std::make_unique<TemplateParser>(format);
       } catch (const std::exception& problem) {
         return fail(Code::kInternal,

@@ -92,5 +92,45 @@ TEST(ToolTagParserTest, E10_AnySplitGivesTheSame) {
   }
 }
 
+const ThoughtTags kThink{.open = "<think>", .close = "</think>"};
+
+Answer read_thinking(const ThoughtTags& tags, std::string_view text, std::mt19937* random) {
+  return read({.kind = AnswerFormat::Kind::kToolTags, .thoughts = tags}, text, random);
+}
+
+TEST(ThoughtParserTest, TellsThoughtsFromTheAnswerAndItsCalls) {
+  const std::string call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+  Answer answer = read_thinking(kThink, "\n<think>so </thin <tool_call></think>" + call, nullptr);
+  EXPECT_EQ(answer.reasoning, "so </thin <tool_call>");
+  EXPECT_EQ(answer.content, "");
+  ASSERT_EQ(answer.calls.size(), 1u);
+  EXPECT_EQ(answer.calls[0].first, "f");
+
+  answer = read_thinking(kThink, "I see.\n<think>" + call, nullptr);
+  EXPECT_EQ(answer.content, "I see.\n<think>");
+  EXPECT_EQ(answer.calls.size(), 1u);
+
+  const ThoughtTags begun{.open = "<think>", .close = "</think>", .begun = true};
+  answer = read_thinking(begun, "so</think>\nYes", nullptr);
+  EXPECT_EQ(answer.reasoning, "so");
+  EXPECT_EQ(answer.content, "\nYes");
+  EXPECT_EQ(read_thinking(begun, "cut o</th", nullptr).reasoning, "cut o</th");
+  EXPECT_EQ(read_thinking(kThink, " <thi", nullptr).content, " <thi");
+}
+
+TEST(ThoughtParserTest, E10_AnySplitGivesTheSame) {
+  std::mt19937 random(10);
+  static const std::vector<std::string> kParts = {
+      "<think>",      "</think>", "\n", "<tool_call>", "{\"name\": \"f\", \"arguments\": {}}",
+      "</tool_call>", "text",     "<",  "</",          "é"};
+  for (int i = 0; i < 4000; ++i) {
+    std::string text;
+    for (std::size_t n = random() % 9; n > 0; --n) text += kParts[random() % kParts.size()];
+    ThoughtTags tags = kThink;
+    tags.begun = i % 2 == 0;
+    EXPECT_EQ(read_thinking(tags, text, &random), read_thinking(tags, text, nullptr)) << text;
+  }
+}
+
 }  // namespace
 }  // namespace penstock::text

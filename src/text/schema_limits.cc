@@ -11,6 +11,7 @@
 
 #include "text/constraint_error.h"
 #include "text/constraint_limits.h"
+#include "text/schema_refs.h"
 
 namespace penstock::text {
 namespace {
@@ -72,7 +73,13 @@ std::optional<dom::element> resolve(dom::element root, std::string_view ref) {
 /// told to parse, times kRefChainMax along references.
 class SchemaCheck {
  public:
-  SchemaCheck(dom::element root, std::string_view param) : root_(root), param_(param) {}
+  SchemaCheck(dom::element root, std::string_view param) : root_(root), param_(param) {
+    std::string_view draft;
+    if (root["$schema"].get(draft) != simdjson::SUCCESS) return;
+    refs_stand_alone_ = std::ranges::any_of(
+        std::array{"draft-03", "draft-04", "draft-06", "draft-07"},
+        [&](const char* name) { return draft.find(name) != std::string_view::npos; });
+  }
 
   Result<void> run() {
     if (Result<void> fine = check_node(root_, {.path_bytes = 0, .copies = 1}); !fine) return fine;
@@ -118,6 +125,7 @@ class SchemaCheck {
     if (Result<void> fine = check_sizes(object); !fine) return fine;
     if (Result<void> fine = check_types(object, way); !fine) return fine;
     if (Result<void> fine = check_optional(object); !fine) return fine;
+    if (Result<void> fine = check_all_of(object); !fine) return fine;
     if (Result<void> fine = note_ref(object); !fine) return fine;
     for (const auto& field : object) {
       const Way further{.path_bytes = way.path_bytes + field.key.size(), .copies = way.copies};
@@ -173,7 +181,7 @@ class SchemaCheck {
       optional = properties.size() - required_among(object, properties);
     }
     dom::element parts;
-    if (object["allOf"].get(parts) == simdjson::SUCCESS) optional += merged(parts, 0);
+    if (object["allOf"].get(parts) == simdjson::SUCCESS) optional += merged(parts);
     if (optional > kOptionalPropertiesMax) {
       return too_much("optional properties in one object", kOptionalPropertiesMax, param_);
     }
@@ -200,8 +208,7 @@ class SchemaCheck {
 
   /// Properties that llama.cpp makes optional when it merges what allOf lists: those of the
   /// alternatives in it. Stops where there are too many.
-  // NOLINTNEXTLINE(misc-no-recursion)
-  std::size_t merged(dom::element parts, std::size_t depth) {
+  std::size_t merged(dom::element parts) {
     dom::array array;
     if (parts.get(array) != simdjson::SUCCESS) return 0;
     std::size_t sum = 0;
@@ -210,7 +217,7 @@ class SchemaCheck {
         dom::array alternatives;
         if (part[key].get(alternatives) != simdjson::SUCCESS) continue;
         for (const dom::element alternative : alternatives) {
-          sum += properties_of(alternative, depth);
+          sum += properties_of(alternative);
           if (sum > kOptionalPropertiesMax) return sum;
         }
       }
@@ -218,15 +225,43 @@ class SchemaCheck {
     return sum;
   }
 
-  std::size_t properties_of(dom::element node, std::size_t depth) {
-    std::string_view ref;
-    while (node["$ref"].get(ref) == simdjson::SUCCESS && depth++ < kRefChainMax) {
-      const std::optional<dom::element> target = resolve(root_, ref);
-      if (!target) return 0;
-      node = *target;
-    }
+  std::size_t properties_of(dom::element node) const {
     dom::object properties;
-    return node["properties"].get(properties) == simdjson::SUCCESS ? properties.size() : 0;
+    return end_of_refs(node)["properties"].get(properties) == simdjson::SUCCESS ? properties.size()
+                                                                                : 0;
+  }
+
+  /// Of the parts of an allOf llama.cpp takes properties and enums, and else makes an object
+  /// without anything of them, whatever they say.
+  Result<void> check_all_of(dom::object object) const {
+    dom::array parts;
+    if (object["allOf"].get(parts) != simdjson::SUCCESS) return {};
+    const auto has = [](dom::element node, const char* key) {
+      return node[key].error() == simdjson::SUCCESS;
+    };
+    bool stands_alone = parts.size() == 1;  // then it is that part
+    for (const auto& field : object) {
+      if (field.key == "properties") return {};  // others are looked at only if they add to them
+      if (narrows(field.key) && field.key != "allOf" && field.key != "type") stands_alone = false;
+    }
+    if (stands_alone) return {};
+    for (const dom::element part : parts) {
+      const dom::element node = end_of_refs(part);
+      if (has(node, "properties") || has(node, "enum")) return {};
+      for (const char* key : {"anyOf", "oneOf"}) {
+        dom::array alternatives;
+        if (node[key].get(alternatives) != simdjson::SUCCESS) continue;
+        for (const dom::element alternative : alternatives) {
+          const dom::element end = end_of_refs(alternative);
+          if (has(end, "properties") || has(end, "enum")) return {};
+        }
+      }
+    }
+    return fail(Code::kInvalidArgument,
+                fmt::format("{}: an allOf can be enforced if it stands alone and its parts have "
+                            "properties, or each an enum",
+                            param_),
+                std::string(param_));
   }
 
   Result<void> note_ref(dom::object object) {
@@ -234,7 +269,61 @@ class SchemaCheck {
     if (object["$ref"].get(ref) != simdjson::SUCCESS) return {};
     if (ref.size() > kNameBytesMax) return too_much("bytes in a $ref", kNameBytesMax, param_);
     if (!refs_.contains(ref)) refs_[ref].target = resolve(root_, ref);
+    if (!refs_[ref].target) return {};  // llama.cpp says so
+    const dom::element target = end_of_refs(*refs_[ref].target);
+    for (const auto& field : object) {
+      if (refs_stand_alone_ || !narrows(field.key) || adds_nothing(field, target)) continue;
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("{}: \"{}\" beside the $ref {} cannot be enforced: say it in what the "
+                      "$ref names",
+                      param_, field.key, ref),
+          std::string(param_));
+    }
     return {};
+  }
+
+  /// Whether a keyword beside a $ref allows all that its target does, as llama.cpp enforces that.
+  static bool adds_nothing(const dom::key_value_pair& field, dom::element target) {
+    const auto has = [&](std::string_view key) {
+      return target.at_key(key).error() == simdjson::SUCCESS;
+    };
+    dom::object object;
+    if (field.key == "properties") {
+      return field.value.get(object) == simdjson::SUCCESS && object.size() == 0;
+    }
+    dom::array array;
+    if (field.key == "required") {
+      return field.value.get(array) == simdjson::SUCCESS && array.size() == 0;
+    }
+    bool allowed = false;
+    if (field.key == "additionalProperties" && field.value.get(allowed) == simdjson::SUCCESS) {
+      // llama.cpp allows none beside properties unless it is told to.
+      bool there = false;
+      const simdjson::error_code problem = target["additionalProperties"].get(there);
+      const bool closed =
+          problem == simdjson::NO_SUCH_FIELD || (problem == simdjson::SUCCESS && !there);
+      return allowed || (closed && has("properties"));
+    }
+    std::string_view type;
+    if (field.key != "type" || field.value.get(type) != simdjson::SUCCESS) return false;
+    std::string_view there;
+    if (target["type"].get(there) == simdjson::SUCCESS) return there == type;
+    if (has("type") || has("anyOf") || has("oneOf") || has("allOf")) return false;
+    if (type == "object") return has("properties");
+    if (type == "array") return has("items") || has("prefixItems");
+    return has("enum") || has("const");
+  }
+
+  /// What a reference leads to in the end; itself where it leads nowhere.
+  dom::element end_of_refs(dom::element node) const {
+    std::string_view ref;
+    for (std::size_t i = 0; i < kRefChainMax && node["$ref"].get(ref) == simdjson::SUCCESS; ++i) {
+      const std::optional<dom::element> target = resolve(root_, ref);
+      if (!target) break;
+      node = *target;
+    }
+    return node;
   }
 
   /// Goes on from reference to reference as long as nothing but references and unions lies between.
@@ -280,6 +369,7 @@ class SchemaCheck {
   std::string_view param_;
   std::map<std::string_view, Reference> refs_;
   std::size_t optional_pairs_ = 0;
+  bool refs_stand_alone_ = false;  // what stands beside them has no meaning
 };
 
 }  // namespace

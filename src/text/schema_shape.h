@@ -5,13 +5,7 @@
 
 namespace penstock::text {
 
-/// A schema whose root is a reference (`{"$ref": "#/$defs/Args", "$defs": {...}}`, as generators
-/// write them), with what is referred to in its place; any other as it came. llama.cpp enforces
-/// both alike, but what it derives from some templates reads a function's parameters off the root.
-/// `schema` must have passed check_schema().
-[[nodiscard]] std::string with_plain_root(std::string_view schema);
-
-/// The same schema with a type, and one alone, named in each of its nodes, as templates expect
+/// The schema with a type, and one alone, named in each of its nodes, as templates expect
 /// that list a function's parameters for the model: some fail where a generator left it out or
 /// allowed several. What is enforced stays the same: llama.cpp passes over a type beside $ref,
 /// anyOf, oneOf, enum and const, and other nodes become the one alternative of an anyOf.

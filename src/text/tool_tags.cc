@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 #include <json-schema-to-grammar.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <exception>
 #include <list>
+#include <set>
 
 #include "text/literal_choice.h"
 
@@ -12,6 +15,49 @@ namespace penstock::text {
 namespace {
 
 std::string quoted(std::string_view text) { return common_json::make(std::string(text)).dump(); }
+
+std::vector<std::string_view> characters_of(std::string_view text) {
+  std::vector<std::string_view> characters;
+  while (!text.empty()) {
+    std::size_t bytes = 1;
+    while (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xC0) == 0x80) ++bytes;
+    characters.push_back(text.substr(0, bytes));
+    text.remove_prefix(bytes);
+  }
+  return characters;
+}
+
+/// Adds rules for any text up to and with `close`, and returns the first one's name. There is one
+/// for each number of its characters that what was read last may be the beginning of.
+std::string add_thought(const common_grammar_builder& builder, std::string_view close) {
+  const std::vector<std::string_view> tag = characters_of(close);
+  const auto name = [](std::size_t read) { return fmt::format("thought-{}", read); };
+  // How much of the tag has been read when `c` follows on its first `read` characters.
+  const auto next = [&](std::size_t read, std::string_view c) {
+    for (std::size_t length = read + 1; length > 0; --length) {
+      const auto begin = tag.begin() + static_cast<std::ptrdiff_t>(read + 1 - length);
+      if (tag[length - 1] == c &&
+          std::equal(begin, tag.begin() + static_cast<std::ptrdiff_t>(read), tag.begin())) {
+        return length;
+      }
+    }
+    return std::size_t{0};
+  };
+  for (std::size_t read = 0; read < tag.size(); ++read) {
+    std::string rule;
+    std::string others;
+    for (const std::string_view c : std::set(tag.begin(), tag.end())) {
+      const std::size_t length = next(read, c);
+      if (length == 0) continue;
+      rule += gbnf_format_literal(std::string(c));
+      rule += length == tag.size() ? " | " : fmt::format(" {} | ", name(length));
+      if (c == "]" || c == "\\" || c == "-") others += '\\';
+      others += c == "\n" ? "\\n" : c;
+    }
+    builder.add_rule(name(read), fmt::format("{}[^{}] {}", rule, others, name(0)));
+  }
+  return name(0);
+}
 
 }  // namespace
 
@@ -44,7 +90,7 @@ std::string spell_tool_answer(const Message& message) {
 }
 
 Result<AnswerGrammar> tool_grammar(const std::vector<ToolText>& tools, Conversation::ToolMode mode,
-                                   bool parallel) {
+                                   bool parallel, const ThoughtTags& thoughts) {
   AnswerGrammar grammar;
   const ToolText* current = nullptr;
   std::list<common_chat_schema_document> documents;  // the builder keeps references
@@ -69,7 +115,14 @@ Result<AnswerGrammar> tool_grammar(const std::vector<ToolText>& tools, Conversat
       const std::string call = builder.add_rule(
           "tool-call", gbnf_format_literal(fmt::format("{}\n", kToolCallOpen)) + " ( " + calls +
                            " ) " + gbnf_format_literal(fmt::format("\n{}", kToolCallClose)));
-      builder.add_rule("root", parallel ? fmt::format("{} ( \"\\n\" {} )*", call, call) : call);
+      std::string root = parallel ? fmt::format("{} ( \"\\n\" {} )*", call, call) : call;
+      if (mode == Conversation::ToolMode::kRequired && !thoughts.close.empty()) {
+        const std::string thought = add_thought(builder, thoughts.close);
+        root = thoughts.begun ? fmt::format("{} {}", thought, root)
+                              : fmt::format("( {} {} )? {}", gbnf_format_literal(thoughts.open),
+                                            thought, root);
+      }
+      builder.add_rule("root", root);
     });
     grammar.gbnf = factor_choices(gbnf);
   } catch (const std::exception& problem) {

@@ -23,9 +23,9 @@ std::string spell_tool_call(const ToolCallText& call);
 std::string spell_tool_answer(const Message& message);
 
 /// Calls of exactly these tools with arguments that match their schemas; binds from the first tag
-/// on (kAuto) or from the start (kRequired). Fails with kInvalidArgument when a schema is beyond
-/// what the converter knows.
+/// on (kAuto) or from the start, but for a thought (kRequired). Fails with kInvalidArgument when a
+/// schema is beyond what the converter knows.
 Result<AnswerGrammar> tool_grammar(const std::vector<ToolText>& tools, Conversation::ToolMode mode,
-                                   bool parallel);
+                                   bool parallel, const ThoughtTags& thoughts = {});
 
 }  // namespace penstock::text

@@ -1,0 +1,184 @@
+#include "text/schema_refs.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "text/constraint_cache.h"
+#include "text/constraint_limits.h"
+#include "text/gbnf_allows.h"
+
+namespace penstock::text {
+namespace {
+
+/// The grammar that `schema` becomes on the way that requests take.
+std::string gbnf_of(std::string_view schema) {
+  ConstraintCache cache;
+  const Result<Constraint> made = cache.find(schema, "x");
+  EXPECT_TRUE(made.has_value()) << schema << ": " << made.error().message;
+  return made ? std::string(made->gbnf) : "";
+}
+
+std::string refusal_of(std::string_view schema) {
+  const Result<void> checked = check_schema(schema, "x");
+  return checked ? "" : checked.error().message;
+}
+
+TEST(SchemaRefsTest, ARecursiveSchemaIsEnforcedAtEachLevel) {
+  // As OpenAI's guide to structured outputs has them.
+  const std::string ui = gbnf_of(R"({"type":"object","properties":{
+      "type":{"type":"string","enum":["div","button"]},"label":{"type":"string"},
+      "children":{"type":"array","items":{"$ref":"#"}}},
+      "required":["type","label","children"],"additionalProperties":false})");
+  EXPECT_TRUE(gbnf_allows(ui, R"({"type":"div","label":"a","children":[{"type":"button",)"
+                              R"("label":"b","children":[{"type":"div","label":"",)"
+                              R"("children":[]}]},{"type":"div","label":"c","children":[]}]})"));
+  EXPECT_FALSE(gbnf_allows(ui, R"({"type":"div","label":"a","children":[{"type":"div"}]})"));
+  EXPECT_FALSE(gbnf_allows(ui, R"({"type":"div","label":"a","children":[{"type":"div",)"
+                               R"("label":"b","children":[1]}]})"));
+
+  const std::string list = gbnf_of(R"({"type":"object","properties":{"linked_list":
+      {"$ref":"#/$defs/linked_list_node"}},"$defs":{"linked_list_node":{"type":"object",
+      "properties":{"value":{"type":"number"},"next":{"anyOf":[
+      {"$ref":"#/$defs/linked_list_node"},{"type":"null"}]}},"additionalProperties":false,
+      "required":["next","value"]}},"additionalProperties":false,"required":["linked_list"]})");
+  EXPECT_TRUE(gbnf_allows(list, R"({"linked_list":{"value":1,"next":{"value":2.5,"next":null}}})"));
+  EXPECT_FALSE(gbnf_allows(list, R"({"linked_list":{"value":1,"next":{"value":2}}})"));
+
+  const std::string either =
+      gbnf_of(R"({"anyOf":[{"type":"integer"},{"type":"array","items":{"$ref":"#"}}]})");
+  EXPECT_TRUE(gbnf_allows(either, "[1,[2,[],[3]]]"));
+  EXPECT_FALSE(gbnf_allows(either, R"([1,["2"]])"));
+}
+
+TEST(SchemaRefsTest, TheRootIsNamedBesideWhatTheClientNames) {
+  EXPECT_EQ(with_named_root(R"({"items":{"$ref":"#"},"$defs":{"root":{"type":"null"}}})"),
+            R"({"items":{"$ref":"#/$defs/rootx"},"$defs":{"root":{"type":"null"},)"
+            R"("rootx":{"items":{"$ref":"#/$defs/rootx"}}}})");
+  // What only looks like a reference stays: values, and a property of that name.
+  for (const char* schema : {R"({"const":{"$ref":"#"}})", R"({"enum":[{"$ref":"#"}]})",
+                             R"({"properties":{"$ref":{"const":"#"}}})",
+                             R"({"properties":{"a":{"$ref":"#/$defs/A"}}})"}) {
+    EXPECT_EQ(with_named_root(schema), schema);
+  }
+  EXPECT_NE(with_named_root(R"({"properties":{"const":{"$ref":"#"}}})").find("$defs"),
+            std::string::npos);
+}
+
+TEST(SchemaRefsTest, DefinitionsWithSimilarNamesAreNotMistaken) {
+  // llama.cpp would take the rule of one for that of the other.
+  const std::string alike = gbnf_of(R"({"type":"object","properties":{"a":{"$ref":"#/$defs/x_y"},
+      "b":{"$ref":"#/$defs/x.y"}},"required":["a","b"],
+      "$defs":{"x_y":{"const":1},"x.y":{"const":2}}})");
+  EXPECT_TRUE(gbnf_allows(alike, R"({"a":1,"b":2})"));
+  EXPECT_FALSE(gbnf_allows(alike, R"({"a":1,"b":1})"));
+  const std::string within = gbnf_of(R"({"type":"object","properties":{"a":{"$ref":"#/$defs/User"},
+      "b":{"$ref":"#/$defs/User_name"}},"required":["a","b"],"$defs":{"User":{"type":"object",
+      "properties":{"name":{"const":1}},"required":["name"]},"User_name":{"const":2}}})");
+  EXPECT_TRUE(gbnf_allows(within, R"({"a":{"name":1},"b":2})"));
+  EXPECT_FALSE(gbnf_allows(within, R"({"a":{"name":1},"b":1})"));
+}
+
+TEST(SchemaRefsTest, DistinctNamesMeanTheSame) {
+  EXPECT_EQ(
+      with_distinct_refs(
+          R"({"properties":{"a":{"$ref":"#/$defs/A"},"b":{"$ref":"#/definitions/A/items"},)"
+          R"("c":{"$ref":"#/properties/a"},"d":{"$ref":"http://x/y"}},)"
+          R"("$defs":{"A":{"type":"null"}},"definitions":{"A":{"items":{}}}})",
+          "-7-"),
+      R"({"properties":{"a":{"$ref":"#/$defs/A-7-0"},"b":{"$ref":"#/definitions/A-7-2/items"},)"
+      R"("c":{"$ref":"#/$defs/root-7-1/properties/a"},"d":{"$ref":"http://x/y"}},)"
+      R"("$defs":{"A-7-0":{"type":"null"},"root-7-1":{"properties":{)"
+      R"("a":{"$ref":"#/$defs/A-7-0"},"b":{"$ref":"#/definitions/A-7-2/items"},)"
+      R"("c":{"$ref":"#/$defs/root-7-1/properties/a"},"d":{"$ref":"http://x/y"}}}},)"
+      R"("definitions":{"A-7-2":{"items":{}}}})");
+}
+
+TEST(SchemaRefsTest, RulesThatOverlapAreNotAdded) {
+  RefRules rules;
+  const auto of = [](std::string_view name, std::string_view content) {
+    return RefRules::of(fmt::format(R"({{"items":{{"$ref":"#/$defs/{0}"}},"$defs":{{"{0}":{1}}}}})",
+                                    name, content));
+  };
+  EXPECT_TRUE(rules.add(of("User", "{}")));
+  EXPECT_TRUE(rules.add(of("User", "{}")));
+  EXPECT_TRUE(rules.add(of("UserName", "{}")));
+  EXPECT_TRUE(rules.add(of("Place_of_work", "{}")));
+  EXPECT_FALSE(rules.add(of("User", R"({"type":"null"})")));
+  EXPECT_FALSE(rules.add(of("User_name", "{}")));
+  EXPECT_FALSE(rules.add(of("Place", "{}")));
+  EXPECT_TRUE(rules.add(of("Places", "{}")));
+}
+
+TEST(SchemaRefsTest, BesideAReferenceStandsNothingThatIsNotEnforced) {
+  const auto beside = [](std::string_view more, std::string_view target, std::string_view draft) {
+    return refusal_of(
+        fmt::format(R"({{"properties":{{"a":{{"$ref":"#/$defs/A",{}}}}},"$defs":{{"A":{}}}{}}})",
+                    more, target, draft));
+  };
+  const std::string_view object = R"({"type":"object","properties":{"x":{}},"required":["x"]})";
+  for (const char* more :
+       {R"("title":"t","description":"d","default":null,"deprecated":true,"nullable":true)",
+        R"("type":"object")", R"("required":[],"properties":{})", R"("additionalProperties":true)",
+        R"("additionalProperties":false)"}) {
+    EXPECT_EQ(beside(more, object, ""), "") << more;
+  }
+  EXPECT_EQ(beside(R"("type":"string")", R"({"enum":["a"]})", ""), "");
+  EXPECT_EQ(beside(R"("type":"object")", R"({"properties":{}})", ""), "");
+  for (const char* more : {R"("type":"string")", R"("type":["object"])", R"("required":["y"])",
+                           R"("properties":{"y":{}})", R"("minLength":3)", R"("anyOf":[{}])",
+                           R"("enum":[1])", R"("additionalProperties":{"type":"null"})"}) {
+    EXPECT_THAT(beside(more, object, ""), testing::HasSubstr("beside the $ref #/$defs/A")) << more;
+    // There, what stands beside a reference has no meaning.
+    EXPECT_EQ(beside(more, object, R"(,"$schema":"http://json-schema.org/draft-07/schema#")"), "");
+  }
+  EXPECT_NE(beside(R"("type":"string")", R"({"anyOf":[{"type":"string"},{"type":"null"}]})", ""),
+            "");
+  EXPECT_NE(beside(R"("additionalProperties":false)",
+                   R"({"properties":{},"additionalProperties":{"type":"null"}})", ""),
+            "");
+}
+
+TEST(SchemaRefsTest, ARootGivesWayToWhatItNamesAlone) {
+  EXPECT_EQ(with_plain_root(R"({"$schema":"http://json-schema.org/draft-07/schema#","title":"T",)"
+                            R"("$ref":"#/definitions/A","required":["b"],"definitions":{"A":)"
+                            R"({"type":"object","properties":{"a":{}}}}})"),
+            R"({"type":"object","properties":{"a":{}},)"
+            R"("$schema":"http://json-schema.org/draft-07/schema#","title":"T",)"
+            R"("definitions":{"A":{"type":"object","properties":{"a":{}}}}})");
+}
+
+TEST(SchemaRefsTest, WhatAnAllOfSaysIsEnforced) {
+  const std::string one = gbnf_of(R"({"type":"object","properties":{"a":{"default":"x",
+      "allOf":[{"$ref":"#/$defs/A"}]}},"required":["a"],
+      "$defs":{"A":{"anyOf":[{"type":"integer"},{"const":"x"}]}}})");
+  EXPECT_TRUE(gbnf_allows(one, R"({"a":7})"));
+  EXPECT_FALSE(gbnf_allows(one, R"({"a":{}})"));
+  const std::string derived = gbnf_of(R"({"type":"object","allOf":[{"$ref":"#/$defs/Base"}],
+      "properties":{"b":{"const":2}},"required":["b"],"$defs":{"Base":{"type":"object",
+      "properties":{"a":{"const":1}},"required":["a"]}}})");
+  EXPECT_TRUE(gbnf_allows(derived, R"({"a":1,"b":2})"));
+  EXPECT_FALSE(gbnf_allows(derived, R"({"b":2})"));
+  // Conditions are not enforced, as anywhere.
+  EXPECT_TRUE(gbnf_allows(gbnf_of(R"({"properties":{"b":{"const":2}},"required":["b"],
+      "allOf":[{"if":{},"then":{}},{"not":{}}]})"),
+                          R"({"b":2})"));
+}
+
+TEST(SchemaRefsTest, AnAllOfThatCannotBeEnforcedIsRefused) {
+  for (const char* schema :
+       {R"({"allOf":[{"type":"string"},{"minLength":2}]})",
+        R"({"type":"string","minLength":2,"allOf":[{"pattern":"^a$"}]})",
+        R"({"items":{"allOf":[{"$ref":"#/$defs/A"},{}]},"$defs":{"A":{"type":"null"}}})"}) {
+    EXPECT_THAT(refusal_of(schema), testing::HasSubstr("allOf")) << schema;
+  }
+  for (const char* schema :
+       {R"({"allOf":[{"type":"string"}],"description":"d"})",
+        R"({"allOf":[{"$ref":"#/$defs/A"},{"enum":[1]}],"$defs":{"A":{"enum":[1,2]}}})",
+        R"({"allOf":[{"properties":{}},{"required":["a"]}]})"}) {
+    EXPECT_EQ(refusal_of(schema), "") << schema;
+  }
+}
+
+}  // namespace
+}  // namespace penstock::text
