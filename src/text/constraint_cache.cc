@@ -1,8 +1,8 @@
 #include "text/constraint_cache.h"
 
-#include <chat.h>
 #include <fmt/format.h>
 #include <json-schema-to-grammar.h>
+#include <json.h>
 
 #include <exception>
 #include <utility>

@@ -39,6 +39,9 @@ inline constexpr std::size_t kStackSearchMax = 5'000'000;
 inline constexpr std::size_t kOptionalPropertiesMax = 100;  // of one object
 /// The squares of those numbers, summed over all objects: a rule each is made, about 5 us.
 inline constexpr std::size_t kOptionalPairsMax = 20'000;
+/// Of one object. They are looked up one by one, for each of them.
+inline constexpr std::size_t kNamesMax = 2000;
+inline constexpr std::size_t kAllOfPartsMax = 100;
 /// A name or $ref goes through std::regex and a trie, which take a stack frame a character.
 inline constexpr std::size_t kNameBytesMax = 256;
 /// All names on the way to a place: llama.cpp joins them to one and does the same with it.

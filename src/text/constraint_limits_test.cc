@@ -233,7 +233,7 @@ TEST(SchemaLimitsTest, ChainsOfReferencesAreBounded) {
   EXPECT_EQ(says(check_schema(chain(50, "{}"), "x")), "");
   EXPECT_THAT(says(check_schema(chain(900, "{}"), "x")), HasSubstr("lead on to each other"));
   EXPECT_EQ(says(check_schema(chain(300, R"({{"items":{}}})"), "x")), "");
-  EXPECT_THAT(says(check_schema(chain(2000, R"({{"items":{}}})"), "x")),
+  EXPECT_THAT(says(check_schema(chain(1900, R"({{"items":{}}})"), "x")),
               HasSubstr("what its $refs name"));
 }
 
@@ -254,6 +254,22 @@ TEST(SchemaLimitsTest, NamesAreBounded) {
     nested = fmt::format(R"({{"properties":{{"{}":{}}}}})", std::string(250, 'p'), nested);
   }
   EXPECT_THAT(says(check_schema(nested, "x")), HasSubstr("names that lead to one place"));
+}
+
+TEST(SchemaLimitsTest, NamesAndPartsAreCounted) {
+  const auto definitions = [](int count) {
+    return fmt::format(R"({{"$defs":{{{}}}}})", properties_named("d", count));
+  };
+  EXPECT_EQ(says(check_schema(definitions(2000), "x")), "");
+  EXPECT_THAT(says(check_schema(definitions(2001), "x")),
+              HasSubstr("x: more than 2000 names in one object"));
+  const auto parts = [](int count) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += R"(,{"$ref":"#/$defs/A"})";
+    return fmt::format(R"({{"allOf":[{}],"$defs":{{"A":{{"properties":{{}}}}}}}})", all.substr(1));
+  };
+  EXPECT_EQ(says(check_schema(parts(100), "x")), "");
+  EXPECT_THAT(says(check_schema(parts(101), "x")), HasSubstr("x: more than 100 parts of an allOf"));
 }
 
 TEST(SchemaLimitsTest, NamesStandOnce) {

@@ -3,15 +3,15 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
+#include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
 #include <unordered_set>
 
 #include "text/constraint_error.h"
 #include "text/constraint_limits.h"
 #include "text/schema_refs.h"
+#include "text/schema_targets.h"
 
 namespace penstock::text {
 namespace {
@@ -45,35 +45,12 @@ std::size_t levels(dom::element node) {
   return deepest + 1;
 }
 
-/// What `ref` names, found as llama.cpp finds it: names between slashes, nothing unescaped.
-std::optional<dom::element> resolve(dom::element root, std::string_view ref) {
-  if (!ref.starts_with('#')) return std::nullopt;
-  ref.remove_prefix(1);
-  dom::element at = root;
-  while (!ref.empty()) {
-    if (ref[0] != '/') return std::nullopt;
-    ref.remove_prefix(1);
-    const std::string_view name = ref.substr(0, ref.find('/'));
-    ref.remove_prefix(name.size());
-    dom::object object;
-    dom::array array;
-    std::size_t index = 0;
-    if (at.get(object) == simdjson::SUCCESS) {
-      if (object.at_key(name).get(at) != simdjson::SUCCESS) return std::nullopt;
-    } else if (at.get(array) != simdjson::SUCCESS ||
-               std::from_chars(name.data(), name.data() + name.size(), index).ec != std::errc{} ||
-               array.at(index).get(at) != simdjson::SUCCESS) {
-      return std::nullopt;
-    }
-  }
-  return at;
-}
-
 /// One walk over the schema, then one over its references. Recursion goes as deep as simdjson was
 /// told to parse, times kRefChainMax along references.
 class SchemaCheck {
  public:
-  SchemaCheck(dom::element root, std::string_view param) : root_(root), param_(param) {
+  SchemaCheck(dom::element root, std::string_view param)
+      : root_(root), param_(param), targets_(root) {
     std::string_view draft;
     if (root["$schema"].get(draft) != simdjson::SUCCESS) return;
     refs_stand_alone_ = std::ranges::any_of(
@@ -84,23 +61,20 @@ class SchemaCheck {
   Result<void> run() {
     if (Result<void> fine = check_node(root_, {.path_bytes = 0, .copies = 1}); !fine) return fine;
     std::size_t followed = 0;
-    for (auto& [ref, reference] : refs_) {
-      if (reference.target) followed += levels(*reference.target);
+    for (const auto& [ref, state] : refs_) {
+      if (const auto target = targets_.of(ref)) followed += levels(*target);
       if (followed > kRefLevelsMax) {
         return too_much("levels in what its $refs name", kRefLevelsMax, param_);
       }
     }
-    for (auto& [ref, reference] : refs_) {
+    for (const auto& [ref, state] : refs_) {
       if (Result<void> fine = follow(ref, 0); !fine) return fine;
     }
     return {};
   }
 
  private:
-  struct Reference {
-    std::optional<dom::element> target;
-    enum class State { kNew, kOpen, kDone } state = State::kNew;
-  };
+  enum class State : std::uint8_t { kNew, kOpen, kDone };
   /// Of the way down to a node.
   struct Way {
     std::size_t path_bytes;  // of the names on it: llama.cpp names rules after all of them
@@ -139,6 +113,7 @@ class SchemaCheck {
 
   /// A name that stands twice is read one way by one parser and another way by the next.
   Result<void> check_names(dom::object object) {
+    if (object.size() > kNamesMax) return too_much("names in one object", kNamesMax, param_);
     std::unordered_set<std::string_view> seen;
     for (const auto& field : object) {
       if (field.key.size() > kNameBytesMax)
@@ -225,17 +200,19 @@ class SchemaCheck {
     return sum;
   }
 
-  std::size_t properties_of(dom::element node) const {
+  std::size_t properties_of(dom::element node) {
     dom::object properties;
-    return end_of_refs(node)["properties"].get(properties) == simdjson::SUCCESS ? properties.size()
-                                                                                : 0;
+    return targets_.end_of(node)["properties"].get(properties) == simdjson::SUCCESS
+               ? properties.size()
+               : 0;
   }
 
   /// Of the parts of an allOf llama.cpp takes properties and enums, and else makes an object
   /// without anything of them, whatever they say.
-  Result<void> check_all_of(dom::object object) const {
+  Result<void> check_all_of(dom::object object) {
     dom::array parts;
     if (object["allOf"].get(parts) != simdjson::SUCCESS) return {};
+    if (parts.size() > kAllOfPartsMax) return too_much("parts of an allOf", kAllOfPartsMax, param_);
     const auto has = [](dom::element node, const char* key) {
       return node[key].error() == simdjson::SUCCESS;
     };
@@ -246,13 +223,13 @@ class SchemaCheck {
     }
     if (stands_alone) return {};
     for (const dom::element part : parts) {
-      const dom::element node = end_of_refs(part);
+      const dom::element node = targets_.end_of(part);
       if (has(node, "properties") || has(node, "enum")) return {};
       for (const char* key : {"anyOf", "oneOf"}) {
         dom::array alternatives;
         if (node[key].get(alternatives) != simdjson::SUCCESS) continue;
         for (const dom::element alternative : alternatives) {
-          const dom::element end = end_of_refs(alternative);
+          const dom::element end = targets_.end_of(alternative);
           if (has(end, "properties") || has(end, "enum")) return {};
         }
       }
@@ -268,9 +245,9 @@ class SchemaCheck {
     std::string_view ref;
     if (object["$ref"].get(ref) != simdjson::SUCCESS) return {};
     if (ref.size() > kNameBytesMax) return too_much("bytes in a $ref", kNameBytesMax, param_);
-    if (!refs_.contains(ref)) refs_[ref].target = resolve(root_, ref);
-    if (!refs_[ref].target) return {};  // llama.cpp says so
-    const dom::element target = end_of_refs(*refs_[ref].target);
+    refs_.emplace(ref, State::kNew);
+    if (!targets_.of(ref)) return {};  // llama.cpp says so
+    const dom::element target = targets_.end_of(*targets_.of(ref));
     for (const auto& field : object) {
       if (refs_stand_alone_ || !narrows(field.key) || adds_nothing(field, target)) continue;
       return fail(
@@ -315,23 +292,12 @@ class SchemaCheck {
     return has("enum") || has("const");
   }
 
-  /// What a reference leads to in the end; itself where it leads nowhere.
-  dom::element end_of_refs(dom::element node) const {
-    std::string_view ref;
-    for (std::size_t i = 0; i < kRefChainMax && node["$ref"].get(ref) == simdjson::SUCCESS; ++i) {
-      const std::optional<dom::element> target = resolve(root_, ref);
-      if (!target) break;
-      node = *target;
-    }
-    return node;
-  }
-
   /// Goes on from reference to reference as long as nothing but references and unions lies between.
   // NOLINTNEXTLINE(misc-no-recursion)
   Result<void> follow(std::string_view ref, std::size_t depth) {
     const auto found = refs_.find(ref);
-    if (found == refs_.end() || found->second.state == Reference::State::kDone) return {};
-    if (found->second.state == Reference::State::kOpen) {
+    if (found == refs_.end() || found->second == State::kDone) return {};
+    if (found->second == State::kOpen) {
       return fail(
           Code::kInvalidArgument,
           fmt::format("{}: the $ref {} leads back to itself and to nothing else", param_, ref),
@@ -339,11 +305,11 @@ class SchemaCheck {
     }
     if (depth > kRefChainMax)
       return too_much("$refs that lead on to each other", kRefChainMax, param_);
-    found->second.state = Reference::State::kOpen;
-    if (found->second.target) {
-      if (Result<void> fine = follow_node(*found->second.target, depth + 1); !fine) return fine;
+    found->second = State::kOpen;
+    if (const auto target = targets_.of(ref)) {
+      if (Result<void> fine = follow_node(*target, depth + 1); !fine) return fine;
     }
-    found->second.state = Reference::State::kDone;
+    found->second = State::kDone;
     return {};
   }
 
@@ -367,7 +333,8 @@ class SchemaCheck {
 
   dom::element root_;
   std::string_view param_;
-  std::map<std::string_view, Reference> refs_;
+  SchemaTargets targets_;
+  std::map<std::string_view, State> refs_;
   std::size_t optional_pairs_ = 0;
   bool refs_stand_alone_ = false;  // what stands beside them has no meaning
 };

@@ -51,6 +51,35 @@ TEST(SchemaRefsTest, ARecursiveSchemaIsEnforcedAtEachLevel) {
   EXPECT_FALSE(gbnf_allows(either, R"([1,["2"]])"));
 }
 
+TEST(SchemaRefsTest, RecursiveSchemasOfTheWildPass) {
+  for (const char* schema :
+       {R"({"anyOf":[{"type":"string"},{"type":"number"},{"type":"boolean"},{"type":"null"},
+            {"type":"array","items":{"$ref":"#"}},
+            {"type":"object","additionalProperties":{"$ref":"#"}}]})",
+        R"({"type":"object","properties":{"and":{"type":"array","items":{"$ref":"#"}},
+            "or":{"type":"array","items":{"$ref":"#"}},"not":{"$ref":"#"},
+            "field":{"type":"string"},"value":{"type":["string","number","null"]}}})",
+        R"({"type":"object","properties":{"value":{"type":"integer"},
+            "left":{"anyOf":[{"$ref":"#"},{"type":"null"}]},
+            "right":{"anyOf":[{"$ref":"#"},{"type":"null"}]}},
+            "required":["value","left","right"],"additionalProperties":false})",
+        R"({"$ref":"#/$defs/Person","$defs":{"Person":{"type":"object","properties":{
+            "name":{"type":"string"},"spouse":{"anyOf":[{"$ref":"#/$defs/Person"},
+            {"type":"null"}]},"home":{"$ref":"#/$defs/Home"}},"required":["name"]},
+            "Home":{"type":"object","properties":{"owners":{"type":"array",
+            "items":{"$ref":"#/$defs/Person"}}},"required":["owners"]}}})"}) {
+    EXPECT_NE(gbnf_of(schema), "") << schema;
+  }
+  // Here what is read may be one of 2^n things, n levels deep.
+  ConstraintCache cache;
+  const Result<Constraint> doubling = cache.find(
+      R"({"anyOf":[{"type":"array","prefixItems":[{"$ref":"#"},{"const":1}]},
+          {"type":"array","prefixItems":[{"$ref":"#"},{"const":2}]},{"type":"null"}]})",
+      "x");
+  ASSERT_FALSE(doubling.has_value());
+  EXPECT_THAT(doubling.error().message, testing::HasSubstr("ways to read"));
+}
+
 TEST(SchemaRefsTest, TheRootIsNamedBesideWhatTheClientNames) {
   EXPECT_EQ(with_named_root(R"({"items":{"$ref":"#"},"$defs":{"root":{"type":"null"}}})"),
             R"({"items":{"$ref":"#/$defs/rootx"},"$defs":{"root":{"type":"null"},)"
