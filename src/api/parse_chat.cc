@@ -14,10 +14,9 @@
 namespace penstock::api {
 namespace {
 
-constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint32_t kTopLogprobsMax = 20;
 
-struct State : GenerationState {
+struct ChatState : GenerationState {
   ChatRequest& request;
   bool logprobs = false;
   std::optional<std::uint32_t> top_logprobs;
@@ -38,7 +37,7 @@ bool has_keyword(const KeywordArguments& arguments, std::string_view name) {
 constexpr std::array<std::string_view, 5> kTemplateOwn = {
     "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"};
 
-void read_template_kwargs(JsonReader& json, State& state) {
+void read_template_kwargs(JsonReader& json, ChatState& state) {
   if (json.type() != JsonType::kObject) {
     json.expected_unseen("an object");
     return;
@@ -59,14 +58,14 @@ void read_template_kwargs(JsonReader& json, State& state) {
   }
 }
 
-void read_reasoning_effort(JsonReader& json, State& state) {
+void read_reasoning_effort(JsonReader& json, ChatState& state) {
   static constexpr std::array<std::string_view, 6> kNames = {"none",   "minimal", "low",
                                                              "medium", "high",    "xhigh"};
   std::size_t choice = 0;
   if (read_choice(json, kNames, choice)) state.reasoning_effort = kNames[choice];
 }
 
-void read_modalities(JsonReader& json, State&) {
+void read_modalities(JsonReader& json, ChatState&) {
   if (json.type() != JsonType::kArray) {
     json.expected_unseen("an array with \"text\"");
     return;
@@ -81,46 +80,49 @@ void read_modalities(JsonReader& json, State&) {
   }
 }
 
-void read_max_tokens(JsonReader& json, State& state) {
-  read_int(json, 1, kTokensMax, state.request.max_tokens.emplace());
+void read_max_tokens(JsonReader& json, ChatState& state) {
+  read_int(json, 1, kIntMax, state.request.max_tokens.emplace());
 }
 
-void read_max_completion_tokens(JsonReader& json, State& state) {
-  read_int(json, 1, kTokensMax, state.max_completion_tokens.emplace());
+void read_max_completion_tokens(JsonReader& json, ChatState& state) {
+  read_int(json, 1, kIntMax, state.max_completion_tokens.emplace());
 }
 
-constexpr FieldTable kFields(std::to_array<Field<State>>({
-    {"messages", [](JsonReader& j, State& s) { read_messages(j, s.request.messages); }},
-    {"tools", [](JsonReader& j, State& s) { read_tools(j, s.request.tools); }},
-    {"tool_choice", [](JsonReader& j, State& s) { read_tool_choice(j, s.request.tool_choice); }},
+constexpr FieldTable kChatFields(std::to_array<Field<ChatState>>({
+    {"messages", [](JsonReader& j, ChatState& s) { read_messages(j, s.request.messages); }},
+    {"tools", [](JsonReader& j, ChatState& s) { read_tools(j, s.request.tools); }},
+    {"tool_choice",
+     [](JsonReader& j, ChatState& s) { read_tool_choice(j, s.request.tool_choice); }},
     {"parallel_tool_calls",
-     [](JsonReader& j, State& s) { read_bool(j, s.request.parallel_tool_calls); }},
+     [](JsonReader& j, ChatState& s) { read_bool(j, s.request.parallel_tool_calls); }},
     {"response_format",
-     [](JsonReader& j, State& s) { read_response_format(j, s.request.response_format); }},
+     [](JsonReader& j, ChatState& s) { read_response_format(j, s.request.response_format); }},
     {"max_tokens", read_max_tokens},
     {"max_completion_tokens", read_max_completion_tokens},
-    {"logprobs", [](JsonReader& j, State& s) { read_bool(j, s.logprobs); }},
+    {"logprobs", [](JsonReader& j, ChatState& s) { read_bool(j, s.logprobs); }},
     {"top_logprobs",
-     [](JsonReader& j, State& s) { read_int(j, 0, kTopLogprobsMax, s.top_logprobs.emplace()); }},
+     [](JsonReader& j, ChatState& s) {
+       read_int(j, 0, kTopLogprobsMax, s.top_logprobs.emplace());
+     }},
     {"chat_template_kwargs", read_template_kwargs},
     {"reasoning_effort", read_reasoning_effort},
     {"add_generation_prompt",
-     [](JsonReader& j, State& s) { read_bool(j, s.add_generation_prompt.emplace()); }},
+     [](JsonReader& j, ChatState& s) { read_bool(j, s.add_generation_prompt.emplace()); }},
     {"continue_final_message",
-     [](JsonReader& j, State& s) { read_bool(j, s.request.continue_final_message); }},
+     [](JsonReader& j, ChatState& s) { read_bool(j, s.request.continue_final_message); }},
     {"modalities", read_modalities},
     {"audio", [](JsonReader& j,
-                 State&) { j.fail("this server answers in text only", Code::kUnprocessable); }},
+                 ChatState&) { j.fail("this server answers in text only", Code::kUnprocessable); }},
     {"web_search_options",
-     [](JsonReader& j, State&) {
+     [](JsonReader& j, ChatState&) {
        j.fail("this server does not search the web", Code::kUnprocessable);
      }},
-    {"functions", [](JsonReader& j, State&) { j.fail("deprecated, use tools"); }},
-    {"function_call", [](JsonReader& j, State&) { j.fail("deprecated, use tool_choice"); }},
+    {"functions", [](JsonReader& j, ChatState&) { j.fail("deprecated, use tools"); }},
+    {"function_call", [](JsonReader& j, ChatState&) { j.fail("deprecated, use tool_choice"); }},
 }));
 
 /// Brings what several fields say together into the request.
-void settle(State& state) {
+void settle(ChatState& state) {
   ChatRequest& request = state.request;
   if (state.max_completion_tokens) request.max_tokens = state.max_completion_tokens;
   if (state.logprobs) request.top_logprobs = state.top_logprobs.value_or(0);
@@ -134,7 +136,7 @@ void settle(State& state) {
   }
 }
 
-void check(JsonReader& json, const State& state) {
+void check(JsonReader& json, const ChatState& state) {
   const ChatRequest& request = state.request;
   if (request.messages.empty()) {
     json.fail_below("messages", "missing, expected at least one message");
@@ -160,11 +162,12 @@ void check(JsonReader& json, const State& state) {
 Result<ChatRequest> parse_chat_request(std::string_view body) {
   ChatRequest request;
   JsonReader json(body);
-  State state{{request}, request};
+  ChatState state{{request}, request};
   FieldsSeen seen = 0;
   std::string_view key;
   while (json.next_field(key)) {
-    if (kFields.read(json, key, state, seen) || read_generation_field(json, key, state)) continue;
+    if (kChatFields.read(json, key, state, seen) || read_generation_field(json, key, state))
+      continue;
     note_unknown_field(key, request.unknown_fields);
   }
   settle(state);

@@ -10,36 +10,37 @@
 namespace penstock::api {
 namespace {
 
-struct State : GenerationState {
+struct CompletionState : GenerationState {
   CompletionRequest& request;
   std::optional<std::uint32_t> best_of;
 };
 
-void read_prompt(JsonReader& json, State& state) {
+void read_prompt(JsonReader& json, CompletionState& state) {
   read_texts_or_tokens(json, kPromptsMax, state.request.prompts);
 }
 
-void read_suffix(JsonReader& json, State&) {
+void read_suffix(JsonReader& json, CompletionState&) {
   std::string suffix;
   if (read_string(json, suffix) && !suffix.empty()) {
     json.fail("this server does not fill in the middle of a text", Code::kUnprocessable);
   }
 }
 
-constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
-
-constexpr FieldTable kFields(std::to_array<Field<State>>({
+constexpr FieldTable kCompletionFields(std::to_array<Field<CompletionState>>({
     {"prompt", read_prompt},
     {"max_tokens",
-     [](JsonReader& j, State& s) { read_int(j, 1, kTokensMax, s.request.max_tokens.emplace()); }},
-    {"logprobs",
-     [](JsonReader& j, State& s) { read_int(j, 0, 5, s.request.top_logprobs.emplace()); }},
-    {"echo", [](JsonReader& j, State& s) { read_bool(j, s.request.echo); }},
-    {"best_of", [](JsonReader& j, State& s) { read_int(j, 1, kChoicesMax, s.best_of.emplace()); }},
+     [](JsonReader& j, CompletionState& s) {
+       read_int(j, 1, kIntMax, s.request.max_tokens.emplace());
+     }},
+    {"logprobs", [](JsonReader& j,
+                    CompletionState& s) { read_int(j, 0, 5, s.request.top_logprobs.emplace()); }},
+    {"echo", [](JsonReader& j, CompletionState& s) { read_bool(j, s.request.echo); }},
+    {"best_of",
+     [](JsonReader& j, CompletionState& s) { read_int(j, 1, kChoicesMax, s.best_of.emplace()); }},
     {"suffix", read_suffix},
 }));
 
-void check(JsonReader& json, const State& state) {
+void check(JsonReader& json, const CompletionState& state) {
   const CompletionRequest& request = state.request;
   if (request.prompts.empty()) {
     json.fail_below("prompt", "missing, expected a string, an array of strings or token ids");
@@ -59,11 +60,12 @@ void check(JsonReader& json, const State& state) {
 Result<CompletionRequest> parse_completion_request(std::string_view body) {
   CompletionRequest request;
   JsonReader json(body);
-  State state{{request}, request, {}};
+  CompletionState state{{request}, request, {}};
   FieldsSeen seen = 0;
   std::string_view key;
   while (json.next_field(key)) {
-    if (kFields.read(json, key, state, seen) || read_generation_field(json, key, state)) continue;
+    if (kCompletionFields.read(json, key, state, seen) || read_generation_field(json, key, state))
+      continue;
     note_unknown_field(key, request.unknown_fields);
   }
   finish_generation(json, state);

@@ -17,7 +17,7 @@ void read_encoding(JsonReader& json, EmbeddingRequest& request) {
 constexpr std::int64_t kDimensionsMax = std::numeric_limits<std::int32_t>::max();
 
 using Request = EmbeddingRequest;
-constexpr FieldTable kFields(std::to_array<Field<Request>>({
+constexpr FieldTable kEmbeddingFields(std::to_array<Field<Request>>({
     {"model", [](JsonReader& j, Request& r) { read_nonempty_string(j, r.model); }},
     {"input",
      [](JsonReader& j, Request& r) { read_texts_or_tokens(j, kEmbeddingInputsMax, r.inputs); }},
@@ -36,7 +36,8 @@ Result<EmbeddingRequest> parse_embedding_request(std::string_view body) {
   FieldsSeen seen = 0;
   std::string_view key;
   while (json.next_field(key)) {
-    if (!kFields.read(json, key, request, seen)) note_unknown_field(key, request.unknown_fields);
+    if (!kEmbeddingFields.read(json, key, request, seen))
+      note_unknown_field(key, request.unknown_fields);
   }
   if (request.model.empty()) json.fail_below("model", "missing, expected the name of a model");
   if (request.inputs.empty()) {

@@ -163,12 +163,12 @@ void read_tool_calls(JsonReader& json, std::vector<ToolCall>& calls) {
 
 // ---- one message ----
 
-struct State {
+struct MessageState {
   ChatMessage& message;
   bool has_content = false;
 };
 
-void read_role(JsonReader& json, State& state) {
+void read_role(JsonReader& json, MessageState& state) {
   std::string& role = state.message.role;
   if (json.type() == JsonType::kString && !read_string(json, role)) return;
   if (role == "function") {
@@ -178,24 +178,26 @@ void read_role(JsonReader& json, State& state) {
   }
 }
 
-constexpr FieldTable kMessageFields(std::to_array<Field<State>>({
+constexpr FieldTable kMessageFields(std::to_array<Field<MessageState>>({
     {"role", read_role},
     {"content",
-     [](JsonReader& j, State& s) {
+     [](JsonReader& j, MessageState& s) {
        read_content(j, s.message.content);
        s.has_content = true;
      }},
-    {"name", [](JsonReader& j, State& s) { read_string(j, s.message.name); }},
+    {"name", [](JsonReader& j, MessageState& s) { read_string(j, s.message.name); }},
     {"reasoning_content",
-     [](JsonReader& j, State& s) { read_string(j, s.message.reasoning_content); }},
-    {"tool_calls", [](JsonReader& j, State& s) { read_tool_calls(j, s.message.tool_calls); }},
-    {"tool_call_id", [](JsonReader& j, State& s) { read_string(j, s.message.tool_call_id); }},
-    {"function_call", [](JsonReader& j, State&) { j.fail("deprecated, use tool_calls"); }},
-    {"audio",
-     [](JsonReader& j, State&) { j.fail("this server takes text only", Code::kUnprocessable); }},
+     [](JsonReader& j, MessageState& s) { read_string(j, s.message.reasoning_content); }},
+    {"tool_calls",
+     [](JsonReader& j, MessageState& s) { read_tool_calls(j, s.message.tool_calls); }},
+    {"tool_call_id",
+     [](JsonReader& j, MessageState& s) { read_string(j, s.message.tool_call_id); }},
+    {"function_call", [](JsonReader& j, MessageState&) { j.fail("deprecated, use tool_calls"); }},
+    {"audio", [](JsonReader& j,
+                 MessageState&) { j.fail("this server takes text only", Code::kUnprocessable); }},
 }));
 
-void check(JsonReader& json, const State& state) {
+void check(JsonReader& json, const MessageState& state) {
   const ChatMessage& message = state.message;
   const bool is_assistant = message.role == "assistant";
   const bool is_tool = message.role == "tool";
@@ -229,7 +231,7 @@ void read_messages(JsonReader& json, std::vector<ChatMessage>& messages) {
   json.enter_array();
   while (json.next_element()) {
     if (!room_for_one(json, kMessagesMax)) return;
-    State state{messages.emplace_back()};
+    MessageState state{messages.emplace_back()};
     kMessageFields.read_object(json, state);
     state.message.content_is_null = !state.has_content;
     check(json, state);

@@ -14,7 +14,7 @@
 namespace penstock::api {
 namespace {
 
-ChatRequest chat(std::string_view text) {
+ChatRequest parsed(std::string_view text) {
   const PaddedBody body(text);
   auto request = parse_chat_request(body.view());
   EXPECT_TRUE(request.has_value()) << text << '\n' << request.error().message;
@@ -142,13 +142,13 @@ TEST(ParseProperty, TheOrderOfFieldsIsOfNoEffect) {
   std::mt19937 random(17);
   std::string first;
   write(first, full_chat(), random);
-  const ChatRequest expected = chat(first);
+  const ChatRequest expected = parsed(first);
   EXPECT_EQ(expected.messages.size(), 4U);
   EXPECT_EQ(expected.max_tokens, 20U);
   for (int round = 0; round < 300; ++round) {
     std::string body;
     write(body, full_chat(), random);
-    ASSERT_EQ(chat(body), expected) << body;
+    ASSERT_EQ(parsed(body), expected) << body;
   }
 }
 
@@ -219,7 +219,7 @@ TEST(ParseProperty, AnyTextComesThroughAsContent) {
     std::string json = R"({"model":"m","messages":[{"role":"user","content":)";
     json += content;
     json += "}]}";
-    const ChatRequest request = chat(json);
+    const ChatRequest request = parsed(json);
     ASSERT_EQ(request.messages.size(), 1U);
     std::string again;
     append_json_string(again, request.messages[0].content);

@@ -8,7 +8,7 @@
 namespace penstock::api {
 namespace {
 
-struct State {
+struct FormatState {
   ResponseFormat& format;
   bool has_type = false;
   bool has_json_schema = false;
@@ -16,7 +16,7 @@ struct State {
   std::string schema;       // beside the type, as llama-server takes it for "json_object"
 };
 
-void read_type(JsonReader& json, State& state) {
+void read_type(JsonReader& json, FormatState& state) {
   // In the order of ResponseFormat::Kind.
   static constexpr std::array<std::string_view, 3> kNames = {"text", "json_object", "json_schema"};
   std::size_t kind = 0;
@@ -24,7 +24,7 @@ void read_type(JsonReader& json, State& state) {
   if (state.has_type) state.format.kind = static_cast<ResponseFormat::Kind>(kind);
 }
 
-void read_json_schema(JsonReader& json, State& state) {
+void read_json_schema(JsonReader& json, FormatState& state) {
   struct Schema {
     std::string name;
     std::string& schema;
@@ -44,17 +44,17 @@ void read_json_schema(JsonReader& json, State& state) {
   if (schema.schema.empty()) json.fail_below("schema", "missing, expected a JSON schema");
 }
 
-constexpr FieldTable kFields(std::to_array<Field<State>>({
+constexpr FieldTable kFormatFields(std::to_array<Field<FormatState>>({
     {"type", read_type},
     {"json_schema", read_json_schema},
-    {"schema", [](JsonReader& j, State& s) { read_object_text(j, s.schema); }},
+    {"schema", [](JsonReader& j, FormatState& s) { read_object_text(j, s.schema); }},
 }));
 
 }  // namespace
 
 void read_response_format(JsonReader& json, ResponseFormat& format) {
-  State state{format};
-  kFields.read_object(json, state);
+  FormatState state{format};
+  kFormatFields.read_object(json, state);
   const bool wants_schema = format.kind == ResponseFormat::Kind::kJsonSchema;
   if (!state.has_type) {
     json.fail_below("type", "missing, expected \"text\", \"json_object\" or \"json_schema\"");

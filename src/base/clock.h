@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cmath>
 
 namespace penstock {
 
@@ -43,6 +44,12 @@ class Deadline final {
  private:
   TimePoint at_ = TimePoint::max();
 };
+
+[[nodiscard]] inline double to_seconds(Nanos d) noexcept {
+  return std::chrono::duration<double>(d).count();
+}
+/// To the nearest nanosecond. Within what Nanos holds, some 290 years: the caller sees to it.
+[[nodiscard]] inline Nanos from_seconds(double s) noexcept { return Nanos(std::llround(s * 1e9)); }
 
 [[nodiscard]] inline double to_ms(Nanos d) noexcept {
   return std::chrono::duration<double, std::milli>(d).count();

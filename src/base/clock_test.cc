@@ -19,6 +19,13 @@ TEST(Clock, AManualClockMovesOnlyWhenTold) {
   EXPECT_EQ(clock.now() - start, 5ms + 1ns);
 }
 
+TEST(Clock, SecondsBecomeTheNearestNanosecondAndComeBack) {
+  EXPECT_EQ(from_seconds(0.3), 300ms);  // a little less than 0.3, as a double
+  EXPECT_EQ(from_seconds(-1.5), -1500ms);
+  EXPECT_EQ(from_seconds(3e9), 3'000'000'000s);
+  EXPECT_EQ(to_seconds(1500ms), 1.5);
+}
+
 TEST(Clock, TheSteadyClockNeverGoesBack) {
   const SteadyClock clock;
   TimePoint last = clock.now();

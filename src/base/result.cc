@@ -57,6 +57,10 @@ std::unexpected<Error> fail(Code code, std::string message, std::string param) {
   return std::unexpected(Error{code, std::move(message), std::move(param), 0});
 }
 
+std::unexpected<Error> invalid(std::string message) {
+  return fail(Code::kInvalidArgument, std::move(message));
+}
+
 std::string errno_text(int error) { return std::generic_category().message(error); }
 
 int http_status(Code code) noexcept { return row(code).http_status; }

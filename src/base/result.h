@@ -48,6 +48,9 @@ using Result = std::expected<T, Error>;
 /// Shorthand for `return fail(Code::kInvalidArgument, "...", "n");`.
 [[nodiscard]] std::unexpected<Error> fail(Code code, std::string message, std::string param = {});
 
+/// Shorthand for `fail(Code::kInvalidArgument, ...)`.
+[[nodiscard]] std::unexpected<Error> invalid(std::string message);
+
 /// "No such file or directory", of an errno. Unlike strerror, any thread may ask.
 [[nodiscard]] std::string errno_text(int error);
 

@@ -90,6 +90,7 @@ TEST(Result, FailCarriesWhatItIsGiven) {
   EXPECT_EQ(result.error().param, "model");
   EXPECT_EQ(result.error().retry_after_s, 0);
   EXPECT_EQ((Result<int>{fail(Code::kInternal, "m")}.error().param), "");
+  EXPECT_EQ((Result<int>{invalid("m")}.error().code), Code::kInvalidArgument);
   EXPECT_EQ(Result<int>{7}.value(), 7);
 }
 

@@ -20,10 +20,10 @@
 namespace penstock::cli {
 namespace {
 
-constexpr const char* kDescription =
+constexpr const char* kBenchDescription =
     "Measure an OpenAI-compatible server under load: TTFT, ITL, end to end, tokens/s, goodput";
 
-constexpr const char* kFooter =
+constexpr const char* kBenchFooter =
     "Examples:\n"
     "  penstock bench --url http://127.0.0.1:8000 --concurrency 16\n"
     "      16 users, each asking again when the last answer is complete, for 10 seconds\n"
@@ -105,8 +105,8 @@ int run_bench(const BenchFlags& flags) {
 
 void add_bench(CommandLine& line) {
   auto flags = std::make_shared<BenchFlags>();
-  Command& command = line.add_command("bench", kDescription, "PENSTOCK_BENCH_");
-  command.footer(kFooter);
+  Command& command = line.add_command("bench", kBenchDescription, "PENSTOCK_BENCH_");
+  command.footer(kBenchFooter);
   declare(command, *flags);
   command.on_run([flags] { return run_bench(*flags); });
 }

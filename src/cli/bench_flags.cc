@@ -5,12 +5,11 @@
 #include <cctype>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <random>
-#include <sstream>
 #include <utility>
 
 #include "cli/load/fetch.h"
+#include "cli/read_file.h"
 #include "net/http_client.h"
 
 namespace penstock::cli {
@@ -132,36 +131,25 @@ void declare_report(Command& command, BenchFlags& f) {
   command.add_switch("--allow-errors", f.allow_errors, "Exit with 0 even if requests failed");
 }
 
-std::unexpected<Error> bad(std::string message) {
-  return fail(Code::kInvalidArgument, std::move(message));
-}
-
 /// What cannot go together.
 Result<void> check_together(const BenchFlags& f) {
   if (f.rate_per_s > 0 && f.concurrency > 0) {
-    return bad(
+    return invalid(
         "--rate (open loop) and --concurrency (closed loop) exclude each other; to bound "
         "an open loop use --max-in-flight");
   }
   if (!f.trace_file.empty() && !f.prompts_file.empty()) {
-    return bad("--trace and --prompts exclude each other");
+    return invalid("--trace and --prompts exclude each other");
   }
   if (f.turns > 1 && !(f.trace_file.empty() && f.prompts_file.empty())) {
-    return bad("--turns needs generated prompts, not --trace or --prompts");
+    return invalid("--turns needs generated prompts, not --trace or --prompts");
   }
   if (f.prefix_groups > 1 && f.shared_prefix_tokens == 0) {
-    return bad("--prefix-groups needs --shared-prefix-tokens");
+    return invalid("--prefix-groups needs --shared-prefix-tokens");
   }
-  if (f.trace_file.empty() && f.speed != 1) return bad("--speed needs --trace");
-  if (!f.stream && f.slo_itl_ms > 0) return bad("--slo-itl-ms needs --stream");
+  if (f.trace_file.empty() && f.speed != 1) return invalid("--speed needs --trace");
+  if (!f.stream && f.slo_itl_ms > 0) return invalid("--slo-itl-ms needs --stream");
   return {};
-}
-
-Result<std::string> read_file(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return fail(Code::kNotFound, "cannot read " + path);
-  return std::move(text).str();
 }
 
 Result<void> read_prompts(const BenchFlags& f, BenchPlan& plan) {
@@ -171,7 +159,7 @@ Result<void> read_prompts(const BenchFlags& f, BenchPlan& plan) {
     const Result<std::string> text = read_file(f.trace_file);
     if (!text) return std::unexpected(text.error());
     Result<std::vector<load::TraceRequest>> trace = load::parse_trace(*text);
-    if (!trace) return bad(fmt::format("{}: {}", f.trace_file, trace.error().message));
+    if (!trace) return invalid(fmt::format("{}: {}", f.trace_file, trace.error().message));
     plan.trace = std::move(*trace);
     plan.prompts = load::make_trace_prompts(
         {.endpoint = endpoint, .seed = seed, .block_tokens = f.trace_block_tokens}, plan.trace);
@@ -179,7 +167,7 @@ Result<void> read_prompts(const BenchFlags& f, BenchPlan& plan) {
     const Result<std::string> text = read_file(f.prompts_file);
     if (!text) return std::unexpected(text.error());
     Result<std::unique_ptr<load::PromptSource>> prompts = load::read_prompts(*text, endpoint);
-    if (!prompts) return bad(fmt::format("{}: {}", f.prompts_file, prompts.error().message));
+    if (!prompts) return invalid(fmt::format("{}: {}", f.prompts_file, prompts.error().message));
     plan.prompts = std::move(*prompts);
   } else {
     plan.prompts = load::make_generated_prompts({.endpoint = endpoint,
@@ -190,10 +178,6 @@ Result<void> read_prompts(const BenchFlags& f, BenchPlan& plan) {
                                                  .prefix_groups = f.prefix_groups});
   }
   return {};
-}
-
-Nanos from_seconds(double s) {
-  return std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(s));
 }
 
 void settle_request(const BenchFlags& f, load::RequestOptions& request) {

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <future>
 #include <memory>
 #include <optional>
@@ -22,6 +21,7 @@
 #include "cli/last_resort.h"
 #include "cli/model_path.h"
 #include "cli/policy_names.h"
+#include "cli/read_file.h"
 #include "cli/signals.h"
 #include "net/http_server.h"
 #include "serve/remote_workers.h"
@@ -58,10 +58,6 @@ struct ServeFlags {
   net::HttpServerOptions http;
   serve::ServiceOptions service;
 };
-
-Nanos from_seconds(double s) {
-  return std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(s));
-}
 
 /// One table gives flags, environment, file and help: NAME, where it goes, what it says.
 void declare(Command& command, ServeFlags& f) {
@@ -160,14 +156,6 @@ void declare(Command& command, ServeFlags& f) {
            "A client that takes none of its answer, seconds")
       .range(0.1, 1e6);
   declare_process(command, f.process);
-}
-
-Result<std::string> read_file(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return fail(Code::kNotFound, fmt::format("cannot read {}", path));
-  std::ostringstream text;
-  text << file.rdbuf();
-  return std::move(text).str();
 }
 
 /// Turns what was typed into the options of each part. Fails with what is wrong.

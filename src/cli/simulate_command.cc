@@ -26,7 +26,7 @@
 namespace penstock::cli {
 namespace {
 
-constexpr const char* kDescription =
+constexpr const char* kSimulateDescription =
     "Replay a trace against a simulated fleet, with the router that serves: a row a policy";
 
 std::string footer() {
@@ -339,7 +339,7 @@ int run_simulate(const SimulateFlags& f) {
 
 void add_simulate(CommandLine& line) {
   auto flags = std::make_shared<SimulateFlags>();
-  Command& command = line.add_command("simulate", kDescription, "PENSTOCK_SIMULATE_");
+  Command& command = line.add_command("simulate", kSimulateDescription, "PENSTOCK_SIMULATE_");
   command.footer(footer());
   command.add_argument("TRACE", flags->trace, "Mooncake JSON lines, Azure CSV, or a generator")
       .required();

@@ -20,10 +20,10 @@
 namespace penstock::cli {
 namespace {
 
-constexpr const char* kDescription =
+constexpr const char* kTopDescription =
     "Watch a server's workers in the terminal: load, caches, hit ratios, latencies";
 
-constexpr const char* kFooter =
+constexpr const char* kTopFooter =
     "Every second anew; q or Ctrl-C leaves. Where standard output is no terminal, one frame.\n"
     "\n"
     "  trust      how far the router's picture of a worker's cache can be believed\n"
@@ -144,8 +144,8 @@ int run_top(const TopFlags& flags) {
 
 void add_top(CommandLine& line) {
   auto flags = std::make_shared<TopFlags>();
-  Command& command = line.add_command("top", kDescription, "PENSTOCK_TOP_");
-  command.footer(kFooter);
+  Command& command = line.add_command("top", kTopDescription, "PENSTOCK_TOP_");
+  command.footer(kTopFooter);
   command.add_config_file();
   command.add("--url", flags->url, "The server; http only");
   command.add("--api-key", flags->api_key, "Key to show, if the server wants one");

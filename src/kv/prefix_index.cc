@@ -13,7 +13,7 @@
 namespace penstock::kv {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
+using index::kRelaxed;
 constexpr std::size_t kHints = 1U << 16;
 constexpr std::uint64_t kMix = 0x9E3779B97F4A7C15;
 /// A reader turned away so often asks the shard's writers to stand back, which they do for at most

@@ -23,7 +23,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
+using index::kRelaxed;
 constexpr std::uint64_t kMagic = 0x315844494B545350;  // "PSTKIDX1"
 constexpr std::uint32_t kVersion = 1;
 constexpr std::uint32_t kNoParent = 0xFFFFFFFF;

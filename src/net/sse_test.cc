@@ -16,7 +16,7 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 using testing::Pair;
 
-Events parse(const std::vector<std::string>& pieces) {
+Events parse_events(const std::vector<std::string>& pieces) {
   SseParser parser;
   Events events;
   for (const std::string& piece : pieces) {
@@ -26,49 +26,50 @@ Events parse(const std::vector<std::string>& pieces) {
   return events;
 }
 
-Events parse(const std::string& whole) { return parse(std::vector{whole}); }
+Events parse_events(const std::string& whole) { return parse_events(std::vector{whole}); }
 
 TEST(SseParserTest, JoinsDataLinesAndNamesEvents) {
-  EXPECT_THAT(parse("data: a\ndata: b\n\nevent: x\ndata: c\n\ndata: d\n\n"),
+  EXPECT_THAT(parse_events("data: a\ndata: b\n\nevent: x\ndata: c\n\ndata: d\n\n"),
               ElementsAre(Pair("", "a\nb"), Pair("x", "c"), Pair("", "d")));
 }
 
 TEST(SseParserTest, TakesExactlyOneSpaceAfterTheColon) {
-  EXPECT_THAT(parse("data:a\n\ndata:  b\n\ndata:\tc\n\n"),
+  EXPECT_THAT(parse_events("data:a\n\ndata:  b\n\ndata:\tc\n\n"),
               ElementsAre(Pair("", "a"), Pair("", " b"), Pair("", "\tc")));
 }
 
 TEST(SseParserTest, AnEventNeedsDataButNotText) {
-  EXPECT_THAT(parse("event: x\n\ndata\n\ndata:\ndata:\n\ndata: y\n\n"),
+  EXPECT_THAT(parse_events("event: x\n\ndata\n\ndata:\ndata:\n\ndata: y\n\n"),
               ElementsAre(Pair("", ""), Pair("", "\n"), Pair("", "y")));
 }
 
 TEST(SseParserTest, PassesOverCommentsIdsRetriesAndUnknownFields) {
-  EXPECT_THAT(parse(": ping\n\n:\nid: 4\nretry: 10\nfoo: bar\ndatax: no\n data: no\ndata: yes\n\n"),
-              ElementsAre(Pair("", "yes")));
+  EXPECT_THAT(
+      parse_events(": ping\n\n:\nid: 4\nretry: 10\nfoo: bar\ndatax: no\n data: no\ndata: yes\n\n"),
+      ElementsAre(Pair("", "yes")));
 }
 
 TEST(SseParserTest, TakesEveryLineEnding) {
-  EXPECT_THAT(parse("data: a\r\rdata: b\r\n\r\ndata: c\n\ndata: d\r\n\n"),
+  EXPECT_THAT(parse_events("data: a\r\rdata: b\r\n\r\ndata: c\n\ndata: d\r\n\n"),
               ElementsAre(Pair("", "a"), Pair("", "b"), Pair("", "c"), Pair("", "d")));
 }
 
 TEST(SseParserTest, TakesAByteOrderMarkAtTheStartOnly) {
-  EXPECT_THAT(parse("\xEF\xBB\xBF"
-                    "data: a\n\n"),
+  EXPECT_THAT(parse_events("\xEF\xBB\xBF"
+                           "data: a\n\n"),
               ElementsAre(Pair("", "a")));
-  EXPECT_THAT(parse("data: a\n\n\xEF\xBB\xBF"
-                    "data: b\n\n"),
+  EXPECT_THAT(parse_events("data: a\n\n\xEF\xBB\xBF"
+                           "data: b\n\n"),
               ElementsAre(Pair("", "a")));
 }
 
 TEST(SseParserTest, WhatIsUnfinishedIsNoEvent) {
-  EXPECT_THAT(parse("data: a\n\ndata: b\n"), ElementsAre(Pair("", "a")));
-  EXPECT_THAT(parse("data: b"), IsEmpty());
+  EXPECT_THAT(parse_events("data: a\n\ndata: b\n"), ElementsAre(Pair("", "a")));
+  EXPECT_THAT(parse_events("data: b"), IsEmpty());
 }
 
 TEST(SseParserTest, CarriageReturnEndsTheLineAtOnce) {
-  EXPECT_THAT(parse(std::vector<std::string>{"data: a\r", "\r"}),
+  EXPECT_THAT(parse_events(std::vector<std::string>{"data: a\r", "\r"}),
               ElementsAre(Pair("", "a")));  // no later byte needed
 }
 
@@ -97,7 +98,8 @@ TEST(SseParserTest, AnySplitGivesTheSameEvents) {
   std::mt19937 random(1);
   for (int i = 0; i < 20000; ++i) {
     const std::string whole = random_stream(random);
-    ASSERT_EQ(parse(random_split(whole, random)), parse(whole)) << testing::PrintToString(whole);
+    ASSERT_EQ(parse_events(random_split(whole, random)), parse_events(whole))
+        << testing::PrintToString(whole);
   }
 }
 

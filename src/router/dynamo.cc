@@ -8,7 +8,8 @@
 namespace penstock::router {
 namespace {
 
-constexpr std::string_view kTerms[] = {"prefill blocks", "active blocks", "new active blocks"};
+constexpr std::string_view kDynamoTerms[] = {"prefill blocks", "active blocks",
+                                             "new active blocks"};
 
 /// Whole and prefill: cost = max(0, (P + prompt) / block - overlap) + D + (full - shared), where P
 /// is what was given to the worker and has no first token yet, in uncached tokens; D the distinct
@@ -18,7 +19,9 @@ constexpr std::string_view kTerms[] = {"prefill blocks", "active blocks", "new a
 class Dynamo final : public Policy {
  public:
   [[nodiscard]] Needs needs() const noexcept override { return {.cached = true, .active = true}; }
-  [[nodiscard]] std::span<const std::string_view> terms() const noexcept override { return kTerms; }
+  [[nodiscard]] std::span<const std::string_view> terms() const noexcept override {
+    return kDynamoTerms;
+  }
 
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();

@@ -9,7 +9,6 @@
 namespace penstock::router {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::string_view kMatchTerms[] = {"requests in flight", "cached blocks"};
 constexpr std::string_view kRingTerms[] = {"requests in flight", "place on the ring"};
 

@@ -11,10 +11,9 @@
 namespace penstock::router {
 namespace {
 
-constexpr std::string_view kTerms[] = {
+constexpr std::string_view kLatencyTerms[] = {
     "first token ms", "others' waiting ms", "stalled ms", "steps ms", "work ms",
     "home ms",        "uncached tokens"};
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::uint32_t kRounds = 10;
 constexpr std::size_t kSwapMax = 64;
 constexpr std::size_t kMoveMax = 400;
@@ -90,7 +89,9 @@ struct Share {
 class Latency final : public Policy {
  public:
   [[nodiscard]] Needs needs() const noexcept override { return {.cached = true, .reports = true}; }
-  [[nodiscard]] std::span<const std::string_view> terms() const noexcept override { return kTerms; }
+  [[nodiscard]] std::span<const std::string_view> terms() const noexcept override {
+    return kLatencyTerms;
+  }
   [[nodiscard]] bool plans() const noexcept override { return true; }
 
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {

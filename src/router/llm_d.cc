@@ -9,7 +9,6 @@
 namespace penstock::router {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::string_view kStickyTerms[] = {"token load", "hit fraction", "queued ms"};
 constexpr std::string_view kWeightedTerms[] = {"prefix score", "queue score", "KV score"};
 

@@ -17,6 +17,8 @@ namespace penstock::router {
 
 using kv::Slot;
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 /// Which part of a request is being placed.
 enum class Stage : std::uint8_t {
   kWhole,    // prefill and decode on one worker

@@ -13,7 +13,7 @@ using fleet::WorkerState;
 using Check = fleet::WorkerHealth::Check;
 using testing::ElementsAre;
 
-constexpr std::uint32_t kBlock = 16;
+constexpr std::uint32_t kBlockTokens = 16;
 
 /// What a test sees of a worker elsewhere, also after its end.
 struct Seen {
@@ -39,7 +39,7 @@ class FakeRemote final : public engine::RemoteEngine {
   void give_up() override { seen_->given_up = true; }
 
   engine::EngineInfo info_{.model = "fake",
-                           .block_tokens = kBlock,
+                           .block_tokens = kBlockTokens,
                            .context_tokens_max = 1000,
                            .sequences_max = 4,
                            .vocabulary_size = 10};
@@ -80,7 +80,7 @@ class DispatcherFleetTest : public testing::Test {
   }
 
   ManualClock clock_;
-  const std::vector<Token> prompt_ = std::vector<Token>(10 * kBlock, 7);
+  const std::vector<Token> prompt_ = std::vector<Token>(10 * kBlockTokens, 7);
   DispatchOptions options_{.joins_max = 2,
                            .health = {.silence_max = std::chrono::seconds(4),
                                       .canary_after = std::chrono::hours(1),
@@ -191,7 +191,7 @@ TEST_F(DispatcherFleetTest, AnotherLifeAtTheSameAddressTakesThePlaceAndHoldsNoth
   const auto a = join("a", "host:1");
   kv::BlockHash parent = kv::chain_root("fake", {}, {});
   for (int i = 0; i < 10; ++i) {
-    const auto tokens = std::span(prompt_).subspan(0, kBlock);
+    const auto tokens = std::span(prompt_).subspan(0, kBlockTokens);
     const kv::BlockHash hash = kv::chain_next(parent, tokens);
     a->events.stored({.hash = hash,
                       .parent = parent,
@@ -201,7 +201,7 @@ TEST_F(DispatcherFleetTest, AnotherLifeAtTheSameAddressTakesThePlaceAndHoldsNoth
     parent = hash;
   }
   place();
-  EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlock);
+  EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlockTokens);
   join("b", "host:1");
   EXPECT_THAT(instances(), ElementsAre("b"));
   EXPECT_EQ(place()->worker(), 0U);

@@ -11,8 +11,6 @@
 namespace penstock::serve {
 namespace {
 
-double seconds(Nanos d) { return std::chrono::duration<double>(d).count(); }
-
 std::string_view endpoint(Generation::Kind kind) {
   return kind == Generation::Kind::kChat ? "chat_completions" : "completions";
 }
@@ -325,9 +323,9 @@ bool Generation::show_once(TimePoint now) {
   if (tokens > tokens_shown_) {
     const std::uint32_t fresh = tokens - tokens_shown_;
     if (tokens_shown_ == 0) {
-      desk_.metrics().first_token(seconds(now - plan_.arrived));
+      desk_.metrics().first_token(to_seconds(now - plan_.arrived));
     } else {
-      desk_.metrics().token_gap(seconds(now - last_token_) / fresh, fresh);
+      desk_.metrics().token_gap(to_seconds(now - last_token_) / fresh, fresh);
     }
     tokens_shown_ = tokens;
     last_token_ = now;
@@ -350,7 +348,7 @@ void Generation::complete() {
   const api::UsageCounts counts = usage();
   desk_.metrics().tokens(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens);
   desk_.metrics().request_done(endpoint(plan_.kind), 200,
-                               seconds(desk_.clock().now() - plan_.arrived));
+                               to_seconds(desk_.clock().now() - plan_.arrived));
   if (plan_.stream) {
     if (plan_.include_usage && chat_writer_) chat_writer_->usage(out_, counts);
     if (plan_.include_usage && completion_writer_) completion_writer_->usage(out_, counts);
@@ -394,7 +392,7 @@ void Generation::fail_with(const Error& error) {
   const Error copy = error;  // `error` may be ours, and we are about to go
   settled_ = true;
   desk_.metrics().request_done(endpoint(plan_.kind), http_status(copy.code),
-                               seconds(desk_.clock().now() - plan_.arrived));
+                               to_seconds(desk_.clock().now() - plan_.arrived));
   if (copy.code == Code::kDeadlineExceeded) desk_.metrics().cancelled("deadline");
   if (!streaming_) return answer_error(*exchange_, copy);
   // After the head an error can only be an event. No [DONE] follows: the answer is not complete.
@@ -425,7 +423,7 @@ void Generation::on_client_gone() {
   if (!settled_) desk_.metrics().cancelled("client_gone");
   if (!settled_)
     desk_.metrics().request_done(endpoint(plan_.kind), 499,
-                                 seconds(desk_.clock().now() - plan_.arrived));
+                                 to_seconds(desk_.clock().now() - plan_.arrived));
 }
 
 void Generation::on_writable() {

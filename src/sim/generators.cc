@@ -15,10 +15,6 @@
 namespace penstock::sim {
 namespace {
 
-std::unexpected<Error> bad(std::string message) {
-  return fail(Code::kInvalidArgument, std::move(message));
-}
-
 struct Setting {
   std::string_view name;
   double value;  // the default, then what was given
@@ -55,15 +51,15 @@ class Settings final {
     if (equals == std::string_view::npos || found == settings_.end()) {
       std::string known;
       for (const Setting& s : settings_) known += fmt::format(" {}={:g}", s.name, s.value);
-      return bad(fmt::format("no setting '{}'; there are:{}", pair, known));
+      return invalid(fmt::format("no setting '{}'; there are:{}", pair, known));
     }
     const std::string_view text = pair.substr(equals + 1);
     double value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() ||
         !(value >= found->min && value <= found->max)) {
-      return bad(fmt::format("{}: expected a number from {:g} to {:g}", found->name, found->min,
-                             found->max));
+      return invalid(fmt::format("{}: expected a number from {:g} to {:g}", found->name, found->min,
+                                 found->max));
     }
     found->value = value;
     return {};
@@ -74,8 +70,6 @@ class Settings final {
 
 constexpr double kCountMax = 1e7;
 constexpr double kTokensMax = TraceBuilder::kTokensMax;
-
-Nanos from_seconds(double s) { return Nanos(std::llround(s * 1e9)); }
 
 /// Blocks such that both lengths are whole ones, so that exactly the shared part is shared.
 std::uint32_t common_block(std::uint64_t a, std::uint64_t b) {
@@ -363,13 +357,13 @@ bool is_generator(std::string_view spec) noexcept { return find(spec) != nullptr
 
 Result<Trace> generate(std::string_view spec, std::uint64_t seed, std::size_t requests_max) {
   const Generator* generator = find(spec);
-  if (generator == nullptr) return bad(fmt::format("there is no generator {}", spec));
+  if (generator == nullptr) return invalid(fmt::format("there is no generator {}", spec));
   Settings settings(generator->settings());
   const std::size_t colon = spec.find(':');
   if (colon != std::string_view::npos) {
     const Result<void> read = settings.read(spec.substr(colon + 1));
     if (!read) {
-      return bad(fmt::format("{}: {}", generator->entry.name, read.error().message));
+      return invalid(fmt::format("{}: {}", generator->entry.name, read.error().message));
     }
   }
   Rng rng(mix64(seed + 1));

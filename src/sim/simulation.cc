@@ -9,23 +9,19 @@
 namespace penstock::sim {
 namespace {
 
-std::unexpected<Error> bad(std::string message) {
-  return fail(Code::kInvalidArgument, std::move(message));
-}
-
 Result<void> check(const Faults& faults) {
   for (const double share : {faults.event_loss, faults.event_duplication, faults.event_lateness}) {
-    if (!(share >= 0 && share < 1)) return bad("shares of events must be in [0, 1)");
+    if (!(share >= 0 && share < 1)) return invalid("shares of events must be in [0, 1)");
   }
   if (!(faults.slow_workers >= 0 && faults.slow_workers <= 1)) {
-    return bad("the share of slow workers must be in [0, 1]");
+    return invalid("the share of slow workers must be in [0, 1]");
   }
   if (!(faults.slowdown >= 1) || !std::isfinite(faults.slowdown)) {
-    return bad("slow workers must be at least as slow as others");
+    return invalid("slow workers must be at least as slow as others");
   }
   for (const Nanos time :
        {faults.restart_every, faults.restart_takes, faults.deadline, faults.event_late}) {
-    if (time < Nanos::zero()) return bad("times must not be negative");
+    if (time < Nanos::zero()) return invalid("times must not be negative");
   }
   return {};
 }
@@ -33,22 +29,22 @@ Result<void> check(const Faults& faults) {
 Result<void> check(const Setup& setup) {
   const bool split = setup.prefill_workers > 0 || setup.decode_workers > 0;
   if (split == (setup.workers > 0)) {
-    return bad("either workers, or prefill and decode workers are needed");
+    return invalid("either workers, or prefill and decode workers are needed");
   }
   if (split && (setup.prefill_workers == 0 || setup.decode_workers == 0)) {
-    return bad("prefill and decode workers need each other");
+    return invalid("prefill and decode workers need each other");
   }
   if (setup.split_when_better && setup.faults.any()) {
-    return bad("splitting where it is better does not go with faults");
+    return invalid("splitting where it is better does not go with faults");
   }
   const std::uint64_t workers =
       std::uint64_t{setup.workers} + setup.prefill_workers + setup.decode_workers;
-  if (workers > kWorkersMax) return bad(fmt::format("more than {} workers", kWorkersMax));
+  if (workers > kWorkersMax) return invalid(fmt::format("more than {} workers", kWorkersMax));
   if (setup.routers < 1 || setup.routers > kRoutersMax) {
-    return bad(fmt::format("expected 1 to {} routers", kRoutersMax));
+    return invalid(fmt::format("expected 1 to {} routers", kRoutersMax));
   }
-  if (!(setup.speed > 0) || !std::isfinite(setup.speed)) return bad("speed must be positive");
-  if (!(setup.transfer_bytes_per_ns > 0)) return bad("the transfer bandwidth must be positive");
+  if (!(setup.speed > 0) || !std::isfinite(setup.speed)) return invalid("speed must be positive");
+  if (!(setup.transfer_bytes_per_ns > 0)) return invalid("the transfer bandwidth must be positive");
   return check(setup.faults);
 }
 
@@ -56,7 +52,7 @@ Result<void> check(const Setup& setup) {
 
 Result<Report> simulate(const Trace& trace, const Setup& setup, Observer* observer) {
   const router::PolicyEntry* policy = router::find_policy(setup.policy);
-  if (policy == nullptr) return bad(fmt::format("there is no policy {}", setup.policy));
+  if (policy == nullptr) return invalid(fmt::format("there is no policy {}", setup.policy));
   return simulate(trace, setup, policy->make, observer);
 }
 

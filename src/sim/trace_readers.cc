@@ -19,10 +19,6 @@ namespace dom = simdjson::dom;
 constexpr std::size_t kLineBytesMax = 64U << 20;
 constexpr double kMsMax = 4e12;  // far beyond any trace, far from where nanoseconds overflow
 
-std::unexpected<Error> bad(std::string message) {
-  return fail(Code::kInvalidArgument, std::move(message));
-}
-
 /// Lines of a source, counted, blank ones left out.
 class Lines final {
  public:
@@ -41,7 +37,7 @@ class Lines final {
     return false;
   }
   [[nodiscard]] std::unexpected<Error> failed(std::string_view what) const {
-    return bad(fmt::format("{}:{}: {}", name_, number_, what));
+    return invalid(fmt::format("{}:{}: {}", name_, number_, what));
   }
   /// Of what ended the lines, if it was not the source's end.
   [[nodiscard]] Result<void> end() const {
@@ -60,17 +56,17 @@ class Lines final {
 Result<std::uint64_t> count_of(const dom::element& line, const char* field) {
   std::uint64_t count = 0;
   if (line[field].get(count) != simdjson::SUCCESS) {
-    return bad(fmt::format("{}: expected a number of tokens", field));
+    return invalid(fmt::format("{}: expected a number of tokens", field));
   }
   return count;
 }
 
 Result<void> add_mooncake(const dom::element& line, TraceBuilder& builder,
                           std::vector<std::uint64_t>& ids) {
-  if (!line.is_object()) return bad("expected an object with timestamp, input_length, ...");
+  if (!line.is_object()) return invalid("expected an object with timestamp, input_length, ...");
   double ms = 0;
   if (line["timestamp"].get(ms) != simdjson::SUCCESS || !(std::abs(ms) <= kMsMax)) {
-    return bad("timestamp: expected milliseconds");
+    return invalid("timestamp: expected milliseconds");
   }
   const Result<std::uint64_t> input = count_of(line, "input_length");
   if (!input) return std::unexpected(input.error());
@@ -78,12 +74,13 @@ Result<void> add_mooncake(const dom::element& line, TraceBuilder& builder,
   if (!output) return std::unexpected(output.error());
   dom::array array;
   if (line["hash_ids"].get(array) != simdjson::SUCCESS) {
-    return bad("hash_ids: expected an array of integers");
+    return invalid("hash_ids: expected an array of integers");
   }
   ids.clear();
   for (const dom::element& id : array) {
     std::uint64_t value = 0;
-    if (id.get(value) != simdjson::SUCCESS) return bad("hash_ids: expected integers, 0 or more");
+    if (id.get(value) != simdjson::SUCCESS)
+      return invalid("hash_ids: expected integers, 0 or more");
     ids.push_back(value);
   }
   return builder.add(Nanos(std::llround(ms * 1e6)), *input, *output, ids);
@@ -154,7 +151,7 @@ Result<std::array<std::size_t, 3>> columns_of(std::string_view head) {
   for (std::size_t c = 0; c < kColumns.size(); ++c) {
     const auto found = std::find(names.begin(), names.end(), kColumns[c]);
     if (found == names.end()) {
-      return bad(
+      return invalid(
           fmt::format("the head names no column {} (an Azure trace has TIMESTAMP, "
                       "ContextTokens, GeneratedTokens; a Mooncake trace has JSON lines)",
                       kColumns[c]));
@@ -168,21 +165,21 @@ Result<void> add_azure(std::string_view line, const std::array<std::size_t, 3>& 
                        TraceBuilder& builder) {
   const std::vector<std::string_view> cells = cells_of(line);
   for (const std::size_t column : columns) {
-    if (column >= cells.size()) return bad("the line has too few columns");
+    if (column >= cells.size()) return invalid("the line has too few columns");
   }
   const auto at = time_of(cells[columns[0]]);
-  if (!at) return bad("TIMESTAMP: expected a time as 2023-11-16 18:17:03.9799600, or seconds");
+  if (!at) return invalid("TIMESTAMP: expected a time as 2023-11-16 18:17:03.9799600, or seconds");
   const auto input = number_of<std::uint64_t>(cells[columns[1]]);
-  if (!input) return bad("ContextTokens: expected a number of tokens");
+  if (!input) return invalid("ContextTokens: expected a number of tokens");
   const auto output = number_of<std::uint64_t>(cells[columns[2]]);
-  if (!output) return bad("GeneratedTokens: expected a number of tokens");
+  if (!output) return invalid("GeneratedTokens: expected a number of tokens");
   return builder.add_unique(*at, *input, *output);
 }
 
 Result<Trace> finish(TraceBuilder& builder, const Lines& lines, std::string_view name) {
   const Result<void> end = lines.end();
   if (!end) return std::unexpected(end.error());
-  if (builder.size() == 0) return bad(fmt::format("{}: it holds no request", name));
+  if (builder.size() == 0) return invalid(fmt::format("{}: it holds no request", name));
   return std::move(builder).finish();
 }
 
@@ -203,7 +200,7 @@ Result<Trace> read_mooncake_lines(Lines& lines, std::string_view name, const Rea
 
 Result<Trace> read_azure_lines(Lines& lines, std::string_view name, const ReadOptions& options,
                                std::string_view line, bool more) {
-  if (!more) return bad(fmt::format("{}: it holds no request", name));
+  if (!more) return invalid(fmt::format("{}: it holds no request", name));
   const Result<std::array<std::size_t, 3>> columns = columns_of(line);
   if (!columns) return lines.failed(columns.error().message);
   TraceBuilder builder(options.block_tokens);

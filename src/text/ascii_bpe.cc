@@ -7,14 +7,12 @@
 #include <array>
 #include <string>
 
+#include "text/ascii.h"
 #include "text/model_file.h"
 
 namespace penstock::text {
 namespace {
 
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool is_other(char c) { return !is_letter(c) && !is_digit(c) && !is_space(c); }
 
 /// GPT-2's spelling of an ASCII byte in its vocabulary: printable ones as they are, the others as

@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "text/ascii.h"
 #include "text/constraint_error.h"
 #include "text/constraint_limits.h"
 
@@ -14,8 +15,6 @@ namespace {
 using Element = GbnfRules::Element;
 using Kind = Element::Kind;
 using Sequence = std::vector<Element>;
-
-bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
 
 constexpr std::uint32_t kLastCharacter = 0x10FFFF;
 

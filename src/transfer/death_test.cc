@@ -21,12 +21,11 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::fill_all;
+using testing::in;
+using testing::kClock;
+using testing::kSecret;
 using testing::make_arena;
 using testing::Order;
-
-const SteadyClock kClock;
-const std::string kSecret = "a secret of thirty-two characters";
-Deadline in(std::chrono::milliseconds time) { return Deadline(kClock.now() + time); }
 
 /// A process that runs `life` and tells its parent one number; it is killed at the latest with
 /// this.

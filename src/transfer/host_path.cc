@@ -9,7 +9,7 @@
 namespace penstock::transfer {
 namespace {
 
-constexpr std::size_t kPiecesMax = 64;         // of one process_vm_readv
+constexpr std::size_t kReadPiecesMax = 64;     // of one process_vm_readv
 constexpr std::size_t kReadBytes = 256 << 10;  // of one, if a part is no larger: verified in cache
 
 /// kPending if the chunk may go on.
@@ -120,9 +120,9 @@ void CmaPath::run(const Chunk& chunk) noexcept {
     std::uint32_t block;
     std::uint32_t part;
   };
-  std::array<iovec, kPiecesMax> here;
-  std::array<iovec, kPiecesMax> there;
-  std::array<Piece, kPiecesMax> pieces;
+  std::array<iovec, kReadPiecesMax> here;
+  std::array<iovec, kReadPiecesMax> there;
+  std::array<Piece, kReadPiecesMax> pieces;
   std::size_t count = 0;
   const Pull& pull = chunk.pull();
   Arena& to = chunk.to();
@@ -158,7 +158,7 @@ void CmaPath::run(const Chunk& chunk) noexcept {
       there[count] = {reinterpret_cast<void*>(address_ + source_.layout.at(ends.from, part)),
                       part_bytes};
       pieces[count++] = {block, part};
-      if (count == kPiecesMax || count * part_bytes >= kReadBytes) flush();
+      if (count == kReadPiecesMax || count * part_bytes >= kReadBytes) flush();
     }
   }
   if (count > 0) flush();

@@ -21,10 +21,10 @@ namespace penstock::transfer {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::kClock;
+using testing::kSecret;
 
-const SteadyClock kClock;
-const std::string kSecret = "a secret of thirty-two characters";
-const Layout kLayout = Layout::by_block(16, 2, 500);
+const Layout kHostileLayout = Layout::by_block(16, 2, 500);
 bool never() { return false; }
 
 PeerAddress tcp_address(std::uint16_t port) {
@@ -35,7 +35,7 @@ PeerAddress tcp_address(std::uint16_t port) {
   return address;
 }
 
-std::string socket_path() {
+std::string hostile_path() {
   return ::testing::TempDir() + "penstock-hostile-" + std::to_string(getpid());
 }
 
@@ -47,8 +47,8 @@ sockaddr_un local(const std::string& path) {
 }
 
 std::size_t arrived(Peer& peer, std::span<const BlockRef> refs, GrantId grant) {
-  const auto to = testing::make_arena(kLayout);
-  testing::Order order(kLayout.slots);
+  const auto to = testing::make_arena(kHostileLayout);
+  testing::Order order(kHostileLayout.slots);
   order.granted.assign(refs.begin(), refs.end());
   Transfer transfer;
   if (!peer.pull(transfer, order.pull(grant), *to)) return 0;
@@ -61,7 +61,7 @@ std::size_t arrived(Peer& peer, std::span<const BlockRef> refs, GrantId grant) {
 }
 
 TEST(Hostile, ReadersThatTalkNonsenseToATcpServer) {
-  const auto arena = testing::make_arena(kLayout);
+  const auto arena = testing::make_arena(kHostileLayout);
   const auto refs = testing::fill_all(*arena);
   const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
   const auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
@@ -80,16 +80,16 @@ TEST(Hostile, ReadersThatTalkNonsenseToATcpServer) {
       send_object(link->socket(), noise, never);
     }
   }
-  EXPECT_EQ(arrived(*good, refs, grant), kLayout.slots);
+  EXPECT_EQ(arrived(*good, refs, grant), kHostileLayout.slots);
   EXPECT_TRUE(arena->grants().close(grant, Deadline(kClock.now() + 20s), kClock).has_value());
 }
 
 TEST(Hostile, ReadersThatTalkNonsenseToAHostServer) {
-  const auto arena = testing::make_arena(kLayout, MemoryKind::kShared);
+  const auto arena = testing::make_arena(kHostileLayout, MemoryKind::kShared);
   const auto refs = testing::fill_all(*arena);
   const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
-  const auto server = HostServer::open(*arena, socket_path(), "").value();
-  const sockaddr_un address = local(socket_path());
+  const auto server = HostServer::open(*arena, hostile_path(), "").value();
+  const sockaddr_un address = local(hostile_path());
   Rng rng(2);
   for (int round = 0; round < 40; ++round) {
     const Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -102,17 +102,17 @@ TEST(Hostile, ReadersThatTalkNonsenseToAHostServer) {
   }
   CopyPool pool;
   PeerAddress there;
-  there.socket_path = socket_path();
+  there.socket_path = hostile_path();
   const auto good = Peer::connect(there, pool, kClock).value();
-  EXPECT_EQ(arrived(*good, refs, grant), kLayout.slots);
+  EXPECT_EQ(arrived(*good, refs, grant), kHostileLayout.slots);
   while (server->readers() != 1) std::this_thread::yield();
 }
 
 /// An owner at a local socket that answers with whatever a test likes.
 Result<std::unique_ptr<Peer>> connect_to_liar(
     const std::function<std::vector<int>(wire::Welcome&)>& lie) {
-  const sockaddr_un address = local(socket_path());
-  unlink(socket_path().c_str());
+  const sockaddr_un address = local(hostile_path());
+  unlink(hostile_path().c_str());
   const Fd listener(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   CHECK_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   CHECK_EQ(listen(listener.get(), 1), 0);
@@ -128,15 +128,15 @@ Result<std::unique_ptr<Peer>> connect_to_liar(
   });
   CopyPool pool;
   PeerAddress there;
-  there.socket_path = socket_path();
+  there.socket_path = hostile_path();
   auto connected = Peer::connect(there, pool, kClock);
   if (connected) connected->reset();
-  unlink(socket_path().c_str());
+  unlink(hostile_path().c_str());
   return connected;
 }
 
 TEST(Hostile, OwnersThatOfferWhatIsNotThere) {
-  const auto arena = testing::make_arena(kLayout, MemoryKind::kShared);
+  const auto arena = testing::make_arena(kHostileLayout, MemoryKind::kShared);
   const auto page = Memory::create(MemoryKind::kShared, sizeof(ReaderPage)).value();
   const Fd unsealed(memfd_create("unsealed", MFD_CLOEXEC));
   ASSERT_EQ(ftruncate(unsealed.get(), static_cast<off_t>(arena->memory().size_bytes())), 0);
@@ -209,7 +209,7 @@ class Liar final {
     wire::Response response;
     if (!send_object(socket, challenge, over) || !receive_object(socket, response, over)) return;
     wire::Verdict verdict;
-    verdict.offer = {42, kLayout};
+    verdict.offer = {42, kHostileLayout};
     verdict.proof = wire::owner_proof(kSecret, challenge, response, verdict);
     if (!send_object(socket, verdict, over)) return;
     wire::Request request;
@@ -228,7 +228,7 @@ class Liar final {
 
 TEST(Hostile, OwnersWhoseAnswersAreWrongGiveMisses) {
   std::vector<BlockRef> refs;
-  for (std::uint32_t slot = 0; slot < kLayout.slots; ++slot) refs.push_back({slot, 2});
+  for (std::uint32_t slot = 0; slot < kHostileLayout.slots; ++slot) refs.push_back({slot, 2});
   const auto answer_all = [](int socket, const wire::Request& request,
                              const wire::BlockAnswer& answer) {
     std::vector<wire::BlockAnswer> answers(request.blocks, answer);
@@ -275,7 +275,7 @@ TEST(Hostile, OwnersWhoseAnswersAreWrongGiveMisses) {
 }
 
 TEST(Hostile, AnOwnerThatDoesNotKnowTheSecretIsNotBelieved) {
-  const auto arena = testing::make_arena(kLayout);
+  const auto arena = testing::make_arena(kHostileLayout);
   const Fd listener = listen_tcp("127.0.0.1", 0).value();
   sockaddr_in bound{};
   socklen_t size = sizeof bound;
@@ -286,7 +286,7 @@ TEST(Hostile, AnOwnerThatDoesNotKnowTheSecretIsNotBelieved) {
     const wire::Challenge challenge;
     wire::Response response;
     wire::Verdict verdict;
-    verdict.offer = {42, kLayout};
+    verdict.offer = {42, kHostileLayout};
     // It sends the reader's own proof back.
     if (send_object(socket.get(), challenge, never) &&
         receive_object(socket.get(), response, never)) {

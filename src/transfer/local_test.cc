@@ -17,13 +17,12 @@ namespace {
 using namespace std::chrono_literals;
 using testing::fill_all;
 using testing::holds;
+using testing::in;
+using testing::kClock;
 using testing::key_of;
 using testing::make_arena;
 using testing::Order;
 using testing::put;
-
-const SteadyClock kClock;
-Deadline in(std::chrono::milliseconds time) { return Deadline(kClock.now() + time); }
 
 class Local : public ::testing::Test {
  public:

@@ -16,16 +16,15 @@ namespace {
 using namespace std::chrono_literals;
 using testing::fill_all;
 using testing::holds;
+using testing::in;
+using testing::kClock;
 using testing::key_of;
+using testing::kSecret;
 using testing::make_arena;
 using testing::Order;
 using testing::put;
 
-const SteadyClock kClock;
-const std::string kSecret = "a secret of thirty-two characters";
-Deadline in(std::chrono::milliseconds time) { return Deadline(kClock.now() + time); }
-
-std::string socket_path() {
+std::string remote_path() {
   return ::testing::TempDir() + "penstock-transfer-" + std::to_string(getpid());
 }
 
@@ -44,7 +43,7 @@ class Remote : public ::testing::TestWithParam<PathKind> {
     if (GetParam() == PathKind::kTcp) {
       tcp = std::move(*TcpServer::open(*from, {.secret = kSecret, .compatibility = build}));
     } else {
-      host = std::move(*HostServer::open(*from, socket_path(), build));
+      host = std::move(*HostServer::open(*from, remote_path(), build));
     }
   }
   PeerAddress address() const {
@@ -55,7 +54,7 @@ class Remote : public ::testing::TestWithParam<PathKind> {
       made.tcp_host = "127.0.0.1";
       made.tcp_port = tcp->port();
     } else {
-      made.socket_path = socket_path();
+      made.socket_path = remote_path();
     }
     return made;
   }
@@ -227,12 +226,9 @@ TEST_P(Remote, ManyTransfersAtOnceEndOnce) {
   while (ends != 20) std::this_thread::yield();
 }
 
-std::string name(const ::testing::TestParamInfo<PathKind>& info) {
-  return std::string(to_string(info.param));
-}
 INSTANTIATE_TEST_SUITE_P(By, Remote,
                          ::testing::Values(PathKind::kShared, PathKind::kCma, PathKind::kTcp),
-                         name);
+                         testing::path_name);
 
 TEST(Tcp, WhoDoesNotKnowTheSecretLearnsNothing) {
   const auto arena = make_arena(Layout::by_block(2, 1, 100));

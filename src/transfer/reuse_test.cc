@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <array>
+#include <cstring>
 #include <thread>
+#include <vector>
 
 #include "transfer/host_server.h"
 #include "transfer/tcp_server.h"
@@ -14,23 +16,35 @@ namespace penstock::transfer {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::kClock;
 using testing::key_of;
+using testing::kSecret;
 
-const SteadyClock kClock;
-constexpr std::uint32_t kSlots = 16;
+constexpr std::uint32_t kReuseSlots = 16;
 constexpr std::uint32_t kBlockBytes = 16 << 10;
 constexpr std::uint64_t kContents = 3;  // as many different blocks take turns in the slots
-const Layout kLayout = Layout::by_block(kSlots, 1, kBlockBytes);
-const std::string kSecret = "a secret of thirty-two characters";
+const Layout kReuseLayout = Layout::by_block(kReuseSlots, 1, kBlockBytes);
+
+/// The bytes of block `i`, one of kContents.
+const std::vector<std::byte>& content(std::uint64_t i) {
+  static const auto contents = [] {
+    std::array<std::vector<std::byte>, kContents> made;
+    for (std::size_t n = 0; n < made.size(); ++n) {
+      made[n].assign(kBlockBytes, static_cast<std::byte>(n + 1));
+    }
+    return made;
+  }();
+  return contents[i];
+}
 
 class Reuse : public ::testing::TestWithParam<PathKind> {
  protected:
   void SetUp() override {
     if (GetParam() == PathKind::kCma) {
-      foreign.resize(kLayout.end_bytes());
-      from = Arena::adopt(kLayout, foreign).value();
+      foreign.resize(kReuseLayout.end_bytes());
+      from = Arena::adopt(kReuseLayout, foreign).value();
     } else {
-      from = testing::make_arena(kLayout, MemoryKind::kShared);
+      from = testing::make_arena(kReuseLayout, MemoryKind::kShared);
     }
     PeerAddress address;
     if (GetParam() == PathKind::kLocal) {
@@ -47,25 +61,18 @@ class Reuse : public ::testing::TestWithParam<PathKind> {
       peer = Peer::connect(address, pool, kClock).value();
     }
     ASSERT_EQ(peer->paths()[0]->kind(), GetParam());
-    for (std::uint32_t i = 0; i < kSlots; ++i) order.take[i] = i;
-    order.granted.resize(kSlots);
+    for (std::uint32_t i = 0; i < kReuseSlots; ++i) order.take[i] = i;
+    order.granted.resize(kReuseSlots);
   }
   void rewrite(std::uint64_t round) {
-    static const auto contents = [] {
-      std::array<std::vector<std::byte>, kContents> made;
-      for (std::size_t i = 0; i < made.size(); ++i) {
-        made[i].assign(kBlockBytes, static_cast<std::byte>(i + 1));
-      }
-      return made;
-    }();
-    const auto slot = static_cast<std::uint32_t>(mix64(round) % kSlots);
+    const auto slot = static_cast<std::uint32_t>(mix64(round) % kReuseSlots);
     from->reserve(slot);
-    from->fill(slot, 0, contents[round % kContents].data());
+    from->fill(slot, 0, content(round % kContents).data());
     from->commit(slot, key_of(round % kContents));
   }
   /// What a prefill worker would have put into its ticket at this moment.
   void name_blocks() {
-    for (std::uint32_t i = 0; i < kSlots; ++i) {
+    for (std::uint32_t i = 0; i < kReuseSlots; ++i) {
       const BlockHead head = from->table().block(i);
       order.granted[i] = {i, static_cast<std::uint32_t>(head.generation)};
       order.keys[i] = head.key;
@@ -74,12 +81,12 @@ class Reuse : public ::testing::TestWithParam<PathKind> {
 
   std::vector<std::byte> foreign;
   std::unique_ptr<Arena> from;
-  std::unique_ptr<Arena> to = testing::make_arena(kLayout);
+  std::unique_ptr<Arena> to = testing::make_arena(kReuseLayout);
   std::unique_ptr<HostServer> host;
   std::unique_ptr<TcpServer> tcp;
   CopyPool pool;
   std::unique_ptr<Peer> peer;
-  testing::Order order{kSlots};
+  testing::Order order{kReuseSlots};
   Transfer transfer;
 };
 
@@ -114,7 +121,7 @@ TEST_P(Reuse, WhatArrivesIsWhatWasNamed) {
     ASSERT_TRUE(peer->pull(transfer, order.pull(grant), *to).has_value());
     ASSERT_TRUE(transfer.wait(Deadline(kClock.now() + 20s), kClock));
     ASSERT_TRUE(from->grants().close(grant, Deadline(kClock.now() + 20s), kClock).has_value());
-    for (std::uint32_t i = 0; i < kSlots; ++i) {
+    for (std::uint32_t i = 0; i < kReuseSlots; ++i) {
       if (order.status[i] != BlockStatus::kArrived) {
         ++missed;
         ASSERT_FALSE(to->ref(order.to[i]).has_value());
@@ -122,21 +129,16 @@ TEST_P(Reuse, WhatArrivesIsWhatWasNamed) {
       }
       ++arrived;
       ASSERT_LT(order.keys[i].low, kContents);
-      const auto wanted = static_cast<std::byte>(order.keys[i].low + 1);
-      const std::byte* bytes = to->part(order.to[i], 0);
-      ASSERT_TRUE(
-          std::all_of(bytes, bytes + kBlockBytes, [&](std::byte byte) { return byte == wanted; }));
+      const std::vector<std::byte>& wanted = content(order.keys[i].low);
+      ASSERT_EQ(std::memcmp(to->part(order.to[i], 0), wanted.data(), kBlockBytes), 0);
     }
   }
 }
 
-std::string name(const ::testing::TestParamInfo<PathKind>& info) {
-  return std::string(to_string(info.param));
-}
 INSTANTIATE_TEST_SUITE_P(By, Reuse,
                          ::testing::Values(PathKind::kLocal, PathKind::kShared, PathKind::kCma,
                                            PathKind::kTcp),
-                         name);
+                         testing::path_name);
 
 }  // namespace
 }  // namespace penstock::transfer

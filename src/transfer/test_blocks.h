@@ -1,16 +1,25 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/rng.h"
 #include "transfer/peer.h"
 
 namespace penstock::transfer::testing {
+
+inline const SteadyClock kClock;
+inline const std::string kSecret = "a secret of thirty-two characters";
+inline Deadline in(std::chrono::milliseconds time) { return Deadline(kClock.now() + time); }
 
 /// Block `i` of a test, told apart from all others by its key and by every word of its bytes.
 inline BlockKey key_of(std::uint64_t i) { return {mix64(i + 1), i}; }
@@ -94,6 +103,11 @@ inline std::vector<BlockRef> fill_all(Arena& arena) {
     refs.push_back(*arena.ref(slot));
   }
   return refs;
+}
+
+/// What tests that run over each path are called after.
+inline std::string path_name(const ::testing::TestParamInfo<PathKind>& path) {
+  return std::string(to_string(path.param));
 }
 
 }  // namespace penstock::transfer::testing

@@ -13,15 +13,14 @@ namespace {
 
 constexpr std::size_t kUnknownFieldsMax = 16;
 constexpr std::size_t kStopBytesMax = 1024;  // of one stop string: each choice has its own copy
-constexpr std::int64_t kIntMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kIntMin = std::numeric_limits<std::int32_t>::min();
 
 void read_stream_options(JsonReader& json, GenerationState& state) {
   using Options = GenerationParams;
-  static constexpr FieldTable kFields(std::to_array<Field<Options>>({
+  static constexpr FieldTable kGenerationFields(std::to_array<Field<Options>>({
       {"include_usage", [](JsonReader& j, Options& o) { read_bool(j, o.include_usage); }},
   }));
-  kFields.read_object(json, state.params);
+  kGenerationFields.read_object(json, state.params);
   state.has_stream_options = true;
 }
 
@@ -94,38 +93,42 @@ void read_logit_bias(JsonReader& json, GenerationState& state) {
   }
 }
 
-using State = GenerationState;
-
 /// A field that is a float of a range.
 template <std::optional<float> GenerationParams::* member, double min, double max,
           bool without_min = false>
-void read_range(JsonReader& json, State& state) {
+void read_range(JsonReader& json, GenerationState& state) {
   read_float(json, {min, max, without_min}, (state.params.*member).emplace());
 }
 
-constexpr FieldTable kFields(std::to_array<Field<State>>({
-    {"model", [](JsonReader& j, State& s) { read_nonempty_string(j, s.params.model); }},
-    {"stream", [](JsonReader& j, State& s) { read_bool(j, s.params.stream); }},
+constexpr FieldTable kGenerationFields(std::to_array<Field<GenerationState>>({
+    {"model", [](JsonReader& j, GenerationState& s) { read_nonempty_string(j, s.params.model); }},
+    {"stream", [](JsonReader& j, GenerationState& s) { read_bool(j, s.params.stream); }},
     {"stream_options", read_stream_options},
-    {"n", [](JsonReader& j, State& s) { read_int(j, 1, kChoicesMax, s.params.n); }},
-    {"min_tokens", [](JsonReader& j, State& s) { read_int(j, 0, kIntMax, s.params.min_tokens); }},
+    {"n", [](JsonReader& j, GenerationState& s) { read_int(j, 1, kChoicesMax, s.params.n); }},
+    {"min_tokens",
+     [](JsonReader& j, GenerationState& s) { read_int(j, 0, kIntMax, s.params.min_tokens); }},
     {"temperature", read_range<&GenerationParams::temperature, 0.0, 2.0>},
     {"top_p", read_range<&GenerationParams::top_p, 0.0, 1.0, true>},
     {"min_p", read_range<&GenerationParams::min_p, 0.0, 1.0>},
-    {"top_k", [](JsonReader& j, State& s) { read_int(j, -1, kIntMax, s.params.top_k.emplace()); }},
+    {"top_k",
+     [](JsonReader& j, GenerationState& s) { read_int(j, -1, kIntMax, s.params.top_k.emplace()); }},
     {"frequency_penalty", read_range<&GenerationParams::frequency_penalty, -2.0, 2.0>},
     {"presence_penalty", read_range<&GenerationParams::presence_penalty, -2.0, 2.0>},
     {"repetition_penalty", read_range<&GenerationParams::repetition_penalty, 0.0, 2.0, true>},
-    {"seed", [](JsonReader& j, State& s) { read_seed(j, s.params.seed.emplace()); }},
+    {"seed", [](JsonReader& j, GenerationState& s) { read_seed(j, s.params.seed.emplace()); }},
     {"stop", read_stop},
     {"stop_token_ids", read_stop_token_ids},
-    {"ignore_eos", [](JsonReader& j, State& s) { read_bool(j, s.params.ignore_eos); }},
+    {"ignore_eos", [](JsonReader& j, GenerationState& s) { read_bool(j, s.params.ignore_eos); }},
     {"logit_bias", read_logit_bias},
-    {"grammar", [](JsonReader& j, State& s) { read_nonempty_string(j, s.params.grammar); }},
-    {"cache_salt", [](JsonReader& j, State& s) { read_nonempty_string(j, s.params.cache_salt); }},
-    {"priority", [](JsonReader& j, State& s) { read_int(j, kIntMin, kIntMax, s.params.priority); }},
-    {"user", [](JsonReader& j, State& s) { read_string(j, s.params.user); }},
-    {"return_token_ids", [](JsonReader& j, State& s) { read_bool(j, s.params.return_token_ids); }},
+    {"grammar",
+     [](JsonReader& j, GenerationState& s) { read_nonempty_string(j, s.params.grammar); }},
+    {"cache_salt",
+     [](JsonReader& j, GenerationState& s) { read_nonempty_string(j, s.params.cache_salt); }},
+    {"priority",
+     [](JsonReader& j, GenerationState& s) { read_int(j, kIntMin, kIntMax, s.params.priority); }},
+    {"user", [](JsonReader& j, GenerationState& s) { read_string(j, s.params.user); }},
+    {"return_token_ids",
+     [](JsonReader& j, GenerationState& s) { read_bool(j, s.params.return_token_ids); }},
     // Of OpenAI's own service: storage, billing, abuse handling, speed-ups. An answer is the same
     // without them.
     {"metadata"},
@@ -141,7 +144,7 @@ constexpr FieldTable kFields(std::to_array<Field<State>>({
 }  // namespace
 
 bool read_generation_field(JsonReader& json, std::string_view key, GenerationState& state) {
-  return kFields.read(json, key, state, state.seen);
+  return kGenerationFields.read(json, key, state, state.seen);
 }
 
 void finish_generation(JsonReader& json, GenerationState& state) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +11,8 @@
 #include "api/openai.h"
 
 namespace penstock::api {
+
+constexpr std::int64_t kIntMax = std::numeric_limits<std::int32_t>::max();
 
 /// What reading the fields that chat and completions share has found besides their values.
 struct GenerationState {

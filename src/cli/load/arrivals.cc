@@ -10,17 +10,14 @@ namespace {
 /// A century, so that a tiny rate cannot overflow the clock.
 constexpr double kOffsetMaxS = 3.15e9;
 
-Nanos from_seconds(double s) {
-  return std::chrono::duration_cast<Nanos>(
-      std::chrono::duration<double>(std::fmin(s, kOffsetMaxS)));
-}
+Nanos offset(double s) { return from_seconds(std::fmin(s, kOffsetMaxS)); }
 
 class PoissonArrivals final : public Arrivals {
  public:
   PoissonArrivals(double rate_per_s, std::uint64_t seed) : rate_per_s_(rate_per_s), random_(seed) {}
 
   std::optional<Nanos> next() override {
-    const Nanos at = from_seconds(at_s_);
+    const Nanos at = offset(at_s_);
     at_s_ += random_.exponential(1 / rate_per_s_);
     return at;
   }
@@ -36,7 +33,7 @@ class UniformArrivals final : public Arrivals {
   explicit UniformArrivals(double rate_per_s) : rate_per_s_(rate_per_s) {}
 
   std::optional<Nanos> next() override {
-    return from_seconds(static_cast<double>(count_++) / rate_per_s_);
+    return offset(static_cast<double>(count_++) / rate_per_s_);
   }
 
  private:
@@ -51,7 +48,7 @@ class TraceArrivals final : public Arrivals {
 
   std::optional<Nanos> next() override {
     if (next_ == trace_.size()) return std::nullopt;
-    return from_seconds(std::chrono::duration<double>(trace_[next_++].at).count() / speed_);
+    return offset(to_seconds(trace_[next_++].at) / speed_);
   }
 
  private:

@@ -10,8 +10,6 @@ namespace {
 
 constexpr int kBarWidth = 24;
 
-double seconds(Nanos d) { return std::chrono::duration<double>(d).count(); }
-
 double fraction_of(double part, double whole) {
   return whole > 0 ? std::clamp(part / whole, 0.0, 1.0) : 1.0;
 }
@@ -20,11 +18,11 @@ double fraction_of(double part, double whole) {
 
 double Progress::fraction(TimePoint now) const {
   if (now < window_.from) {
-    return fraction_of(seconds(now - window_.begin), seconds(options_.warm_up));
+    return fraction_of(to_seconds(now - window_.begin), to_seconds(options_.warm_up));
   }
   double fraction = 0;
   if (options_.duration) {
-    fraction = fraction_of(seconds(now - window_.from), seconds(*options_.duration));
+    fraction = fraction_of(to_seconds(now - window_.from), to_seconds(*options_.duration));
   }
   if (options_.requests) {
     const auto answered =
@@ -43,7 +41,7 @@ std::string Progress::line(TimePoint now) {
   if (recent_.size() > kLines) recent_.pop_front();
   const Snapshot from = recent_.size() > 1 ? recent_.front() : Snapshot{.at = window_.begin};
   const Snapshot& to = recent_.back();
-  const double time_s = std::max(seconds(to.at - from.at), 1e-9);
+  const double time_s = std::max(to_seconds(to.at - from.at), 1e-9);
   const std::uint64_t ttft_count = to.ttft_count - from.ttft_count;
 
   const double done = fraction(now);

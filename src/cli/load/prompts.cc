@@ -100,20 +100,16 @@ class FromTrace final : public PromptSource {
   const std::vector<TraceRequest>& trace_;
 };
 
-std::unexpected<Error> bad(std::string message) {
-  return fail(Code::kInvalidArgument, std::move(message));
-}
-
 /// One line of a prompt file as the endpoint wants it.
 Result<std::string> read_prompt(const dom::element& line, Endpoint endpoint) {
   dom::element prompt = line;
   if (line.is_object() && line["messages"].get(prompt) != simdjson::SUCCESS &&
       line["prompt"].get(prompt) != simdjson::SUCCESS) {
-    return bad("expected \"messages\" or \"prompt\" in the object");
+    return invalid("expected \"messages\" or \"prompt\" in the object");
   }
   std::string_view text;
   if (prompt.get(text) == simdjson::SUCCESS) {
-    if (text.empty()) return bad("the prompt is empty");
+    if (text.empty()) return invalid("the prompt is empty");
     std::string out;
     if (endpoint == Endpoint::kCompletions) return std::string(text);
     append_message(out, "user", text);
@@ -121,14 +117,14 @@ Result<std::string> read_prompt(const dom::element& line, Endpoint endpoint) {
   }
   dom::array messages;
   if (prompt.get(messages) != simdjson::SUCCESS || messages.size() == 0) {
-    return bad("expected an array of messages, a string, or an object with one of them");
+    return invalid("expected an array of messages, a string, or an object with one of them");
   }
   if (endpoint == Endpoint::kCompletions) {
-    return bad("messages need --endpoint chat; completions take strings");
+    return invalid("messages need --endpoint chat; completions take strings");
   }
   std::string out;
   for (const dom::element& message : messages) {
-    if (!message.is_object()) return bad("expected objects with role and content in messages");
+    if (!message.is_object()) return invalid("expected objects with role and content in messages");
     if (!out.empty()) out += ',';
     out += simdjson::minify(message);
   }
@@ -158,7 +154,7 @@ Result<std::unique_ptr<PromptSource>> read_prompts(std::string_view text, Endpoi
     return {};
   });
   if (!read) return std::unexpected(read.error());
-  if (turns.empty()) return bad("it holds no prompt");
+  if (turns.empty()) return invalid("it holds no prompt");
   return std::make_unique<FromFile>(std::move(turns));
 }
 

@@ -16,8 +16,9 @@ using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::Not;
 
-const TimePoint kBegin{1h};
-const Window kWindow{.begin = kBegin, .from = kBegin, .until = kBegin + 10s};
+const TimePoint kReportBegin{1h};
+const Window kReportWindow{
+    .begin = kReportBegin, .from = kReportBegin, .until = kReportBegin + 10s};
 
 LoadOptions some_options() {
   LoadOptions options;
@@ -31,9 +32,9 @@ LoadOptions some_options() {
 }
 
 RunResult some_result() {
-  RunResult result{.statistics = Statistics(kWindow, some_options().slo), .window_time = 10s};
+  RunResult result{.statistics = Statistics(kReportWindow, some_options().slo), .window_time = 10s};
   for (int i = 1; i <= 100; ++i) {
-    const TimePoint intended = kBegin + 1s;
+    const TimePoint intended = kReportBegin + 1s;
     RequestRecord record{
         .intended = intended,
         .first = intended + i * 2ms,
@@ -46,9 +47,9 @@ RunResult some_result() {
     result.statistics.on_send(intended, intended + 1ms, false);
     result.statistics.on_end(record);
   }
-  RequestRecord failed{.intended = kBegin,
+  RequestRecord failed{.intended = kReportBegin,
                        .first = TimePoint::min(),
-                       .end = kBegin + 1s,
+                       .end = kReportBegin + 1s,
                        .outcome = Outcome::kStatus,
                        .status = 429,
                        .message = "a \"b\"\x1b[31m\nc"};
@@ -99,7 +100,7 @@ TEST_F(JsonReportTest, WhatWasNotMeasuredIsNull) {
   LoadOptions options = some_options();
   options.slo = {};
   options.duration.reset();
-  const auto root = parse(json_report(options, {.statistics = Statistics(kWindow, {})}));
+  const auto root = parse(json_report(options, {.statistics = Statistics(kReportWindow, {})}));
   for (const char* field :
        {"/goodput", "/load/duration_s", "/load/requests", "/rates/requests_per_s",
         "/rates/output_tokens_per_s", "/rates/prompt_tokens_per_s", "/tokens/prompt",
@@ -123,7 +124,7 @@ TEST(TextReportTest, SaysWhatMakesItDoubtful) {
   RunResult result = some_result();
   result.interrupted = true;
   Statistics& s = result.statistics;
-  const TimePoint intended = kBegin + 1s;
+  const TimePoint intended = kReportBegin + 1s;
   for (int i = 0; i < 5; ++i) s.on_send(intended, intended + 1s, false);
   s.on_send(intended, intended + 1s, true);
   s.on_end(
@@ -137,7 +138,8 @@ TEST(TextReportTest, SaysWhatMakesItDoubtful) {
 }
 
 TEST(TextReportTest, AnEmptyRunIsNoAccident) {
-  const std::string text = text_report(some_options(), {.statistics = Statistics(kWindow, {})});
+  const std::string text =
+      text_report(some_options(), {.statistics = Statistics(kReportWindow, {})});
   EXPECT_THAT(text, HasSubstr("0 ok, 0 failed"));
   EXPECT_THAT(text, Not(HasSubstr("nan")));
   EXPECT_THAT(text, Not(HasSubstr("inf")));
@@ -145,9 +147,9 @@ TEST(TextReportTest, AnEmptyRunIsNoAccident) {
 
 TEST(FailuresTest, IncludeTheWarmUpButNotWhatTheUserCutOff) {
   RunResult result = some_result();
-  RequestRecord record{.intended = kBegin - 1s, .outcome = Outcome::kEmpty};
+  RequestRecord record{.intended = kReportBegin - 1s, .outcome = Outcome::kEmpty};
   result.statistics.on_end(record);
-  record = {.intended = kBegin, .outcome = Outcome::kUnfinished};
+  record = {.intended = kReportBegin, .outcome = Outcome::kUnfinished};
   result.statistics.on_end(record);
   EXPECT_EQ(failures(result), 2U);
 }
@@ -155,20 +157,20 @@ TEST(FailuresTest, IncludeTheWarmUpButNotWhatTheUserCutOff) {
 TEST(ProgressTest, ShowsRatesSinceTheLastLinesAndCoversTheLineBefore) {
   const LoadOptions options = some_options();
   LiveCounters live;
-  Progress progress(options, kWindow, live);
+  Progress progress(options, kReportWindow, live);
   live.begun = 30;
   live.ended = 20;
   live.failed = 123456;
   live.content_events = 500;
   live.ttft_count = 10;
   live.ttft_sum_ns = Nanos(250ms).count();
-  const std::string first = progress.line(kBegin + 5s);
+  const std::string first = progress.line(kReportBegin + 5s);
   EXPECT_THAT(first, HasSubstr("50 %"));
   EXPECT_THAT(first, HasSubstr(" 4.0 requests/s  100 tokens/s  TTFT 25.0 ms  10 in flight"));
   live.begun = 40;
   live.ended = 40;
   live.failed = 0;
-  const std::string second = progress.line(kBegin + 15s);
+  const std::string second = progress.line(kReportBegin + 15s);
   EXPECT_THAT(second, HasSubstr("finish  [########################] 100 %  2.0 requests/s"));
   EXPECT_THAT(second, Not(HasSubstr("TTFT")));
   EXPECT_EQ(second.size(), first.size());

@@ -44,15 +44,17 @@ class LeapingClock final : public Clock {
   std::atomic<Nanos> ahead_{Nanos::zero()};
 };
 
-std::string event(const std::string& json) { return "data: " + json + "\n\n"; }
+std::string server_event(const std::string& json) { return "data: " + json + "\n\n"; }
 std::string content(const std::string& text) {
-  return event(R"({"choices":[{"delta":{"content":")" + text + R"("},"finish_reason":null}]})");
+  return server_event(R"({"choices":[{"delta":{"content":")" + text +
+                      R"("},"finish_reason":null}]})");
 }
-const std::string kFinish = event(R"({"choices":[{"delta":{},"finish_reason":"stop"}]})");
-const std::string kUsage =
-    event(R"({"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":4,)"
-          R"("prompt_tokens_details":{"cached_tokens":5}}})");
-const std::string kDone = "data: [DONE]\n\n";
+const std::string kServerFinish =
+    server_event(R"({"choices":[{"delta":{},"finish_reason":"stop"}]})");
+const std::string kServerUsage =
+    server_event(R"({"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":4,)"
+                 R"("prompt_tokens_details":{"cached_tokens":5}}})");
+const std::string kServerDone = "data: [DONE]\n\n";
 
 void answer_stream(net::Exchange& exchange, const std::string& events) {
   exchange.start_stream("text/event-stream");
@@ -61,7 +63,8 @@ void answer_stream(net::Exchange& exchange, const std::string& events) {
 }
 
 void answer_well(net::Exchange& exchange) {
-  answer_stream(exchange, content("Hello") + content(" you") + kFinish + kUsage + kDone);
+  answer_stream(exchange,
+                content("Hello") + content(" you") + kServerFinish + kServerUsage + kServerDone);
 }
 
 /// A server whose answers are a function of the number of the request.
@@ -228,11 +231,11 @@ TEST(LoadRunTest, ErrorsAreCountedByKind) {
     switch (number) {
       case 0: exchange.respond(429, "application/json", R"({"error":{"message":"full"}})"); break;
       case 1: exchange.respond(500, "text/plain", "oh"); break;
-      case 2: answer_stream(exchange, hi + event(R"({"error":{"message":"boom"}})")); break;
-      case 3: answer_stream(exchange, hi + kFinish); break;
-      case 4: answer_stream(exchange, hi + kDone); break;
-      case 5: answer_stream(exchange, kFinish + kDone); break;
-      case 6: answer_stream(exchange, hi + event("{oops") + kDone); break;
+      case 2: answer_stream(exchange, hi + server_event(R"({"error":{"message":"boom"}})")); break;
+      case 3: answer_stream(exchange, hi + kServerFinish); break;
+      case 4: answer_stream(exchange, hi + kServerDone); break;
+      case 5: answer_stream(exchange, kServerFinish + kServerDone); break;
+      case 6: answer_stream(exchange, hi + server_event("{oops") + kServerDone); break;
       default: answer_well(exchange);
     }
   });
@@ -442,7 +445,8 @@ TEST(LoadRunTest, TracesAreReplayedToTheirEnd) {
 
 TEST(LoadRunTest, EachTurnCarriesTheConversationSoFar) {
   Server server([](Server&, net::Exchange& exchange, std::size_t number) {
-    answer_stream(exchange, content(fmt::format("answer {}", number)) + kFinish + kDone);
+    answer_stream(exchange,
+                  content(fmt::format("answer {}", number)) + kServerFinish + kServerDone);
   });
   LoadOptions options = options_for(server.url());
   options.requests = 6;

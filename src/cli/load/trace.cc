@@ -15,24 +15,21 @@ namespace dom = simdjson::dom;
 // Far beyond any trace, and far from where nanoseconds overflow.
 constexpr double kTimestampMsMax = 4e12;
 
-std::unexpected<Error> bad(std::string message) {
-  return fail(Code::kInvalidArgument, std::move(message));
-}
-
 Result<std::uint32_t> token_count(const dom::element& line, const char* field) {
   std::uint64_t count = 0;
   if (line[field].get(count) != simdjson::SUCCESS || count < 1 || count > kTraceTokensMax) {
-    return bad(fmt::format("{}: expected a number of tokens from 1 to {}", field, kTraceTokensMax));
+    return invalid(
+        fmt::format("{}: expected a number of tokens from 1 to {}", field, kTraceTokensMax));
   }
   return static_cast<std::uint32_t>(count);
 }
 
 Result<TraceRequest> read_request(const dom::element& line) {
-  if (!line.is_object()) return bad("expected an object with timestamp, input_length, ...");
+  if (!line.is_object()) return invalid("expected an object with timestamp, input_length, ...");
   double timestamp_ms = 0;
   if (line["timestamp"].get(timestamp_ms) != simdjson::SUCCESS || timestamp_ms < 0 ||
       timestamp_ms > kTimestampMsMax) {
-    return bad("timestamp: expected milliseconds, 0 or more");
+    return invalid("timestamp: expected milliseconds, 0 or more");
   }
   const Result<std::uint32_t> input = token_count(line, "input_length");
   if (!input) return std::unexpected(input.error());
@@ -40,7 +37,7 @@ Result<TraceRequest> read_request(const dom::element& line) {
   if (!output) return std::unexpected(output.error());
   dom::array ids;
   if (line["hash_ids"].get(ids) != simdjson::SUCCESS) {
-    return bad("hash_ids: expected an array of integers");
+    return invalid("hash_ids: expected an array of integers");
   }
   TraceRequest request{
       .at = Nanos(static_cast<Nanos::rep>(timestamp_ms * 1e6)),
@@ -49,7 +46,8 @@ Result<TraceRequest> read_request(const dom::element& line) {
   };
   for (const dom::element& id : ids) {
     std::uint64_t value = 0;
-    if (id.get(value) != simdjson::SUCCESS) return bad("hash_ids: expected integers, 0 or more");
+    if (id.get(value) != simdjson::SUCCESS)
+      return invalid("hash_ids: expected integers, 0 or more");
     request.blocks.push_back(value);
   }
   return request;
@@ -66,7 +64,7 @@ Result<std::vector<TraceRequest>> parse_trace(std::string_view text) {
     return {};
   });
   if (!read) return std::unexpected(read.error());
-  if (requests.empty()) return bad("it holds no request");
+  if (requests.empty()) return invalid("it holds no request");
   std::ranges::stable_sort(requests, {}, &TraceRequest::at);
   const Nanos first = requests.front().at;
   for (TraceRequest& request : requests) request.at -= first;

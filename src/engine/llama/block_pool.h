@@ -146,4 +146,7 @@ class BlockPool final {
   std::uint64_t evictions_ = 0;
 };
 
+/// What a chain's first block comes behind.
+inline const BlockPool::Pin kNoBlock;
+
 }  // namespace penstock::engine::llama

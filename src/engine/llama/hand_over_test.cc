@@ -19,19 +19,19 @@ namespace {
 
 using namespace std::chrono_literals;
 
-struct Answer {
+struct HandedOver {
   std::vector<Token> tokens;
   Usage usage;
   std::optional<FinishReason> finish;
   std::shared_ptr<const KvTicket> kv;
 };
 
-class Collector final : public OutputSink {
+class HandOverSink final : public OutputSink {
  public:
   void deliver(std::span<Output> outputs) override {
     const std::lock_guard lock(mutex_);
     for (Output& o : outputs) {
-      Answer& answer = answers_[o.request.value];
+      HandedOver& answer = answers_[o.request.value];
       EXPECT_FALSE(answer.finish.has_value()) << "an output after the end";
       if (o.token) answer.tokens.push_back(*o.token);
       if (!o.finish) continue;
@@ -41,7 +41,7 @@ class Collector final : public OutputSink {
     }
     changed_.notify_all();
   }
-  Answer wait(RequestId id) {
+  HandedOver wait(RequestId id) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return answers_[id.value].finish.has_value(); });
     return answers_[id.value];
@@ -50,7 +50,7 @@ class Collector final : public OutputSink {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::uint64_t, Answer> answers_;
+  std::map<std::uint64_t, HandedOver> answers_;
 };
 
 /// Waits for what another thread is about to do.
@@ -105,7 +105,7 @@ class HandOver : public ::testing::Test {
     EXPECT_TRUE(engine.generate(std::move(request)).has_value());
     return id;
   }
-  Answer ask(Engine& engine, std::span<const Token> prompt) {
+  HandedOver ask(Engine& engine, std::span<const Token> prompt) {
     return collector_.wait(give(engine, request(prompt)));
   }
   /// The id, under which the lease runs, and the ticket.
@@ -117,12 +117,12 @@ class HandOver : public ::testing::Test {
     r.max_tokens = 0;
     r.kv_lease = lease;
     const RequestId id = give(engine, std::move(r));
-    const Answer answer = collector_.wait(id);
+    const HandedOver answer = collector_.wait(id);
     EXPECT_EQ(answer.finish, FinishReason::kLength);
     EXPECT_TRUE(answer.tokens.empty());
     return {id, answer.kv};
   }
-  Answer decode(Engine& engine, std::span<const Token> prompt, const KvTicket& ticket) {
+  HandedOver decode(Engine& engine, std::span<const Token> prompt, const KvTicket& ticket) {
     GenerateRequest r = request(prompt);
     r.fetch = ticket;
     return collector_.wait(give(engine, std::move(r)));
@@ -135,7 +135,7 @@ class HandOver : public ::testing::Test {
   SteadyClock clock_;
   std::shared_ptr<KvExchange> exchange_ = std::make_shared<KvExchange>(clock_);
   LlamaOptions options_;
-  Collector collector_;
+  HandOverSink collector_;
   std::uint64_t last_id_ = 0;
 };
 
@@ -149,12 +149,12 @@ TEST_F(HandOver, TheAnswerIsThatOfOneWorkerWhereverThePromptEnds) {
     for (const std::size_t tokens : {1, 63, 64, 65, 128, 200, 511, 512, 513, 575, 576, 577, 700}) {
       const std::vector<Token> p = prompt(tokens, tokens);
       const auto [id, ticket] = prefill(*first, p);
-      const Answer alone = ask(*whole, p);
+      const HandedOver alone = ask(*whole, p);
       const std::size_t blocks = ticket == nullptr ? 0 : ticket->blocks.size();
       if (tokens >= 200) {
         EXPECT_GT(blocks, 0U) << tokens;
       }
-      const Answer split = ticket == nullptr ? ask(*second, p) : decode(*second, p, *ticket);
+      const HandedOver split = ticket == nullptr ? ask(*second, p) : decode(*second, p, *ticket);
       if (exact) {
         EXPECT_EQ(split.tokens, alone.tokens) << tokens << " tokens";
       }
@@ -174,7 +174,7 @@ TEST_F(HandOver, APromptThatIsCachedLeavesAtOnceAndWhatIsThereIsNotFetchedAgain)
   const auto first = worker();
   const auto second = worker();
   const std::vector<Token> p = prompt(700);
-  const Answer alone = ask(*first, p);
+  const HandedOver alone = ask(*first, p);
   const std::uint64_t steps = first->load().steps;
   const auto [id, ticket] = prefill(*first, p);
   EXPECT_EQ(first->load().steps, steps);
@@ -190,7 +190,7 @@ TEST_F(HandOver, LeasesEndWhenToldWhenTheirTimeIsOverAndWithTheirWorker) {
   auto first = worker();
   const auto second = worker();
   const std::vector<Token> p = prompt(700);
-  const Answer alone = ask(*worker(), p);
+  const HandedOver alone = ask(*worker(), p);
 
   const auto told = prefill(*first, p);
   EXPECT_EQ(first->load().kv_leases, 1U);
@@ -220,7 +220,7 @@ TEST_F(HandOver, ATicketForAnotherPromptGivesNothing) {
   const auto second = worker();
   const std::vector<Token> p = prompt(700);
   const std::vector<Token> other = prompt(700, 4);
-  const Answer alone = ask(*worker(), other);
+  const HandedOver alone = ask(*worker(), other);
   const auto [id, ticket] = prefill(*first, p);
   EXPECT_EQ(decode(*second, other, *ticket).tokens, alone.tokens);
   EXPECT_EQ(missed(*second, FetchMiss::kStale), 10U);
@@ -244,7 +244,7 @@ TEST_F(HandOver, WhatIsKeptForOthersIsNotEvictedAndAFullPoolComputesInstead) {
   const auto second = worker();
   ASSERT_EQ(first->info().kv_blocks_max, 12U);
   const std::vector<Token> p = prompt(700);
-  const Answer alone = ask(*worker(), p);
+  const HandedOver alone = ask(*worker(), p);
   const auto [id, ticket] = prefill(*first, p);
   ask(*first, prompt(700, 4));  // would have pushed it out
   EXPECT_EQ(decode(*second, p, *ticket).tokens, alone.tokens);
@@ -252,7 +252,7 @@ TEST_F(HandOver, WhatIsKeptForOthersIsNotEvictedAndAFullPoolComputesInstead) {
 
   const auto held = prefill(*second, p);  // ten of its twelve blocks
   const std::vector<Token> q = prompt(700, 5);
-  const Answer alone_q = ask(*worker(), q);
+  const HandedOver alone_q = ask(*worker(), q);
   first->abort(id, CancelReason::kClientGone);
   wait_for_leases(*first, 0);
   const auto ticket_q = prefill(*first, q);
@@ -272,7 +272,7 @@ TEST_F(HandOver, RequestsThatAreCancelledOnEitherSideLeaveNothing) {
     const std::vector<Token> asked = r.prompt;
     const RequestId leg = give(*first, std::move(r));
     if (i % 2 == 0) first->abort(leg, CancelReason::kClientGone);
-    const Answer prefilled = collector_.wait(leg);
+    const HandedOver prefilled = collector_.wait(leg);
     if (prefilled.kv != nullptr) {
       GenerateRequest d = request(asked);
       d.fetch = *prefilled.kv;

@@ -9,12 +9,6 @@
 #include "engine/llama/batch_shape.h"
 
 namespace penstock::engine::llama {
-namespace {
-
-const BlockPool::Pin kNoBlock;
-
-}  // namespace
-
 std::string PrefixCache::store_key(const Context& context, const LlamaOptions& options) {
   // Kernels differ by CPU, and with them the last bits.
   return fmt::format("{}/{}/{} tokens{}", context.compatibility_key(), llama_print_system_info(),

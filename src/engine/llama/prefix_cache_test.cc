@@ -19,7 +19,7 @@ using namespace std::chrono_literals;
 
 constexpr std::uint64_t kMib = 1 << 20;
 
-class Collector final : public OutputSink {
+class OneAnswer final : public OutputSink {
  public:
   struct Answer {
     std::vector<Token> tokens;
@@ -69,8 +69,8 @@ class PrefixCacheTest : public ::testing::Test {
     options.store = std::move(store);
     return make_llama_engine(model_, options, clock_).value();
   }
-  Collector::Answer ask(Engine& engine, std::span<const Token> prompt, std::string salt = {}) {
-    Collector collector;
+  OneAnswer::Answer ask(Engine& engine, std::span<const Token> prompt, std::string salt = {}) {
+    OneAnswer collector;
     GenerateRequest request;
     request.id = RequestId{++last_id_};
     request.sink = &collector;

@@ -12,8 +12,6 @@ constexpr Nanos kPullAtLeast = std::chrono::milliseconds(250);
 
 constexpr std::uint32_t kGone = UINT32_MAX;  // no slot
 
-const BlockPool::Pin kNoBlock;
-
 FetchMiss miss_of(transfer::BlockStatus status) noexcept {
   switch (status) {
     case transfer::BlockStatus::kStale:

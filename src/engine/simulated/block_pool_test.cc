@@ -25,7 +25,7 @@ std::vector<kv::BlockHash> keys(std::initializer_list<std::uint64_t> numbers) {
 }
 
 /// Keeps what a reader of the events would know.
-class Reader final : public PoolListener {
+class LineReader final : public PoolListener {
  public:
   void stored(const StoredRun& run) override {
     std::string line = "+" + std::to_string(run.first_block);
@@ -85,7 +85,7 @@ TEST(BlockPool, GivesEachSlotOnceAndNoMoreThanItHas) {
 }
 
 TEST(BlockPool, ReleasedBlocksStayFindableUntilTheirRoomIsNeeded) {
-  Reader reader;
+  LineReader reader;
   BlockPool pool(4, &reader);
   auto a = compute(pool, keys({1, 2, 3}));
   pool.release(a);
@@ -99,7 +99,7 @@ TEST(BlockPool, ReleasedBlocksStayFindableUntilTheirRoomIsNeeded) {
 }
 
 TEST(BlockPool, EvictsTheLeastRecentlyReleasedAndOfOneSequenceTheLastBlockFirst) {
-  Reader reader;
+  LineReader reader;
   BlockPool pool(4, &reader);
   auto a = compute(pool, keys({1, 2}));
   auto b = compute(pool, keys({5, 6}));
@@ -127,7 +127,7 @@ TEST(BlockPool, AHitMakesABlockRecentAgain) {
 }
 
 TEST(BlockPool, CopiesOfOneNameAreToldAsOne) {
-  Reader reader;
+  LineReader reader;
   BlockPool pool(4, &reader);
   std::vector<Slot> a;
   std::vector<Slot> b;
@@ -152,7 +152,7 @@ TEST(BlockPool, CopiesOfOneNameAreToldAsOne) {
 }
 
 TEST(BlockPool, ARunOfNewBlocksEndsAtOneThatIsHeld) {
-  Reader reader;
+  LineReader reader;
   BlockPool pool(16, &reader);
   std::vector<Slot> a;
   std::vector<Slot> b;
@@ -250,7 +250,7 @@ class BlockPoolRandom : public ::testing::TestWithParam<std::uint32_t> {};
 TEST_P(BlockPoolRandom, BehavesLikeThePlainOne) {
   std::mt19937_64 random(GetParam());
   const std::uint32_t capacity = 1 + random() % 40;
-  Reader reader;
+  LineReader reader;
   BlockPool pool(capacity, &reader);
   PlainPool plain(capacity);
   std::vector<Holder> holders;

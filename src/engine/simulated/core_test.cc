@@ -40,7 +40,7 @@ class Sink final : public OutputSink {
   std::map<std::uint64_t, std::vector<Output>> by_request;
 };
 
-SimulatedOptions small() {
+SimulatedOptions small_core() {
   SimulatedOptions options;
   options.worker.block_tokens = 4;
   options.worker.kv_blocks = 64;
@@ -57,7 +57,8 @@ std::vector<Token> prompt_of(std::size_t size, Token from) {
 }
 
 struct Bench {
-  explicit Bench(SimulatedOptions o = small()) : options(std::move(o)), core(options, events) {}
+  explicit Bench(SimulatedOptions o = small_core())
+      : options(std::move(o)), core(options, events) {}
 
   GenerateRequest request(std::uint64_t id, std::vector<Token> prompt, std::uint32_t max_tokens) {
     return {.id = {id}, .sink = &sink, .prompt = std::move(prompt), .max_tokens = max_tokens};
@@ -152,7 +153,7 @@ TEST(Core, StopTokensAndEndOfGenerationAreNotShown) {
   EXPECT_EQ(b.sink.by_request[1].back().usage.completion_tokens, b.sink.tokens(1).size());
   EXPECT_EQ(b.core.load().kv_blocks_used, (10 + b.sink.tokens(1).size()) / 4);
 
-  SimulatedOptions ending = small();
+  SimulatedOptions ending = small_core();
   ending.eos_probability = 0.2;
   Bench e(ending);
   const GenerateRequest q = e.request(2, prompt_of(10, 100), 60);
@@ -185,7 +186,7 @@ TEST(Core, LogprobsComeWhenAskedFor) {
 }
 
 TEST(Core, AbortEndsARequestWhereverItIs) {
-  SimulatedOptions options = small();
+  SimulatedOptions options = small_core();
   options.worker.sequences_max = 1;
   Bench b(options);
   b.core.accept(b.request(1, prompt_of(5, 100), 9));
@@ -279,7 +280,7 @@ TEST(Core, EventsNameBlocksByTheirContent) {
 }
 
 TEST(Core, LoadSaysWhatIsThere) {
-  SimulatedOptions options = small();
+  SimulatedOptions options = small_core();
   options.worker.sequences_max = 1;
   options.worker.pass_tokens_max = 8;
   Bench b(options);
@@ -306,7 +307,7 @@ class CoreUnderPressure : public ::testing::TestWithParam<std::uint32_t> {};
 
 TEST_P(CoreUnderPressure, AnswersAreThoseOfAnIdleEngine) {
   std::mt19937 random(GetParam());
-  SimulatedOptions options = small();
+  SimulatedOptions options = small_core();
   options.worker.kv_blocks = 16;
   options.worker.sequences_max = 6;
   options.eos_probability = 0.01;

@@ -17,7 +17,7 @@ namespace {
 
 using simulated::whole_answer;
 
-SimulatedOptions fast() {
+SimulatedOptions fast_worker() {
   SimulatedOptions options;
   options.worker.speedup = SimulatedOptions::kSpeedupMax;
   for (Token t = 10; t < 60; ++t) options.vocabulary.push_back(t);
@@ -25,14 +25,14 @@ SimulatedOptions fast() {
 }
 
 /// A worker whose passes never end within a test: what it runs stays running.
-SimulatedOptions frozen() {
-  SimulatedOptions options = fast();
+SimulatedOptions frozen_worker() {
+  SimulatedOptions options = fast_worker();
   options.worker.speedup = 1e-9;
   return options;
 }
 
-GenerateRequest request(std::uint64_t id, OutputSink& sink, std::uint32_t max_tokens,
-                        std::size_t prompt = 5) {
+GenerateRequest short_request(std::uint64_t id, OutputSink& sink, std::uint32_t max_tokens,
+                              std::size_t prompt = 5) {
   std::vector<Token> tokens(prompt, static_cast<Token>(id % 50));
   return {.id = {id}, .sink = &sink, .prompt = std::move(tokens), .max_tokens = max_tokens};
 }
@@ -44,9 +44,9 @@ class SimulatedEngineTest : public ::testing::Test {
 };
 
 TEST_F(SimulatedEngineTest, AnswersAsPredicted) {
-  const SimulatedOptions options = fast();
+  const SimulatedOptions options = fast_worker();
   const auto engine = make_simulated_engine(options, clock_);
-  const GenerateRequest r = request(1, sink_, 32);
+  const GenerateRequest r = short_request(1, sink_, 32);
   const std::vector<Token> expected = whole_answer(options, r).tokens;
   ASSERT_TRUE(engine->generate(r));
   EXPECT_EQ(sink_.wait(1), FinishReason::kLength);
@@ -55,7 +55,7 @@ TEST_F(SimulatedEngineTest, AnswersAsPredicted) {
 }
 
 TEST_F(SimulatedEngineTest, InfoSaysWhatTheOptionsMean) {
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   options.model = "toy";
   options.worker.kv_blocks = 100;
   options.embedding_size = 8;
@@ -72,7 +72,7 @@ TEST_F(SimulatedEngineTest, InfoSaysWhatTheOptionsMean) {
 }
 
 TEST_F(SimulatedEngineTest, RefusesWhatCanNeverRunAndSaysWhy) {
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   options.context_tokens_max = 100;
   const auto engine = make_simulated_engine(options, clock_);
   const auto code = [&](GenerateRequest r) {
@@ -81,24 +81,24 @@ TEST_F(SimulatedEngineTest, RefusesWhatCanNeverRunAndSaysWhy) {
     EXPECT_FALSE(result.error().message.empty());
     return result.error().code;
   };
-  EXPECT_EQ(code(request(1, sink_, 1, 100)), Code::kInvalidArgument);
-  EXPECT_EQ(code(request(1, sink_, 1, 0)), Code::kInvalidArgument);
-  EXPECT_EQ(code(request(1, sink_, 0)), Code::kInvalidArgument);
-  GenerateRequest r = request(1, sink_, 1);
+  EXPECT_EQ(code(short_request(1, sink_, 1, 100)), Code::kInvalidArgument);
+  EXPECT_EQ(code(short_request(1, sink_, 1, 0)), Code::kInvalidArgument);
+  EXPECT_EQ(code(short_request(1, sink_, 0)), Code::kInvalidArgument);
+  GenerateRequest r = short_request(1, sink_, 1);
   r.grammar.gbnf = "root ::= \"a\"";
   EXPECT_EQ(code(r), Code::kUnprocessable);
-  ASSERT_TRUE(engine->generate(request(1, sink_, 500, 99)));
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 500, 99)));
   EXPECT_EQ(sink_.wait(1), FinishReason::kLength);
   EXPECT_EQ(sink_.tokens(1).size(), 1U);
 }
 
 TEST_F(SimulatedEngineTest, PassesTakeTheirTime) {
   // 3 passes of a prompt: the only claim is a lower bound, which no slow machine can break.
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   options.worker.speedup = 2;
   const auto engine = make_simulated_engine(options, clock_);
   const TimePoint start = clock_.now();
-  ASSERT_TRUE(engine->generate(request(1, sink_, 3)));
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 3)));
   sink_.wait(1);
   const simulated::PolynomialClock model;
   const double least_ms = (model.prefill_ms(5) + 3 * model.decode_ms(0)) / 2;
@@ -107,14 +107,15 @@ TEST_F(SimulatedEngineTest, PassesTakeTheirTime) {
 }
 
 TEST_F(SimulatedEngineTest, AFullQueueIsRefusedWithATimeToComeBack) {
-  SimulatedOptions options = frozen();
+  SimulatedOptions options = frozen_worker();
   options.worker.sequences_max = 2;
   options.queue_max = 3;
   options.retry_after_s = 4;
   {
     const auto engine = make_simulated_engine(options, clock_);
-    for (std::uint64_t id = 1; id <= 5; ++id) ASSERT_TRUE(engine->generate(request(id, sink_, 9)));
-    const auto refused = engine->generate(request(6, sink_, 9));
+    for (std::uint64_t id = 1; id <= 5; ++id)
+      ASSERT_TRUE(engine->generate(short_request(id, sink_, 9)));
+    const auto refused = engine->generate(short_request(6, sink_, 9));
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Code::kOverloaded);
     EXPECT_EQ(refused.error().retry_after_s, 4);
@@ -125,11 +126,11 @@ TEST_F(SimulatedEngineTest, AFullQueueIsRefusedWithATimeToComeBack) {
 }
 
 TEST_F(SimulatedEngineTest, AbortAndDeadlineEndARequestThatWouldRunForLong) {
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   options.worker.speedup = 20;
   const auto engine = make_simulated_engine(options, clock_);
-  ASSERT_TRUE(engine->generate(request(1, sink_, 100'000)));
-  GenerateRequest r = request(2, sink_, 100'000);
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 100'000)));
+  GenerateRequest r = short_request(2, sink_, 100'000);
   r.deadline = Deadline(clock_.now() + std::chrono::milliseconds(30));
   ASSERT_TRUE(engine->generate(r));
   EXPECT_EQ(sink_.wait(2), FinishReason::kCancelled);
@@ -142,12 +143,12 @@ TEST_F(SimulatedEngineTest, AbortAndDeadlineEndARequestThatWouldRunForLong) {
 }
 
 TEST_F(SimulatedEngineTest, NewcomersAreNotStarvedByALongAnswer) {
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   const auto engine = make_simulated_engine(options, clock_);
   // Long enough to be still running when the short one comes; whether or not it is, both end.
-  ASSERT_TRUE(engine->generate(request(1, sink_, 100'000)));
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 100'000)));
   sink_.wait_for_tokens(1, 1);
-  ASSERT_TRUE(engine->generate(request(2, sink_, 2)));
+  ASSERT_TRUE(engine->generate(short_request(2, sink_, 2)));
   EXPECT_EQ(sink_.wait(2), FinishReason::kLength);
   engine->abort({1}, CancelReason::kClientGone);
   sink_.wait(1);
@@ -155,17 +156,18 @@ TEST_F(SimulatedEngineTest, NewcomersAreNotStarvedByALongAnswer) {
 
 TEST_F(SimulatedEngineTest, TheDestructorCancelsWhatRunsWaitsOrHasJustComeIn) {
   {
-    SimulatedOptions options = frozen();
+    SimulatedOptions options = frozen_worker();
     options.worker.sequences_max = 2;
     const auto engine = make_simulated_engine(options, clock_);
-    for (std::uint64_t id = 1; id <= 20; ++id) ASSERT_TRUE(engine->generate(request(id, sink_, 9)));
+    for (std::uint64_t id = 1; id <= 20; ++id)
+      ASSERT_TRUE(engine->generate(short_request(id, sink_, 9)));
   }
   EXPECT_EQ(sink_.finished(), 20U);
   for (std::uint64_t id = 1; id <= 20; ++id) EXPECT_EQ(sink_.wait(id), FinishReason::kCancelled);
 }
 
 TEST_F(SimulatedEngineTest, EmbedsIfItHasASize) {
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   {
     const auto engine = make_simulated_engine(options, clock_);
     const auto refused = engine->embed({.id = {1}, .tokens = {1, 2}}, [](auto) { ADD_FAILURE(); });
@@ -183,16 +185,16 @@ TEST_F(SimulatedEngineTest, EmbedsIfItHasASize) {
 }
 
 TEST_F(SimulatedEngineTest, AnIdIsTakenUntilItsEnd) {
-  const auto engine = make_simulated_engine(frozen(), clock_);
-  ASSERT_TRUE(engine->generate(request(1, sink_, 9)));
-  EXPECT_EQ(engine->generate(request(1, sink_, 9)).error().code, Code::kInvalidArgument);
+  const auto engine = make_simulated_engine(frozen_worker(), clock_);
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 9)));
+  EXPECT_EQ(engine->generate(short_request(1, sink_, 9)).error().code, Code::kInvalidArgument);
 }
 
 TEST_F(SimulatedEngineTest, TellsWhatItCachesAndHowMuchItDid) {
-  const auto engine = make_simulated_engine(fast(), clock_);
-  ASSERT_TRUE(engine->generate(request(1, sink_, 1, 200)));
+  const auto engine = make_simulated_engine(fast_worker(), clock_);
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 1, 200)));
   sink_.wait(1);
-  ASSERT_TRUE(engine->generate(request(51, sink_, 1, 200)));  // the same prompt
+  ASSERT_TRUE(engine->generate(short_request(51, sink_, 1, 200)));  // the same prompt
   sink_.wait(51);
   const LoadReport load = engine->load();
   EXPECT_EQ(load.prompt_tokens, 400U);
@@ -205,7 +207,7 @@ TEST_F(SimulatedEngineTest, TellsWhatItCachesAndHowMuchItDid) {
   EXPECT_EQ(engine->kv_events()->snapshot(sequence).size(), 3U);
   EXPECT_EQ(sequence, 3U);
 
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   options.worker.prefix_caching = false;
   EXPECT_EQ(make_simulated_engine(options, clock_)->kv_events(), nullptr);
 }
@@ -219,7 +221,7 @@ class Chain final : public OutputSink {
       if (output.request.value == kLast) {
         done.set_value();
       } else {
-        EXPECT_TRUE(engine->generate(request(output.request.value + 1, *this, 2)));
+        EXPECT_TRUE(engine->generate(short_request(output.request.value + 1, *this, 2)));
         engine->abort(output.request, CancelReason::kClientGone);
         EXPECT_GT(engine->load().generation, 0U);
       }
@@ -232,14 +234,14 @@ class Chain final : public OutputSink {
 
 TEST_F(SimulatedEngineTest, ASinkMayCallTheEngine) {
   Chain chain;
-  const auto engine = make_simulated_engine(fast(), clock_);
+  const auto engine = make_simulated_engine(fast_worker(), clock_);
   chain.engine = engine.get();
-  ASSERT_TRUE(engine->generate(request(1, chain, 2)));
+  ASSERT_TRUE(engine->generate(short_request(1, chain, 2)));
   chain.done.get_future().get();
 }
 
 TEST_F(SimulatedEngineTest, ManyThreadsEachGetTheirAnswersWhole) {
-  SimulatedOptions options = fast();
+  SimulatedOptions options = fast_worker();
   options.worker.kv_blocks = 40;  // preemptions and evictions all the time
   options.worker.sequences_max = 8;
   options.queue_max = 16;
@@ -271,7 +273,7 @@ TEST_F(SimulatedEngineTest, ManyThreadsEachGetTheirAnswersWhole) {
         TestSink sink;
         for (std::uint64_t i = 0; i < kEach; ++i) {
           const std::uint64_t id = t * kEach + i + 1;
-          const GenerateRequest r = request(id, sink, 1 + i % 150, 1 + (i * 37) % 700);
+          const GenerateRequest r = short_request(id, sink, 1 + i % 150, 1 + (i * 37) % 700);
           while (true) {
             const auto result = engine->generate(r);
             if (result) break;

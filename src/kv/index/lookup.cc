@@ -17,7 +17,6 @@
 namespace penstock::kv::index {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 /// Runs of one path whose versions are looked at again together at the end.
 constexpr std::uint32_t kPathMax = 256;
 /// Blocks of a run fetched before its length is known.

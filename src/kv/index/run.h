@@ -19,6 +19,8 @@ constexpr std::uint32_t kDead = 0xFFFFFFFD;
 /// The internal tier of predictions.
 constexpr std::uint32_t kPredictedTier = 3;
 
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
 /// One holder of a run: slot << 12 | tier << 10 | depth - 1. It holds the first `depth` blocks.
 using Entry = std::uint32_t;
 constexpr std::uint32_t kSlotsLimit = 1U << 20;

@@ -3,12 +3,6 @@
 #include "kv/index/shard.h"
 
 namespace penstock::kv::index {
-namespace {
-
-constexpr auto kRelaxed = std::memory_order_relaxed;
-
-}  // namespace
-
 Shard::RunView Shard::view(const Run& run) const {
   const std::size_t length = run.length();
   return {.locals = {blocks_.locals(run.first()), length},

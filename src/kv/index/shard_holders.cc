@@ -6,7 +6,6 @@
 namespace penstock::kv::index {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 /// Up to this many entries a plain look at each is faster than halving.
 constexpr std::uint32_t kScanMax = 12;
 

@@ -8,7 +8,6 @@
 namespace penstock::kv::index {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 /// A run's memory may grow by what is left of a granule (Shard::release_memory).
 constexpr std::uint32_t kColumnReserve = BlockArena::kGranule;
 

@@ -5,12 +5,6 @@
 #include "kv/index/shard.h"
 
 namespace penstock::kv::index {
-namespace {
-
-constexpr auto kRelaxed = std::memory_order_relaxed;
-
-}  // namespace
-
 /// Engines remove a chain's blocks one after the other, mostly leaf first: once the first is found,
 /// the others are where they must be, and only their names are compared.
 std::size_t Shard::remove(Slot slot, std::uint32_t tier, std::span<const std::uint64_t> aliases) {

@@ -7,7 +7,6 @@
 namespace penstock::kv::index {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 /// Of so many leaves that the clock hand meets the coldest goes.
 constexpr std::uint32_t kShedSample = 64;
 

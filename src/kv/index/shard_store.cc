@@ -8,7 +8,6 @@
 namespace penstock::kv::index {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 /// Blocks of memory that a new run gets for growing: what decoding adds.
 constexpr std::uint32_t kSlackMin = 8;
 constexpr std::uint32_t kSlackMax = 64;

@@ -10,20 +10,18 @@
 namespace penstock::net {
 namespace {
 
-using State = ResponseParser::State;
-
-struct Outcome {
-  State state = State::kHeader;
+struct Answered {
+  ResponseParser::State state = ResponseParser::State::kHeader;
   int status = 0;
   std::string body;
   std::size_t taken = 0;
   bool keep_alive = false;
-  friend bool operator==(const Outcome&, const Outcome&) = default;
+  friend bool operator==(const Answered&, const Answered&) = default;
 };
 
 class Kept final : public ResponseSink {
  public:
-  explicit Kept(Outcome& outcome) : outcome_(outcome) {}
+  explicit Kept(Answered& outcome) : outcome_(outcome) {}
   [[nodiscard]] bool on_head(int status) override {
     EXPECT_EQ(outcome_.status, 0);
     outcome_.status = status;
@@ -36,11 +34,11 @@ class Kept final : public ResponseSink {
   }
 
  private:
-  Outcome& outcome_;
+  Answered& outcome_;
 };
 
-Outcome parse(const std::string& whole, std::size_t piece_bytes, bool to_head = false) {
-  Outcome outcome;
+Answered parse_answer(const std::string& whole, std::size_t piece_bytes, bool to_head = false) {
+  Answered outcome;
   Kept kept(outcome);
   ResponseParser parser(kept);
   parser.begin(to_head);
@@ -50,14 +48,16 @@ Outcome parse(const std::string& whole, std::size_t piece_bytes, bool to_head = 
     const std::size_t taken = parser.feed(held);
     outcome.taken += taken;
     held.erase(0, taken);
-    if (parser.state() != State::kHeader && parser.state() != State::kBody) break;
+    if (parser.state() != ResponseParser::State::kHeader &&
+        parser.state() != ResponseParser::State::kBody)
+      break;
   }
   outcome.state = parser.state();
   outcome.keep_alive = parser.keep_alive();
   return outcome;
 }
 
-Outcome parse(const std::string& whole) { return parse(whole, whole.size()); }
+Answered parse_answer(const std::string& whole) { return parse_answer(whole, whole.size()); }
 
 TEST(ResponseParserTest, EndsWhereTheAnswerDoes) {
   for (const std::string answer :
@@ -66,8 +66,8 @@ TEST(ResponseParserTest, EndsWhereTheAnswerDoes) {
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno",
         "HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"}) {
-    const Outcome outcome = parse(answer + "HTTP/1.1 500 Next\r\n\r\n");
-    EXPECT_EQ(outcome.state, State::kDone) << answer;
+    const Answered outcome = parse_answer(answer + "HTTP/1.1 500 Next\r\n\r\n");
+    EXPECT_EQ(outcome.state, ResponseParser::State::kDone) << answer;
     EXPECT_EQ(outcome.taken, answer.size()) << answer;
     EXPECT_TRUE(outcome.keep_alive) << answer;
   }
@@ -75,16 +75,16 @@ TEST(ResponseParserTest, EndsWhereTheAnswerDoes) {
 
 TEST(ResponseParserTest, AnAnswerToHeadHasNoBody) {
   const std::string head = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
-  const Outcome outcome = parse(head + "HT", head.size() + 2, true);
-  EXPECT_EQ(outcome.state, State::kDone);
+  const Answered outcome = parse_answer(head + "HT", head.size() + 2, true);
+  EXPECT_EQ(outcome.state, ResponseParser::State::kDone);
   EXPECT_EQ(outcome.taken, head.size());
 }
 
 TEST(ResponseParserTest, ConnectionIsKeptOnlyIfBothSidesCanTellWhereTheAnswerEnds) {
   EXPECT_FALSE(
-      parse("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").keep_alive);
-  EXPECT_FALSE(parse("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n").keep_alive);
-  EXPECT_EQ(parse("HTTP/1.1 200 OK\r\n\r\nanything").state, State::kBody);
+      parse_answer("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").keep_alive);
+  EXPECT_FALSE(parse_answer("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n").keep_alive);
+  EXPECT_EQ(parse_answer("HTTP/1.1 200 OK\r\n\r\nanything").state, ResponseParser::State::kBody);
 }
 
 TEST(ResponseParserTest, WhatIsNotHttpFailsAtItsFirstByte) {
@@ -93,7 +93,7 @@ TEST(ResponseParserTest, WhatIsNotHttpFailsAtItsFirstByte) {
         "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 000 OK\r\n\r\n", "HTTP/1.1 101 Switching\r\n\r\n"}) {
-    EXPECT_EQ(parse(text).state, State::kFailed) << text;
+    EXPECT_EQ(parse_answer(text).state, ResponseParser::State::kFailed) << text;
   }
 }
 
@@ -110,9 +110,9 @@ TEST(ResponseParserTest, AnySplitGivesTheSameOutcome) {
       static constexpr std::string_view kDamage = "\r\n :;0aA\x00\xff\t,";
       text[random() % text.size()] = kDamage[random() % kDamage.size()];
     }
-    Outcome whole = parse(text);
-    Outcome split = parse(text, 1 + random() % 40);
-    if (whole.state == State::kFailed) whole.taken = split.taken = 0;
+    Answered whole = parse_answer(text);
+    Answered split = parse_answer(text, 1 + random() % 40);
+    if (whole.state == ResponseParser::State::kFailed) whole.taken = split.taken = 0;
     ASSERT_EQ(split, whole) << testing::PrintToString(text);
   }
 }

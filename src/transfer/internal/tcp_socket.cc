@@ -13,7 +13,7 @@
 namespace penstock::transfer {
 namespace {
 
-constexpr std::size_t kPiecesMax = 256;  // of one call; the system takes 1024
+constexpr std::size_t kCallPiecesMax = 256;  // of one call; the system takes 1024
 
 struct Address {
   sockaddr_storage storage{};
@@ -87,7 +87,7 @@ void tune_tcp(int socket) {
 std::ptrdiff_t send_some(int socket, wire::Pieces& pieces) {
   msghdr message{};
   message.msg_iov = pieces.left().data();
-  message.msg_iovlen = std::min(pieces.left().size(), kPiecesMax);
+  message.msg_iovlen = std::min(pieces.left().size(), kCallPiecesMax);
   const ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL);
   if (sent < 0) return in_vain() ? 0 : -1;
   pieces.advance(static_cast<std::size_t>(sent));
@@ -97,7 +97,7 @@ std::ptrdiff_t send_some(int socket, wire::Pieces& pieces) {
 std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces) {
   msghdr message{};
   message.msg_iov = pieces.left().data();
-  message.msg_iovlen = std::min(pieces.left().size(), kPiecesMax);
+  message.msg_iovlen = std::min(pieces.left().size(), kCallPiecesMax);
   const ssize_t got = recvmsg(socket, &message, MSG_WAITALL);
   if (got == 0) return -1;
   if (got < 0) return in_vain() ? 0 : -1;

@@ -11,10 +11,6 @@ namespace {
 /// Names how blocks are hashed (kv/block.h, kv/local_hash.h): sides that differ must not talk.
 constexpr std::string_view kKvHash = "penstock-xxh3-1";
 
-std::unexpected<Error> bad(std::string what) {
-  return fail(Code::kInvalidArgument, std::move(what));
-}
-
 using Tokens = google::protobuf::RepeatedField<std::uint32_t>;
 
 void write_tokens(std::span<const Token> tokens, Tokens& out) {
@@ -27,7 +23,7 @@ bool is_token(std::uint32_t token) {
 }
 
 Result<void> read_tokens(const Tokens& in, std::vector<Token>& out) {
-  if (!std::ranges::all_of(in, is_token)) return bad("a token id is not one");
+  if (!std::ranges::all_of(in, is_token)) return invalid("a token id is not one");
   out.assign(in.begin(), in.end());
   return {};
 }
@@ -89,7 +85,7 @@ void write_sampling(const Sampling& sampling, oe::SamplingParams& out) {
 
 Result<void> read_sampling(const oe::SamplingParams& in, Sampling& out) {
   if (in.has_num_sequences() && in.num_sequences() != 1) {
-    return bad("num_sequences: a worker makes one sequence a request");
+    return invalid("num_sequences: a worker makes one sequence a request");
   }
   const auto take = [](bool given, double value, float& to) {
     if (given) to = static_cast<float>(value);
@@ -109,11 +105,12 @@ Result<void> read_stopping(const oe::StoppingOptions& in, GenerateRequest& out) 
   out.max_tokens = in.max_tokens();
   out.min_tokens = in.min_tokens();
   out.ignore_eos = in.ignore_eos();
-  if (in.include_stop_in_output()) return bad("include_stop_in_output: stop tokens are not shown");
+  if (in.include_stop_in_output())
+    return invalid("include_stop_in_output: stop tokens are not shown");
   for (const oe::StopCondition& stop : in.conditions()) {
     if (stop.condition_case() != oe::StopCondition::kStopTokenId ||
         !is_token(stop.stop_token_id())) {
-      return bad("stopping: a worker stops at token ids only");
+      return invalid("stopping: a worker stops at token ids only");
     }
     out.stop_token_ids.push_back(static_cast<Token>(stop.stop_token_id()));
   }
@@ -132,11 +129,11 @@ constexpr std::int32_t kPenaltyLastNMax = 1 << 20;  // so many tokens are kept a
 
 Result<void> read_extras(const ps::GenerateExtras& in, GenerateRequest& out) {
   if (in.penalty_last_n() < -1 || in.penalty_last_n() > kPenaltyLastNMax) {
-    return bad(fmt::format("penalty_last_n: expected -1 to {}", kPenaltyLastNMax));
+    return invalid(fmt::format("penalty_last_n: expected -1 to {}", kPenaltyLastNMax));
   }
   out.sampling.penalty_last_n = in.penalty_last_n();
   for (const ps::LogitBias& bias : in.logit_bias()) {
-    if (!is_token(bias.token_id())) return bad("logit_bias: a token id is not one");
+    if (!is_token(bias.token_id())) return invalid("logit_bias: a token id is not one");
     out.sampling.logit_bias.emplace_back(static_cast<Token>(bias.token_id()), bias.bias());
   }
   if (in.has_grammar()) out.grammar = read_grammar(in.grammar());
@@ -191,7 +188,7 @@ Result<FinishReason> read_reason(oe::FinishReason reason) {
     case oe::FINISH_REASON_STOP: return FinishReason::kStop;
     case oe::FINISH_REASON_LENGTH: return FinishReason::kLength;
     case oe::FINISH_REASON_CANCELLED: return FinishReason::kCancelled;
-    default: return bad("it ended for no known reason");
+    default: return invalid("it ended for no known reason");
   }
 }
 
@@ -232,7 +229,7 @@ void write_hash(const kv::BlockHash& hash, oe::KvBlockHash& out) {
 }
 
 Result<kv::BlockHash> read_hash(const oe::KvBlockHash& in) {
-  if (in.value().size() != 16) return bad("a block's name is not 16 bytes long");
+  if (in.value().size() != 16) return invalid("a block's name is not 16 bytes long");
   kv::BlockHash hash;
   for (std::size_t i = 0; i < 16; ++i) {
     std::uint64_t& half = i < 8 ? hash.high : hash.low;
@@ -272,7 +269,7 @@ void write(const GenerateRequest& request, oe::GenerateRequest& out) {
 Result<GenerateRequest> read(const oe::GenerateRequest& in) {
   GenerateRequest out;
   if (in.input_case() != oe::GenerateRequest::kTokenIds) {
-    return bad("input: a worker takes token_ids");
+    return invalid("input: a worker takes token_ids");
   }
   if (!in.lora_name().empty()) return fail(Code::kUnimplemented, "a worker has no adapters");
   if (in.kv().has_session()) {
@@ -317,7 +314,7 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
       for (const oe::TokenInfo& token : in.token().tokens()) {
         const auto known = [&](std::uint32_t id) { return id < expected.vocabulary_size; };
         if (!known(token.token_id()) || expected.tokens_left == 0) {
-          return bad("it gave a token that was not asked for");
+          return invalid("it gave a token that was not asked for");
         }
         --expected.tokens_left;
         Output& output = out.emplace_back(Output{.request = expected.request,
@@ -325,7 +322,7 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
                                                  .logprob = static_cast<float>(token.logprob()),
                                                  .usage = usage});
         for (const oe::LogProb& top : token.candidates()) {
-          if (!known(top.token_id())) return bad("it gave a token that was not asked for");
+          if (!known(top.token_id())) return invalid("it gave a token that was not asked for");
           output.top.push_back(
               {static_cast<Token>(top.token_id()), static_cast<float>(top.logprob())});
         }
@@ -344,7 +341,7 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
                      .error = in.error().message(),
                      .error_code = code_of(in.error().code())});
       return {};
-    default: return bad("it gave an event that was not asked for");
+    default: return invalid("it gave an event that was not asked for");
   }
 }
 
@@ -425,12 +422,13 @@ void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out) {
 
 Result<EngineInfo> read(const ps::ModelCard& in) {
   if (in.kv_hash() != kKvHash) {
-    return bad(fmt::format("the worker names KV blocks by {}, this front end by {}: use one build",
-                           in.kv_hash().substr(0, 60), kKvHash));
+    return invalid(
+        fmt::format("the worker names KV blocks by {}, this front end by {}: use one build",
+                    in.kv_hash().substr(0, 60), kKvHash));
   }
   if (in.model().empty() || in.block_tokens() == 0 || in.context_tokens_max() < 2 ||
       in.sequences_max() == 0 || in.vocabulary_size() == 0 || !is_token(in.vocabulary_size())) {
-    return bad("the worker's card lacks its model or its limits");
+    return invalid("the worker's card lacks its model or its limits");
   }
   return EngineInfo{.model = in.model(),
                     .kv_compatibility_key = in.kv_compatibility_key(),
@@ -466,7 +464,7 @@ void write(const kv::Event& event, oe::KvEvent& out) {
 Result<kv::Event> read(const oe::KvEvent& in) {
   kv::Event event;
   const auto only_hash = [&](const auto& hashes) -> Result<void> {
-    if (hashes.size() != 1) return bad("an event names not one block");
+    if (hashes.size() != 1) return invalid("an event names not one block");
     Result<kv::BlockHash> hash = read_hash(hashes[0]);
     if (!hash) return std::unexpected(hash.error());
     event.hash = *hash;
@@ -494,7 +492,7 @@ Result<kv::Event> read(const oe::KvEvent& in) {
       return event;
     }
     case oe::KvEvent::kAllBlocksCleared: return event;
-    default: return bad("an event of an unknown kind");
+    default: return invalid("an event of an unknown kind");
   }
 }
 
