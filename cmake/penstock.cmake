@@ -50,6 +50,14 @@ function(precompile target first)  # HEADERS...: `first` makes what all others o
   endif()
 endfunction()
 
+# Several files of a module as one, so that what each reads and instantiates is so once. Files may
+# then not call different things alike in their unnamed namespaces: the compiler says so.
+function(unite target)
+  if(PENSTOCK_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 9)
+  endif()
+endfunction()
+
 # What sanitizer trees build: no binary, no benchmarks, only what their ctest runs need.
 add_custom_target(unit_tests)
 add_custom_target(threaded_tests)  # those for the thread sanitizer: without SINGLE_THREADED modules
@@ -106,6 +114,7 @@ function(penstock_module name)
   if(PENSTOCK_PCH)
     precompile(penstock_${name} penstock_base ${common_headers})
   endif()
+  unite(penstock_${name})
 
   if(PENSTOCK_TESTS AND tests)
     find_package(GTest REQUIRED)
@@ -121,6 +130,7 @@ function(penstock_module name)
     if(PENSTOCK_PCH OR CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       precompile(${name}_test base_test ${test_headers})
     endif()
+    unite(${name}_test)
     gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
                          PROPERTIES LABELS ${name} TIMEOUT 300 PROCESSORS ${ARG_TEST_PROCESSORS}
                                     ${test_environment})
@@ -166,6 +176,8 @@ function(penstock_protos target)
   target_link_libraries(${target} PUBLIC ${GRPC_CPP} ${GRPC_CORE} ${GRPC_PORT} ${GRPC_LOCKS}
                         protobuf::libprotobuf)
   target_compile_options(${target} PRIVATE -w)
+  # A file's messages and its services as one; messages of two files would clash.
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 2)
   if(PENSTOCK_SANITIZE)  # not ours to look into, and as much to compile as a module
     target_compile_options(${target} PRIVATE -O0 -fno-sanitize=all)
   endif()
@@ -177,7 +189,12 @@ function(penstock_fuzzer module source)
   cmake_path(REMOVE_EXTENSION source LAST_ONLY OUTPUT_VARIABLE stem)
   add_executable(${target} ${source})
   target_link_libraries(${target} PRIVATE penstock_${module})
+  # As the libraries are compiled, whose precompiled headers it shares.
+  target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link -fPIC)
   target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+  if(PENSTOCK_PCH)
+    precompile(${target} penstock_base)
+  endif()
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
   add_dependencies(fuzzers ${target})
 
