@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <limits>
 #include <optional>
 
 #include "api/internal/generation_fields.h"

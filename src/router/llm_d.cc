@@ -2,7 +2,6 @@
 // before it with the weights 3-2-2.
 
 #include <algorithm>
-#include <limits>
 
 #include "router/peers.h"
 
