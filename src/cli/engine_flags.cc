@@ -68,6 +68,11 @@ void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
   command.add("--kv-type", f.kv_type, "Precision of KV: f16 or q8_0 (half the memory)")
       .one_of({"f16", "q8_0"});
   command
+      .add("--kv-transfer", f.kv_transfer,
+           "How KV goes to workers of other processes: shm (on this host), tcp (needs a "
+           "--join-secret of 16 characters), auto (both) or none")
+      .one_of({"auto", "shm", "tcp", "none"});
+  command
       .add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
       .range(0, 1024);
   command.add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")

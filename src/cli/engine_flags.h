@@ -30,6 +30,7 @@ struct EngineFlags {
   std::uint64_t kv_host_mib = 0;
   std::uint64_t kv_disk_writes_gib = 0;
   std::string kv_type = "f16";
+  std::string kv_transfer = "auto";
   std::string speedup = "1";
   engine::LlamaOptions llama;
 };

@@ -18,11 +18,14 @@
 #include "cli/descriptors.h"
 #include "cli/engine_flags.h"
 #include "cli/join_flags.h"
+#include "cli/kv_sharing.h"
 #include "cli/last_resort.h"
 #include "cli/model_path.h"
 #include "cli/policy_names.h"
 #include "cli/read_file.h"
 #include "cli/signals.h"
+#include "cli/worker_commands.h"
+#include "cli/worker_processes.h"
 #include "net/http_server.h"
 #include "serve/remote_workers.h"
 #include "serve/served_model.h"
@@ -55,6 +58,7 @@ struct ServeFlags {
   std::uint64_t body_mib_max = 64;
   std::string api_key_file;
   bool check_only = false;
+  bool processes = false;
   net::HttpServerOptions http;
   serve::ServiceOptions service;
 };
@@ -94,6 +98,8 @@ void declare(Command& command, ServeFlags& f) {
       .add("--kv-lease-s", f.kv_lease_s,
            "A prompt's KV is kept at most so long for the answer at another worker, seconds")
       .range(0.001, 3600.0);
+  command.add_switch("--processes", f.processes,
+                     "Each of those engines in a process of its own, started and kept running");
   declare_engine(command, "--model", f.engine);
 
   command.group("Router");
@@ -158,6 +164,21 @@ void declare(Command& command, ServeFlags& f) {
   declare_process(command, f.process);
 }
 
+/// The KV of this process's workers, with those that join.
+Result<void> share_with_joined(const ServeFlags& f, serve::ModelOptions& model) {
+  const std::string& address = f.remote.door.address;
+  if (address.empty() || model.workers == 0 || model.simulated || model.llama.reuse_bytes == 0) {
+    return {};
+  }
+  auto sharing = kv_sharing(f.engine.kv_transfer, address, f.remote.door.secret);
+  if (!sharing) return std::unexpected(sharing.error());
+  model.sharing = std::move(*sharing);
+  const bool everywhere = model.sharing.tcp_listen == "0.0.0.0" || model.sharing.tcp_listen == "::";
+  if (everywhere) model.sharing.tcp_listen.clear();  // nobody could say where that is
+  model.sharing.tcp_advertise = model.sharing.tcp_listen;
+  return {};
+}
+
 /// Turns what was typed into the options of each part. Fails with what is wrong.
 Result<serve::ModelOptions> settle(ServeFlags& f) {
   if ((f.prefill > 0) != (f.decode > 0)) {
@@ -168,10 +189,11 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     f.dispatch.roles.assign(f.prefill, fleet::Role::kPrefill);
     f.dispatch.roles.resize(f.workers, fleet::Role::kDecode);
   }
-  if (f.prefill > 0 && !f.remote.door.address.empty()) {
-    return fail(Code::kInvalidArgument,
-                "--prefill: workers that join (--join-listen) cannot take KV over yet");
+  if (f.processes && f.workers == 0) {
+    return fail(Code::kInvalidArgument, "--processes: say how many, with --workers");
   }
+  if (f.processes && f.remote.door.address.empty()) f.remote.door.address = "127.0.0.1:0";
+  if (f.processes && f.remote.door.secret.empty()) f.remote.door.secret = engine::new_instance();
   Result<serve::ModelOptions> options = engine_options(f.engine, f.workers);
   if (!options) return options;
   if (f.prefill > 0 && (options->simulated || options->llama.reuse_bytes == 0)) {
@@ -226,6 +248,11 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     Result<void> safe = check_secret("--join-listen", f.remote.door.address, f.remote.door.secret);
     if (!safe) return std::unexpected(safe.error());
   }
+  if (f.processes) {
+    model.workers = 0;
+  } else if (Result<void> shares = share_with_joined(f, model); !shares) {
+    return std::unexpected(shares.error());
+  }
   f.remote.door.heartbeat = from_seconds(f.worker_heartbeat_s);
   f.remote.door.lease = from_seconds(f.worker_lease_s);
   model.dispatch = f.dispatch;
@@ -243,12 +270,12 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   return options;
 }
 
-/// Loads the model beside the server that is already listening.
+/// Loads the model beside the server that is already listening, and waits for `awaits` workers.
 class Loader {
  public:
   Loader(const serve::ModelOptions& options, const std::string& model, const Clock& clock,
-         serve::Service& service)
-      : thread_([this, options, model, &clock, &service] {
+         serve::Service& service, std::uint32_t awaits)
+      : awaits_(awaits), thread_([this, options, model, &clock, &service] {
           load(options, model, clock, service);
           done_.set_value();
         }) {}
@@ -257,6 +284,10 @@ class Loader {
     thread_.join();
   }
   [[nodiscard]] bool failed() const noexcept { return failed_.load(); }
+  /// The model's file, once it is there.
+  [[nodiscard]] const std::string* path() const noexcept {
+    return resolved_.load() ? &path_ : nullptr;
+  }
 
   /// Tells it to give up. False when it still has not after `wait`: llama.cpp cannot be told while
   /// it makes a context.
@@ -271,7 +302,8 @@ class Loader {
     const TimePoint start = clock.now();
     Result<std::string> path = resolve_model(name, give_up_);
     if (!path) return fail_with(path.error(), service);
-    options.path = *path;
+    path_ = options.path = *path;
+    resolved_ = true;
     auto model = serve::ServedModel::load(options, clock, [&](float fraction) {
       service.set_loading(fraction);
       show_loading(fraction);
@@ -279,6 +311,9 @@ class Loader {
     });
     if (!model) return fail_with(model.error(), service);
     model_ = std::move(*model);
+    while (!give_up_ && ready_workers(model_->dispatcher()) < awaits_) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
     service.set_model(*model_);
     const engine::EngineInfo& info = model_->info();
     log::info("ready in {:.0f} ms: {} by {} worker{}{}, {} tokens of context, {} at once each",
@@ -287,12 +322,20 @@ class Loader {
               options.remote == nullptr ? "" : " and those that join", info.context_tokens_max,
               info.sequences_max);
   }
+  static std::size_t ready_workers(serve::Dispatcher& dispatcher) {
+    const serve::DispatcherView view = dispatcher.view();
+    return static_cast<std::size_t>(
+        std::ranges::count(view.workers, fleet::WorkerState::kReady, &serve::WorkerView::state));
+  }
   void fail_with(const Error& error, serve::Service& service) {
     if (!give_up_) log::error("{}", error.message);
     service.set_failed(error.message);
     failed_ = true;
   }
 
+  const std::uint32_t awaits_;
+  std::string path_;
+  std::atomic<bool> resolved_{false};
   std::atomic<bool> give_up_{false};
   std::atomic<bool> failed_{false};
   std::unique_ptr<serve::ServedModel> model_;
@@ -311,6 +354,23 @@ void fit_connections(net::HttpServerOptions& http, std::uint64_t store_files) {
   log::warn("--max-connections {}: this process may open {} files (ulimit -n), so it is {}",
             http.connections_max, files, room);
   http.connections_max = std::max<std::size_t>(room, 1);
+}
+
+/// Where the processes of `--processes` join.
+std::string own_door(const ServeFlags& f, std::uint16_t port) {
+  const std::string host = parse_host_port(f.remote.door.address)->host;
+  const bool everywhere = host == "0.0.0.0" || host == "[::]";
+  return fmt::format("{}:{}", everywhere ? "127.0.0.1" : host, port);
+}
+
+/// They have nothing left to do; one that does not end by itself is killed with `processes`.
+void end(WorkerProcesses& processes, const Signals& signals, const Clock& clock) {
+  constexpr Nanos kEndWithin = std::chrono::seconds(5);
+  processes.ask_to_end();
+  const TimePoint until = clock.now() + kEndWithin;
+  while (processes.running() > 0 && clock.now() < until) {
+    if (signals.next(std::chrono::milliseconds(10)) != 0) return;
+  }
 }
 
 int check_flags(ServeFlags& flags) {
@@ -353,9 +413,22 @@ int run_serve(ServeFlags& flags) {
 
   int status = 0;
   std::optional<LastResort> last_resort;
+  std::optional<WorkerProcesses> processes;
   {
-    Loader loader(*model, flags.engine.model, clock, service);
-    while (signals.next(std::chrono::milliseconds(200)) == 0) {
+    Loader loader(*model, flags.engine.model, clock, service, flags.processes ? flags.workers : 0);
+    while (signals.next(std::chrono::milliseconds(processes ? 50 : 200)) == 0) {
+      if (processes) {
+        processes->look_after();
+      } else if (flags.processes && loader.path() != nullptr) {
+        processes.emplace(worker_commands({.engine = flags.engine,
+                                           .process = flags.process,
+                                           .model_path = *loader.path(),
+                                           .workers = flags.workers,
+                                           .roles = flags.dispatch.roles,
+                                           .join = own_door(flags, remote->port()),
+                                           .secret = flags.remote.door.secret}),
+                          clock);
+      }
       if (!loader.failed()) continue;
       status = 1;
       break;
@@ -372,6 +445,7 @@ int run_serve(ServeFlags& flags) {
     while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
+    if (processes) end(*processes, signals, clock);
     last_resort.emplace(signals, clock);
     server.stop();
     // Nothing was ever accepted when the model is not there yet, so nothing is lost by not waiting.

@@ -14,6 +14,7 @@
 #include "cli/descriptors.h"
 #include "cli/engine_flags.h"
 #include "cli/join_flags.h"
+#include "cli/kv_sharing.h"
 #include "cli/last_resort.h"
 #include "cli/model_path.h"
 #include "cli/signals.h"
@@ -31,6 +32,7 @@ struct WorkerFlags {
   std::string advertise;
   std::string secret;
   std::string labels;
+  std::string role = "both";
 };
 
 void declare(Command& command, WorkerFlags& f) {
@@ -41,6 +43,11 @@ void declare(Command& command, WorkerFlags& f) {
   command.add("--listen", f.listen, "HOST:PORT to be asked at; port 0: any free one");
   command.add("--advertise", f.advertise,
               "HOST:PORT that the front end reaches --listen at, if it is another");
+  command
+      .add("--role", f.role,
+           "What it is for: prefill (prompts of others), decode (answers) or both; the front end "
+           "may change it")
+      .one_of({"prefill", "decode", "both"});
   command.add("--join-secret", f.secret,
               "Shared with the front end; needed unless --listen is on the loopback");
   command.add("--labels", f.labels,
@@ -101,8 +108,30 @@ Result<std::unique_ptr<engine::Engine>> load(const WorkerFlags& flags, serve::Mo
   return engine;
 }
 
+engine::WorkerRole role_of(std::string_view name) {
+  if (name == "prefill") return engine::WorkerRole::kPrefill;
+  return name == "decode" ? engine::WorkerRole::kDecode : engine::WorkerRole::kBoth;
+}
+
+/// The engine's options, with how it shares KV. Fails with what is wrong.
+Result<serve::ModelOptions> settle_engine(const WorkerFlags& flags) {
+  Result<serve::ModelOptions> options = engine_options(flags.engine, 1);
+  if (!options) return options;
+  if (!options->simulated && options->llama.reuse_bytes > 0) {
+    auto sharing = kv_sharing(flags.engine.kv_transfer, flags.listen, flags.secret);
+    if (!sharing) return std::unexpected(sharing.error());
+    options->sharing = std::move(*sharing);
+  }
+  if (flags.role == "prefill" && !options->sharing.outside()) {
+    return fail(Code::kInvalidArgument,
+                "--role prefill: this worker cannot hand KV over (simulated, --kv-cache-mib 0 or "
+                "--kv-transfer none)");
+  }
+  return options;
+}
+
 int run_worker(const WorkerFlags& flags) {
-  const Result<serve::ModelOptions> options = engine_options(flags.engine, 1);
+  const Result<serve::ModelOptions> options = settle_engine(flags);
   if (!options) return refuse("worker", options.error(), 2);
   if (Result<void> level = apply_log_level(flags.process); !level) {
     return refuse("worker", level.error(), 2);
@@ -127,6 +156,7 @@ int run_worker(const WorkerFlags& flags) {
   if (!engine) return refuse("worker", engine.error(), 1);
   join->instance = engine::new_instance();
   join->info = (*engine)->info();
+  join->role = role_of(flags.role);
   join->tells_kv_events = (*engine)->kv_events() != nullptr;
   Result<std::unique_ptr<engine::EngineServer>> server = engine::EngineServer::start(
       {.address = flags.listen, .instance = join->instance, .secret = flags.secret}, **engine,

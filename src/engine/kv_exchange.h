@@ -1,47 +1,106 @@
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "engine/kv_ticket.h"
 #include "transfer/copy_pool.h"
+#include "transfer/host_server.h"
 #include "transfer/peer.h"
+#include "transfer/tcp_server.h"
 
 namespace penstock::engine {
 
-/// Where the workers of a process find each other's KV: each offers the memory of its blocks, any
-/// other pulls what a ticket names from it. Moves no block by itself and knows no requests.
+/// How the workers of a process share KV with those of others. Nothing set: they do not.
+struct KvSharing {
+  std::string socket_folder;  // for those of this host, who map the memory; empty: not so
+  std::string tcp_listen;     // an address, not a name, for those of any host; empty: not so
+  std::string tcp_advertise;  // as KvAddress::tcp_host
+  std::string secret;         // of all workers alike; for TCP, transfer::TcpServer::kSecretBytesMin
+
+  [[nodiscard]] bool outside() const noexcept {
+    return !socket_folder.empty() || !tcp_listen.empty();
+  }
+};
+
+/// Where workers find each other's KV: each offers the memory of its blocks, any other pulls what a
+/// ticket names from it, in this process or (KvSharing) from another one, over whichever way is
+/// open and quickest (transfer::Peer). Moves no block by itself and knows no requests.
 /// Thread: any. `clock` and the exchange outlive the workers.
 class KvExchange final {
  public:
-  explicit KvExchange(const Clock& clock) : clock_(clock) {}
+  /// Workers of other processes that are known at once; of more the one longest unused is let go.
+  static constexpr std::size_t kAwayMax = 256;
 
-  /// Lets others pull from `arena`, which lives until withdraw(). Gives the name that tickets say.
-  /// `compatibility`: only between workers that say the same are blocks of any use.
-  std::uint64_t offer(transfer::Arena& arena, std::string_view compatibility);
+  explicit KvExchange(const Clock& clock, KvSharing sharing = {});
+  ~KvExchange();
+  KvExchange(const KvExchange&) = delete;
+  KvExchange& operator=(const KvExchange&) = delete;
+
+  /// Whether memory that is offered should be transfer::MemoryKind::kShared.
+  [[nodiscard]] bool shares_outside() const noexcept { return sharing_.outside(); }
+
+  /// Lets others pull from `arena`, which lives until withdraw(). Gives what tickets say of it.
+  /// `compatibility`: only between workers that say the same are blocks of any use; at most 248
+  /// bytes. What cannot be opened to other processes is logged, and not in the address.
+  KvTicket offer(transfer::Arena& arena, std::string_view compatibility);
   /// From here on nobody reads there; waits for those who do, which is a chunk of a copy.
   void withdraw(std::uint64_t source);
 
-  /// Starts a pull (transfer::Peer::pull) from `source`. Fails with kUnavailable if it is gone,
-  /// kUnprocessable if its blocks are others.
-  Result<void> pull(std::uint64_t source, std::string_view compatibility,
-                    transfer::Transfer& transfer, const transfer::Pull& pull, transfer::Arena& to);
+  enum class Way : std::uint8_t {
+    kOpen,    // the pull has begun
+    kOpening  // it has not: the way to that worker is being made. To be asked again
+  };
+  /// Starts a pull (transfer::Peer::pull) from where the ticket says; never waits. Fails with
+  /// kUnavailable if the worker is gone or cannot be reached, kUnprocessable if its blocks are
+  /// others.
+  Result<Way> pull(const KvTicket& ticket, std::string_view compatibility,
+                   transfer::Transfer& transfer, const transfer::Pull& pull, transfer::Arena& to);
+  /// Waits for a way that was kOpening to be open or not to be had, at most so long.
+  void wait_for_ways(Nanos at_most);
 
  private:
   struct Source {
     std::string compatibility;
     std::unique_ptr<transfer::Peer> peer;
+    std::unique_ptr<transfer::HostServer> host;
+    std::unique_ptr<transfer::TcpServer> tcp;
+  };
+  /// A worker of another process, by its source.
+  struct Away {
+    std::uint64_t source = 0;
+    KvAddress at;
+    std::string compatibility;
+    std::unique_ptr<transfer::Peer> peer;  // null: none (yet)
+    bool opening = false;
+    Error why;  // the last time that it could not be reached
+    TimePoint not_before = TimePoint::min();
   };
 
+  void open_outside(Source& source, transfer::Arena& arena, KvAddress& at) const;
+  Away& away(const KvTicket& ticket, std::string_view compatibility);
+  void open_ways(const std::stop_token& stop);
+  [[nodiscard]] Result<std::unique_ptr<transfer::Peer>> open_way(const Away& to);
+
   const Clock& clock_;
+  const KvSharing sharing_;
   transfer::CopyPool copies_;  // one thread: outlives the peers
   std::mutex mutex_;
+  std::condition_variable_any changed_;
   std::unordered_map<std::uint64_t, Source> sources_;
+  std::list<Away> away_;                                 // the last used first
+  std::vector<std::unique_ptr<transfer::Peer>> unused_;  // their end waits: not under the lock
+  std::jthread opener_;  // from the first need on. Last: it uses the others
 };
 
 }  // namespace penstock::engine

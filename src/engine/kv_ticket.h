@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -9,6 +10,15 @@
 
 namespace penstock::engine {
 
+/// Where other processes read a worker's memory. Nothing set: only its own process does.
+struct KvAddress {
+  std::string socket_path;     // transfer::HostServer; empty: none
+  std::string tcp_host;        // transfer::TcpServer; empty: where the worker itself is
+  std::uint16_t tcp_port = 0;  // 0: none
+  [[nodiscard]] bool nowhere() const noexcept { return socket_path.empty() && tcp_port == 0; }
+  friend bool operator==(const KvAddress&, const KvAddress&) = default;
+};
+
 /// Where the KV of a prompt lies that one worker computed for another: names blocks, holds none of
 /// them. Worth nothing once the lease of the request that made it has ended; who uses it then gets
 /// a miss.
@@ -16,6 +26,7 @@ struct KvTicket {
   std::uint64_t source = 0;  // the worker's memory, in one life of it (KvExchange)
   transfer::GrantId grant;
   std::vector<transfer::BlockRef> blocks;  // full ones, from the prompt's first token on
+  KvAddress at;
 };
 
 /// Why blocks that a ticket names were not taken over. They are computed instead.

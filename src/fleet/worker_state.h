@@ -23,7 +23,12 @@ enum class Trust : std::uint8_t {
 };
 
 /// Which part of a request a worker takes.
-enum class Role : std::uint8_t { kBoth, kPrefill, kDecode };
+enum class Role : std::uint8_t {
+  kBoth,
+  kPrefill,  // prompts of others
+  kDecode,   // answers, with prompts of their own or of others
+  kWhole,    // whole requests only: its KV cannot go to the others, nor theirs to it
+};
 
 [[nodiscard]] constexpr std::string_view to_string(WorkerState state) noexcept {
   switch (state) {
@@ -51,6 +56,7 @@ enum class Role : std::uint8_t { kBoth, kPrefill, kDecode };
     case Role::kBoth: return "both";
     case Role::kPrefill: return "prefill";
     case Role::kDecode: return "decode";
+    case Role::kWhole: return "whole";
   }
   return {};
 }

@@ -198,6 +198,7 @@ std::span<const Slot> Router::candidates(const fleet::FleetView& fleet, Stage st
   known.slots.clear();
   const auto takes = [&](Slot slot) {
     const fleet::Role role = fleet.role[slot];
+    if (role == fleet::Role::kWhole) return stage == Stage::kWhole;
     // A worker that decodes can compute the prompt as well.
     return role == fleet::Role::kBoth ||
            (role == fleet::Role::kPrefill) == (stage == Stage::kPrefill);

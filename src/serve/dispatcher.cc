@@ -144,8 +144,8 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       log_(options.decisions_max) {
   for (std::unique_ptr<engine::Engine>& engine : engines) {
     const std::size_t i = workers_.size();
-    const auto slot = ledger_.add(fleet::WorkerState::kReady,
-                                  i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth);
+    const fleet::Role wanted = i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth;
+    const auto slot = ledger_.add(fleet::WorkerState::kReady, role_for(engine->info(), wanted));
     CHECK(slot.has_value());
     Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
     worker.engine = std::move(engine);
@@ -237,7 +237,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     }
   }
   catch_up(now);
-  if (request.may_split && !request.locals.empty() && all_hand_over()) wanted.split = transfer_;
+  if (request.may_split && !request.locals.empty()) wanted.split = transfer_;
   router::Explanation* const why = log_.keeps_any() ? &why_ : nullptr;
   const auto place_among = [&](std::span<const kv::Slot> slots) {
     wanted.among = slots;
@@ -286,7 +286,8 @@ Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
   if (slot >= workers_.size() || workers_[slot] == nullptr) {
     return fail(Code::kNotFound, fmt::format("there is no worker {}", slot));
   }
-  if (role != fleet::Role::kBoth && !workers_[slot]->engine->info().hands_kv_over) {
+  const fleet::Role fitting = role_for(workers_[slot]->engine->info(), role);
+  if (role != fleet::Role::kBoth && fitting != role) {
     return fail(
         Code::kUnprocessable,
         fmt::format("worker {} cannot hand its KV to others: it takes whole requests", slot));
@@ -300,15 +301,14 @@ Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
   if (!answers) {
     return fail(Code::kInvalidArgument, "no worker would be left that answers", "role");
   }
-  ledger_.set_role(slot, role);
+  ledger_.set_role(slot, fitting);
   return {};
 }
 
-/// Whether a prompt can be computed at any worker for any other.
-bool Dispatcher::all_hand_over() const {
-  return std::ranges::all_of(workers_, [](const std::unique_ptr<Worker>& worker) {
-    return worker == nullptr || worker->engine->info().hands_kv_over;
-  });
+/// What it can be of what is wanted: blocks are of use to workers of the same key only.
+fleet::Role Dispatcher::role_for(const engine::EngineInfo& its, fleet::Role wanted) const {
+  const bool shares = its.hands_kv_over && its.kv_compatibility_key == info_.kv_compatibility_key;
+  return shares ? wanted : fleet::Role::kWhole;
 }
 
 void Dispatcher::learn_transfer(const engine::TimedFetch& fetch) {

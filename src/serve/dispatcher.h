@@ -245,7 +245,7 @@ class Dispatcher final {
   void catch_up(TimePoint now);
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void learn_transfer(const engine::TimedFetch& fetch);
-  [[nodiscard]] bool all_hand_over() const;
+  [[nodiscard]] fleet::Role role_for(const engine::EngineInfo& its, fleet::Role wanted) const;
   void show_state(kv::Slot slot);
   void retire_gone();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;

@@ -40,8 +40,15 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
   if (const std::string why = misfit(info_, its); !why.empty()) {
     return fail(Code::kInvalidArgument, fmt::format("the worker does not fit: {}", why));
   }
+  fleet::WorkerInfo known = who;
+  known.role = role_for(its, who.role);
+  if (who.role == fleet::Role::kPrefill && known.role != who.role) {
+    return fail(Code::kInvalidArgument,
+                "the worker does not fit: its KV is of no use to the others here (another model, "
+                "build, CPU or setting), or it shares none");
+  }
   const std::lock_guard lock(mutex_);
-  const Result<kv::Slot> slot = registry_.join(who, clock_.now());
+  const Result<kv::Slot> slot = registry_.join(known, clock_.now());
   retire_gone();  // the address may have been another's
   if (!slot) return std::unexpected(slot.error());
   if (*slot >= workers_.size()) workers_.resize(*slot + 1);
@@ -58,7 +65,8 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
   router_.forget(*slot);
   registry_.health(*slot)->heartbeat(clock_.now());
   show_state(*slot);
-  log::info("worker {} joined: {} at {}", *slot, who.instance, who.address);
+  log::info("worker {} joined: {} at {}, role {}", *slot, who.instance, who.address,
+            to_string(known.role));
   return {};
 }
 

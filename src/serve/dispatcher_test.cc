@@ -22,7 +22,9 @@ constexpr std::uint32_t kPlaces = 4;
 /// A worker that says what a test wants it to say, and computes nothing.
 class FakeEngine final : public engine::Engine {
  public:
-  explicit FakeEngine(std::size_t events_max) : events(events_max) {}
+  FakeEngine(std::size_t events_max, bool hands_kv_over) : events(events_max) {
+    info_.hands_kv_over = hands_kv_over;
+  }
 
   [[nodiscard]] const engine::EngineInfo& info() const override { return info_; }
   Result<void> generate(engine::GenerateRequest) override { return {}; }
@@ -49,8 +51,6 @@ class FakeEngine final : public engine::Engine {
     }
   }
 
-  void hand_over() { info_.hands_kv_over = true; }
-
   engine::KvEventLog events;
   engine::LoadReport report{.generation = 1, .pass_tokens_max = 512};
 
@@ -71,7 +71,7 @@ class DispatcherTest : public testing::Test {
   void make(std::size_t workers, DispatchOptions options = {}, std::size_t events_max = 8192) {
     std::vector<std::unique_ptr<engine::Engine>> all;
     for (std::size_t i = 0; i < workers; ++i) {
-      auto engine = std::make_unique<FakeEngine>(events_max);
+      auto engine = std::make_unique<FakeEngine>(events_max, i < hand_over_);
       engines_.push_back(engine.get());
       all.push_back(std::move(engine));
     }
@@ -89,6 +89,7 @@ class DispatcherTest : public testing::Test {
   }
 
   ManualClock clock_;
+  std::size_t hand_over_ = 0;  // so many of the workers hand KV over
   std::vector<FakeEngine*> engines_;
   std::unique_ptr<Dispatcher> dispatcher_;
 };
@@ -130,10 +131,9 @@ TEST_F(DispatcherTest, TheNextTurnGoesWhereTheConversationIs) {
 }
 
 TEST_F(DispatcherTest, APromptAndItsAnswerAreChargedOneAfterTheOther) {
+  hand_over_ = 2;
   make(2, {.policy = "round-robin", .roles = {fleet::Role::kPrefill, fleet::Role::kDecode}});
   const std::vector<Token> prompt = prompt_of(100, 1);
-  EXPECT_EQ(place(prompt, {.may_split = true})->worker(), 1U);  // they hand nothing over
-  for (FakeEngine* engine : engines_) engine->hand_over();
   EXPECT_FALSE(place(prompt)->prompt_only());
   Result<Assignment> first = place(prompt, {.may_split = true});
   ASSERT_TRUE(first.has_value());
@@ -171,10 +171,26 @@ TEST_F(DispatcherTest, WhatMovingKvTakesIsLearnedFromFetches) {
   EXPECT_GT(dispatcher_->view().transfer.block_ms, 0.5);
 }
 
+TEST_F(DispatcherTest, WhoHandsNoKvOverTakesWholeRequestsAndHindersNobody) {
+  hand_over_ = 2;
+  make(3, {.policy = "round-robin", .roles = {fleet::Role::kPrefill, fleet::Role::kDecode}});
+  EXPECT_EQ(dispatcher_->view().workers[2].role, fleet::Role::kWhole);
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    Result<Assignment> prompt = place(prompt_of(100, i), {.may_split = true});
+    EXPECT_TRUE(prompt->prompt_only());
+    EXPECT_EQ(prompt->worker(), 0U);
+    Result<Assignment> answer = place(prompt_of(100, i), {.prompt_placed = prompt->placed()});
+    EXPECT_EQ(answer->worker(), 1U);
+  }
+  EXPECT_NE(place(prompt_of(100, 9))->worker(), place(prompt_of(100, 9))->worker());
+  EXPECT_EQ(dispatcher_->set_role(2, fleet::Role::kDecode).error().code, Code::kUnprocessable);
+  EXPECT_TRUE(dispatcher_->set_role(2, fleet::Role::kBoth).has_value());
+  EXPECT_EQ(dispatcher_->view().workers[2].role, fleet::Role::kWhole);
+}
+
 TEST_F(DispatcherTest, RolesChangeWhileSomebodyIsLeftToAnswer) {
+  hand_over_ = 2;
   make(2);
-  EXPECT_EQ(dispatcher_->set_role(0, fleet::Role::kPrefill).error().code, Code::kUnprocessable);
-  for (FakeEngine* engine : engines_) engine->hand_over();
   EXPECT_EQ(dispatcher_->set_role(2, fleet::Role::kBoth).error().code, Code::kNotFound);
   EXPECT_TRUE(dispatcher_->set_role(0, fleet::Role::kPrefill).has_value());
   EXPECT_EQ(dispatcher_->set_role(1, fleet::Role::kPrefill).error().code, Code::kInvalidArgument);

@@ -15,6 +15,15 @@ constexpr Nanos kRound = std::chrono::milliseconds(50);
 /// Names no generation has (generation.cc counts from 1).
 constexpr std::uint64_t kCanaryIds = std::uint64_t{1} << 63;
 
+fleet::Role role_of(engine::WorkerRole role) {
+  switch (role) {
+    case engine::WorkerRole::kBoth: return fleet::Role::kBoth;
+    case engine::WorkerRole::kPrefill: return fleet::Role::kPrefill;
+    case engine::WorkerRole::kDecode: return fleet::Role::kDecode;
+  }
+  return fleet::Role::kBoth;
+}
+
 }  // namespace
 
 fleet::WorkerHealth::Options health_options(const RemoteWorkersOptions& options) {
@@ -111,7 +120,8 @@ Result<void> RemoteWorkers::join(const engine::JoiningWorker& worker) {
                                .address = worker.address,
                                .model = worker.info.model,
                                .adapters = {},
-                               .labels = worker.labels},
+                               .labels = worker.labels,
+                               .role = role_of(worker.role)},
                               worker.info, connect);
   }
   const std::lock_guard lock(mutex_);

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <thread>
 
-#include "engine/kv_exchange.h"
 #include "engine/simulated/simulated_engine.h"
 #include "serve/remote_workers.h"
 
@@ -104,7 +103,9 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   model->store_ = open_store(options, clock);
   ModelOptions each = share_of(options);
   each.llama.store = model->store_;
-  if (options.workers > 1) each.llama.exchange = std::make_shared<engine::KvExchange>(clock);
+  if (options.workers > 1 || options.sharing.outside()) {
+    each.llama.exchange = std::make_shared<engine::KvExchange>(clock, options.sharing);
+  }
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     Result<std::unique_ptr<engine::Engine>> engine =
@@ -143,6 +144,9 @@ Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options,
   if (!opened) return std::unexpected(opened.error());
   ModelOptions all = share_of(options);
   all.llama.store = open_store(options, clock);
+  if (options.sharing.outside()) {
+    all.llama.exchange = std::make_shared<engine::KvExchange>(clock, options.sharing);
+  }
   return make_engine(all, std::move(opened->file), *opened->tokenizer, clock, true);
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "engine/kv_exchange.h"
 #include "engine/llama/llama_engine.h"
 #include "engine/llama/shared_store.h"
 #include "serve/dispatcher.h"
@@ -30,7 +31,8 @@ struct ModelOptions {
   RemoteWorkers* remote = nullptr;  // where workers of other processes join; outlives the model
   std::string chat_template;        // replaces the model's own, if not empty
   engine::LlamaOptions llama;
-  tiers::Options store;  // behind all workers' reusable KV; host_bytes 0: none
+  engine::KvSharing sharing;  // of the workers here with those that join
+  tiers::Options store;       // behind all workers' reusable KV; host_bytes 0: none
   DispatchOptions dispatch;
 };
 

@@ -45,11 +45,11 @@ Result<std::unique_ptr<Arena>> Arena::make(const Layout& layout, Memory memory) 
   return std::unique_ptr<Arena>(new Arena(layout, std::move(memory), std::move(*table)));
 }
 
-Result<std::unique_ptr<Arena>> Arena::create(const Layout& layout, MemoryKind kind) {
+Result<std::unique_ptr<Arena>> Arena::create(const Layout& layout, MemoryKind kind, Touch touch) {
   for (const auto& ok : {layout.validate(UINT64_MAX / 2), check_block(layout)}) {
     if (!ok) return std::unexpected(ok.error());
   }
-  auto memory = Memory::create(kind, layout.end_bytes());
+  auto memory = Memory::create(kind, layout.end_bytes(), touch);
   if (!memory) return std::unexpected(memory.error());
   return make(layout, std::move(*memory));
 }

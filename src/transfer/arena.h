@@ -19,8 +19,9 @@ namespace penstock::transfer {
 /// Readers see a block only after commit, and never one that was changed since without noticing.
 class Arena final {
  public:
-  /// kShared or kPrivate memory, all pages touched.
-  static Result<std::unique_ptr<Arena>> create(const Layout& layout, MemoryKind kind);
+  /// kShared or kPrivate memory.
+  static Result<std::unique_ptr<Arena>> create(const Layout& layout, MemoryKind kind,
+                                               Touch touch = Touch::kAtOnce);
   /// The caller's memory, which outlives the arena: an engine's own cache.
   static Result<std::unique_ptr<Arena>> adopt(const Layout& layout, std::span<std::byte> memory);
 

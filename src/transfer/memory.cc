@@ -73,7 +73,7 @@ std::string_view to_string(Pages pages) noexcept {
   return "?";
 }
 
-Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes) {
+Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes, Touch touch) {
   if (size_bytes == 0) return fail(Code::kInvalidArgument, "an arena of no bytes");
   if (kind == MemoryKind::kDevice || kind == MemoryKind::kForeign) {
     return fail(Code::kUnimplemented, fmt::format("{} memory cannot be made", to_string(kind)));
@@ -83,7 +83,7 @@ Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes) {
   const std::uint64_t unit = size_bytes >= kHugePage ? kHugePage : kSmallPage;
   const std::uint64_t whole = (size_bytes + unit - 1) / unit * unit;
   for (const bool huge : {true, false}) {
-    if (huge && unit != kHugePage) continue;
+    if (huge && (unit != kHugePage || touch == Touch::kLater)) continue;
     int flags = huge ? MAP_HUGETLB : 0;
     if (kind == MemoryKind::kShared) {
       auto fd = make_file(whole, huge);
@@ -92,7 +92,7 @@ Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes) {
       memory.fd_ = std::move(*fd);
       flags = MAP_SHARED;
     } else {
-      flags |= MAP_PRIVATE | MAP_ANONYMOUS;
+      flags |= MAP_PRIVATE | MAP_ANONYMOUS | (touch == Touch::kLater ? MAP_NORESERVE : 0);
     }
     void* data = mmap(nullptr, whole, PROT_READ | PROT_WRITE, flags, memory.fd_.get(), 0);
     if (data == MAP_FAILED) {
@@ -101,9 +101,9 @@ Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes) {
     }
     memory.data_ = static_cast<std::byte*>(data);
     memory.size_bytes_ = whole;
-    madvise(data, whole, MADV_HUGEPAGE);
+    if (touch == Touch::kAtOnce) madvise(data, whole, MADV_HUGEPAGE);
     memory.pages_ = huge ? Pages::kHuge : transparent_pages(kind);
-    if (populate(data, whole)) return memory;
+    if (touch == Touch::kLater || populate(data, whole)) return memory;
     if (!huge) return failed("memory", whole);
     munmap(std::exchange(memory.data_, nullptr), whole);
   }
@@ -126,7 +126,10 @@ Result<Memory> Memory::map(int fd, std::uint64_t size_bytes, bool writable) {
                 fmt::format("a peer's memory is not a sealed memory file of {} bytes", size_bytes));
   }
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-  void* data = mmap(nullptr, size_bytes, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
+  constexpr std::uint64_t kStatUnit = 512;  // of st_blocks
+  const bool whole = static_cast<std::uint64_t>(status.st_blocks) * kStatUnit >= size_bytes;
+  void* data =
+      mmap(nullptr, size_bytes, protection, MAP_SHARED | (whole ? MAP_POPULATE : 0), fd, 0);
   if (data == MAP_FAILED) return failed("a peer's memory", size_bytes);
   madvise(data, size_bytes, MADV_HUGEPAGE);
   Memory memory;

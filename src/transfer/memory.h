@@ -37,19 +37,27 @@ enum class MemoryKind : std::uint8_t {
 };
 [[nodiscard]] std::string_view to_string(MemoryKind kind) noexcept;
 
+/// When a piece of memory takes up the pages that it is made of.
+enum class Touch : std::uint8_t {
+  kAtOnce,  // so that no page fault waits in a transfer; huge pages from the system's pool
+  kLater,   // each with the first byte written to it: an arena that may never fill up
+};
+
 enum class Pages : std::uint8_t { kSmall, kTransparentHuge, kHuge };
 [[nodiscard]] std::string_view to_string(Pages pages) noexcept;
 
 /// A piece of memory that is mapped once and stays where it is. Move only; thread: any.
 class Memory final {
  public:
-  /// Memory of ours, touched, so that no page fault waits in a transfer. Takes huge pages from the
-  /// system's pool if it has as many free, else asks for transparent ones; `pages` tells.
-  static Result<Memory> create(MemoryKind kind, std::uint64_t size_bytes);
+  /// Memory of ours. Takes huge pages from the system's pool if it has as many free (kAtOnce), else
+  /// asks for transparent ones; `pages` tells.
+  static Result<Memory> create(MemoryKind kind, std::uint64_t size_bytes,
+                               Touch touch = Touch::kAtOnce);
   /// Memory that somebody else owns and keeps alive as long as this.
   static Memory adopt(std::span<std::byte> memory);
   /// A peer's memfd, which the caller may close after; fails unless it has `size_bytes` and can no
-  /// longer shrink, since a shorter file would end the process that reads it.
+  /// longer shrink, since a shorter file would end the process that reads it. Pages that it has not
+  /// got yet are not made by mapping it.
   static Result<Memory> map(int fd, std::uint64_t size_bytes, bool writable);
 
   Memory() = default;

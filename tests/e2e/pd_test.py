@@ -10,6 +10,7 @@ PENSTOCK_BIN names the program.
 
 import concurrent.futures
 import os
+import signal
 import sys
 import threading
 import unittest
@@ -63,6 +64,27 @@ def misses(server):
 def wait_until_nothing_is_kept(server):
     wait_until(lambda: total(server, 'penstock_worker_kv_leases') == 0, 'no lease is left')
     server.wait_until_idle()
+
+
+def processes_of(server):
+    """{pid: role} of the worker processes that the server has started."""
+    with open(f'/proc/{server.process.pid}/task/{server.process.pid}/children',
+              encoding='ascii') as file:
+        found = {}
+        for pid in file.read().split():
+            with open(f'/proc/{pid}/cmdline', encoding='utf-8') as line:
+                words = line.read().split('\0')
+            if '--role' in words:
+                found[int(pid)] = words[words.index('--role') + 1]
+        return found
+
+
+def runs(pid):
+    try:
+        with open(f'/proc/{pid}/stat', encoding='ascii') as file:
+            return file.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
 
 
 def change_role(server, worker, role):
@@ -159,6 +181,60 @@ class PdTest(unittest.TestCase):
                         connection.read_head()
             wait_until_nothing_is_kept(server)
             server.stop()
+
+    def split_between_processes(self, transfer, cases, salt):
+        server = Server(*FLAGS, *SPLIT, '--processes', '--kv-transfer', transfer,
+                        '--worker-heartbeat-s', '0.1', '--worker-lease-s', '2', model='demo')
+        self.addCleanup(server.kill)
+        self.compare(server, cases, salt)
+        handed = 'penstock_requests_split_total{outcome="handed_over"}'
+        self.assertEqual(server.metric(handed), len(cases))
+        self.assertEqual(total(server, 'penstock_requests_split_total'), len(cases))
+        wait_until(lambda: total(server, 'penstock_worker_kv_fetched_blocks_total') >= len(cases),
+                   'the blocks have come')
+        self.assertEqual(misses(server), {})
+        wait_until_nothing_is_kept(server)
+        return server
+
+    def test_processes_that_share_memory(self):
+        server = self.split_between_processes('shm', CASES, 'shm')
+        workers = server.get('/debug/workers').json()['workers']
+        prefill, decode = sorted(workers, key=lambda w: w['role'], reverse=True)
+        for worker, role in ((prefill, 'both'), (decode, 'prefill'), (prefill, 'decode')):
+            self.assertEqual(change_role(server, worker['worker'], role).status, 200)
+        self.compare(server, FEW, 'swapped')
+        self.assertEqual(misses(server), {})
+        wait_until_nothing_is_kept(server)
+        children = processes_of(server)
+        server.stop()
+        self.assertFalse(any(runs(pid) for pid in children), 'they end with it')
+
+    def test_processes_over_tcp_and_a_server_that_is_killed(self):
+        server = self.split_between_processes('tcp', CASES, 'tcp')
+        children = processes_of(server)
+        self.assertEqual(sorted(children.values()), ['decode', 'prefill'])
+        server.signal(signal.SIGKILL)
+        server.wait()
+        wait_until(lambda: not any(runs(pid) for pid in children), 'they are gone with it')
+
+    def test_a_prefill_process_that_is_killed_costs_time_only(self):
+        server = Server(*FLAGS, *SPLIT, '--processes', '--worker-heartbeat-s', '0.1',
+                        '--worker-lease-s', '2', model='demo')
+        self.addCleanup(server.kill)
+        leases = lambda: total(server, 'penstock_worker_kv_leases')
+        for i in range(3):
+            victim = next(pid for pid, role in processes_of(server).items() if role == 'prefill')
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                answers = pool.submit(ask_all, server, CASES, f'killed {i}')
+                wait_until(lambda: answers.done() or leases() > 0, 'KV is kept for an answer')
+                os.kill(victim, signal.SIGKILL)
+                for name, got in answers.result().items():
+                    self.assertEqual(got, self.expected[name], name)
+            wait_until(lambda: [w['role'] for w in server.get('/debug/workers').json()['workers']
+                                if w['state'] == 'ready'].count('prefill') == 1, 'it is back')
+        self.compare(server, FEW, 'afterwards')
+        wait_until_nothing_is_kept(server)
+        server.stop()
 
     def test_what_cannot_be_a_role(self):
         with Server(*FLAGS, *SPLIT, model='demo') as server:

@@ -1,7 +1,5 @@
 #include "engine/llama/block_pool.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <ranges>
 
@@ -46,31 +44,42 @@ BlockPool::BlockPool(const Options& options, KvEventLog& events)
     : options_(options), events_(events) {
   CHECK(options.block_bytes > 0);
   slots_ = std::min<std::uint64_t>(options.budget_bytes / options.block_bytes, UINT32_MAX);
-  if (slots_ == 0) return;
-  // Reserved, not committed: pages count only once a block was written to them.
-  void* mapped = mmap(nullptr, slots_ * options.block_bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) {
-    slots_ = 0;
-    return;
-  }
-  memory_ = static_cast<std::byte*>(mapped);
-  if (options.readable_by_others) {
-    const auto layout = transfer::Layout::by_block(static_cast<std::uint32_t>(slots_), 1,
-                                                   static_cast<std::uint32_t>(options.block_bytes));
-    auto arena = transfer::Arena::adopt(layout, {memory_, slots_ * options.block_bytes});
-    if (arena) {
-      arena_ = std::move(*arena);
-    } else {
-      log::warn("no other worker can fetch KV from this one: {}", arena.error().message);
-    }
-  }
+  if (slots_ > 0) take_memory();
   free_.resize(slots_);
   for (std::uint32_t i = 0; i < slots_; ++i) free_[i] = static_cast<std::uint32_t>(slots_) - 1 - i;
 }
 
-BlockPool::~BlockPool() {
-  if (memory_ != nullptr) munmap(memory_, slots_ * options_.block_bytes);
+BlockPool::~BlockPool() = default;
+
+/// Pages count only once a block was written to them.
+void BlockPool::take_memory() {
+  const auto layout = transfer::Layout::by_block(static_cast<std::uint32_t>(slots_), 1,
+                                                 static_cast<std::uint32_t>(options_.block_bytes));
+  if (options_.readable_by_others && options_.mappable) {
+    auto arena =
+        transfer::Arena::create(layout, transfer::MemoryKind::kShared, transfer::Touch::kLater);
+    if (arena) {
+      arena_ = std::move(*arena);
+      memory_ = arena_->memory().data();
+      return;
+    }
+    log::warn("workers of other processes cannot map this one's KV: {}", arena.error().message);
+  }
+  auto memory = transfer::Memory::create(transfer::MemoryKind::kPrivate,
+                                         slots_ * options_.block_bytes, transfer::Touch::kLater);
+  if (!memory) {
+    slots_ = 0;
+    return;
+  }
+  own_ = std::move(*memory);
+  memory_ = own_.data();
+  if (!options_.readable_by_others) return;
+  auto arena = transfer::Arena::adopt(layout, {memory_, slots_ * options_.block_bytes});
+  if (arena) {
+    arena_ = std::move(*arena);
+  } else {
+    log::warn("no other worker can fetch KV from this one: {}", arena.error().message);
+  }
 }
 
 void BlockPool::became_evictable(Block& block) {

@@ -14,6 +14,7 @@
 #include "kv/block.h"
 #include "tiers/key.h"
 #include "transfer/arena.h"
+#include "transfer/memory.h"
 
 namespace penstock::engine::llama {
 
@@ -30,6 +31,7 @@ class BlockPool final {
     std::size_t block_bytes = 0;      // KV of one block
     std::uint64_t budget_bytes = 0;   // rounded down to whole blocks
     bool readable_by_others = false;  // arena() and ref()
+    bool mappable = false;            // of those also workers of other processes
     /// Hears of a block that has to go for another, while its bytes are still there. May be empty.
     std::function<void(const tiers::Key& key, std::span<const std::byte> bytes)> evicted;
   };
@@ -115,6 +117,8 @@ class BlockPool final {
   [[nodiscard]] std::uint64_t evictions() const noexcept { return evictions_; }
 
  private:
+  void take_memory();
+
   static constexpr std::size_t kChildrenSeenMax = 1024;
   using LeafKey = std::pair<std::uint64_t, Block*>;  // last use, block
 
@@ -136,6 +140,7 @@ class BlockPool final {
   Options options_;
   KvEventLog& events_;
   std::uint64_t slots_ = 0;
+  transfer::Memory own_;  // unless it is the arena's
   std::byte* memory_ = nullptr;
   std::unique_ptr<transfer::Arena> arena_;
   std::vector<std::uint32_t> free_;

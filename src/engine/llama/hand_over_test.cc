@@ -215,6 +215,43 @@ TEST_F(HandOver, LeasesEndWhenToldWhenTheirTimeIsOverAndWithTheirWorker) {
   EXPECT_EQ(fourth->load().kv_blocks_fetched, 0U);
 }
 
+/// As processes have it: an exchange each.
+TEST_F(HandOver, BetweenProcessesAsWithinOne) {
+  const std::string folder = ::testing::TempDir();
+  const KvSharing memory{
+      .socket_folder = folder, .tcp_listen = {}, .tcp_advertise = {}, .secret = {}};
+  const KvSharing tcp{.socket_folder = {},
+                      .tcp_listen = "127.0.0.1",
+                      .tcp_advertise = "127.0.0.1",
+                      .secret = "sixteen characters or more"};
+  const auto process = [&](const KvSharing& sharing) {
+    LlamaOptions options = options_;
+    options.exchange = std::make_shared<KvExchange>(clock_, sharing);
+    return worker(options);
+  };
+  const auto whole = worker();
+  for (const KvSharing& sharing : {memory, tcp}) {
+    auto first = process(sharing);
+    const auto second = process(sharing);
+    for (const std::size_t tokens : {200, 577, 700}) {
+      const std::vector<Token> p = prompt(tokens, tokens);
+      const auto [id, ticket] = prefill(*first, p);
+      ASSERT_NE(ticket, nullptr);
+      EXPECT_EQ(decode(*second, p, *ticket).tokens, ask(*whole, p).tokens);
+      first->abort(id, CancelReason::kClientGone);
+    }
+    EXPECT_EQ(second->load().kv_blocks_fetched, 2U + 8 + 10);
+    EXPECT_EQ(missed(*second), 0U);
+    wait_for_leases(*first, 0);
+
+    const std::vector<Token> p = prompt(640, 9);
+    const auto orphan = prefill(*first, p);
+    first.reset();
+    EXPECT_EQ(decode(*second, p, *orphan.second).tokens, ask(*whole, p).tokens);
+    EXPECT_EQ(missed(*second), orphan.second->blocks.size());
+  }
+}
+
 TEST_F(HandOver, ATicketForAnotherPromptGivesNothing) {
   const auto first = worker();
   const auto second = worker();

@@ -116,7 +116,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
       inbox_({.sequences_max = options.sequences_max, .queue_max = options.queue_max}),
       cache_(*context_, options, events_, store, options.exchange.get(), clock) {
   info_ = {.model = model_->fingerprint(),
-           .kv_compatibility_key = context_->compatibility_key(),
+           .kv_compatibility_key = cache_.compatibility(),
            .block_tokens = options.block_tokens,
            .computed_tokens_min = options.exact ? kTiledRows : 1,
            .context_tokens_max = context_->context_tokens(),

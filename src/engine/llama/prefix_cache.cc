@@ -9,6 +9,15 @@
 #include "engine/llama/batch_shape.h"
 
 namespace penstock::engine::llama {
+namespace {
+
+std::string digest_of(std::string_view key) {
+  const tiers::Key digest = tiers::root_key(key, "");
+  return fmt::format("{:016x}{:016x}", digest.high, digest.low);
+}
+
+}  // namespace
+
 std::string PrefixCache::store_key(const Context& context, const LlamaOptions& options) {
   // Kernels differ by CPU, and with them the last bits.
   return fmt::format("{}/{}/{} tokens{}", context.compatibility_key(), llama_print_system_info(),
@@ -23,17 +32,18 @@ PrefixCache::PrefixCache(Context& context, const LlamaOptions& options, KvEventL
       exact_(options.exact),
       store_(store),
       store_key_(store_key(context, options)),
+      compatibility_(digest_of(store_key_)),
       clock_(clock),
       exchange_(exchange),
       pool_(pool_options(), events),
       leases_(pool_, clock) {
   if (store_ != nullptr) arrived_.resize(store_->block_bytes());
-  if (shares()) offered_as_ = exchange_->offer(*pool_.arena(), store_key_);
+  if (shares()) offered_ = exchange_->offer(*pool_.arena(), compatibility_);
 }
 
 PrefixCache::~PrefixCache() {
   leases_.end_all();  // readers stop at the next block
-  if (shares()) exchange_->withdraw(offered_as_);
+  if (shares()) exchange_->withdraw(offered_.source);
 }
 
 BlockPool::Options PrefixCache::pool_options() {
@@ -42,6 +52,7 @@ BlockPool::Options PrefixCache::pool_options() {
   options.block_bytes = codec != nullptr ? codec->bytes_per_token() * block_tokens_ : 1;
   options.budget_bytes = codec != nullptr ? pool_bytes_ : 0;
   options.readable_by_others = exchange_ != nullptr;
+  options.mappable = exchange_ != nullptr && exchange_->shares_outside();
   if (store_ != nullptr) {
     options.evicted = [this](const tiers::Key& key, std::span<const std::byte> bytes) {
       offer(key, bytes, tiers::Keep::kHeld);
@@ -111,7 +122,9 @@ bool PrefixCache::take_fetched(Sequence& s, Nanos slice) {
 
 void PrefixCache::wait_for_fetch(Sequence& s) const {
   constexpr auto kStep = std::chrono::milliseconds(1);
-  if (s.pull != nullptr) {
+  if (s.pull != nullptr && !s.pull->begun) {
+    exchange_->wait_for_ways(kStep);
+  } else if (s.pull != nullptr) {
     (void)s.pull->transfer.wait(Deadline(clock_.now() + kStep), clock_);
   } else {
     s.fetch->wait(kStep);

@@ -74,6 +74,9 @@ class PrefixCache final {
   /// How long until there is something to sweep; max(): nothing is kept.
   [[nodiscard]] Nanos until_sweep() const;
 
+  /// What workers must agree in that take blocks from each other: the store's key, in short.
+  [[nodiscard]] const std::string& compatibility() const noexcept { return compatibility_; }
+
   /// Adds what has come from other workers.
   void write_to(LoadReport& report) const noexcept;
 
@@ -85,6 +88,8 @@ class PrefixCache final {
   [[nodiscard]] double block_cost_ns() const noexcept;
   const tiers::Key& key_of(Sequence& sequence, std::size_t block);
   bool begin_pull(Sequence& sequence);
+  bool start_pull(PeerFetch& pull);
+  bool still_opening(PeerFetch& pull);
   bool take_pulled(Sequence& sequence);
   void end_pulls();
   void missed(FetchMiss why, std::size_t blocks) noexcept {
@@ -98,12 +103,13 @@ class PrefixCache final {
   const bool exact_;
   tiers::Store* const store_;
   const std::string store_key_;
+  const std::string compatibility_;
   const Clock& clock_;
   KvExchange* const exchange_;
   BlockPool pool_;
   KvLeases leases_;
   std::vector<std::unique_ptr<PeerFetch>> ending_;  // cancelled, or over
-  std::uint64_t offered_as_ = 0;                    // at the exchange
+  KvTicket offered_;                                // at the exchange: what all tickets say
   std::uint64_t blocks_pulled_ = 0;
   std::array<std::uint64_t, kFetchMisses> missed_{};
   Nanos pulling_{0};

@@ -48,6 +48,7 @@ void PrefixCache::leave(Sequence& s) {
   s.ticket =
       leases_.open(s.request.id, std::move(s.chain),
                    Deadline(std::min(s.request.deadline.at(), clock_.now() + s.request.kv_lease)));
+  if (s.ticket != nullptr) s.ticket->at = offered_.at;
   s.chain.clear();
 }
 
@@ -62,7 +63,7 @@ bool PrefixCache::begin_pull(Sequence& s) {
     return false;
   }
   auto pull = std::make_unique<PeerFetch>();
-  pull->granted = ticket.blocks;
+  pull->ticket = ticket;
   pull->started = clock_.now();
   kv::BlockHash hash = s.root;
   for (std::size_t block = 0; block < there; ++block) {
@@ -81,29 +82,50 @@ bool PrefixCache::begin_pull(Sequence& s) {
   pull->status.resize(pull->take.size());
   const auto computing =
       Nanos(static_cast<std::int64_t>(block_cost_ns() * static_cast<double>(pull->take.size())));
-  transfer::Pull wanted;
-  wanted.granted = pull->granted;
-  wanted.take = pull->take;
-  wanted.to = pull->slots;
-  wanted.keys = pull->keys;
-  wanted.status = pull->status;
-  wanted.grant = ticket.grant;
-  wanted.deadline = Deadline(
+  pull->deadline = Deadline(
       std::min(s.request.deadline.at(), pull->started + std::max(computing, kPullAtLeast)));
   s.pull = std::move(pull);
-  const Result<void> begun =
-      exchange_->pull(ticket.source, store_key_, s.pull->transfer, wanted, *pool_.arena());
-  if (begun && !s.pull->take.empty()) return true;
+  if (!s.pull->take.empty() && start_pull(*s.pull)) return true;
   missed(FetchMiss::kUnreachable, s.pull->take.size());
   end_fetch(s);
+  return false;
+}
+
+/// Or waits for the way there. False: there is none.
+bool PrefixCache::start_pull(PeerFetch& pull) {
+  transfer::Pull wanted;
+  wanted.granted = pull.ticket.blocks;
+  wanted.take = pull.take;
+  wanted.to = pull.slots;
+  wanted.keys = pull.keys;
+  wanted.status = pull.status;
+  wanted.grant = pull.ticket.grant;
+  wanted.deadline = pull.deadline;
+  const Result<KvExchange::Way> way =
+      exchange_->pull(pull.ticket, compatibility_, pull.transfer, wanted, *pool_.arena());
+  pull.begun = way && *way == KvExchange::Way::kOpen;
+  return way.has_value();
+}
+
+/// False: it has begun, or its blocks have their ends.
+bool PrefixCache::still_opening(PeerFetch& pull) {
+  if (pull.begun) return false;
+  if (pull.deadline.passed(clock_.now())) {
+    std::ranges::fill(pull.status, transfer::BlockStatus::kDeadline);
+  } else if (!start_pull(pull)) {
+    std::ranges::fill(pull.status, transfer::BlockStatus::kPathFailed);
+  } else {
+    return !pull.begun;
+  }
   return false;
 }
 
 /// Each block was verified before it was readable; those up to the first miss go into the pool.
 bool PrefixCache::take_pulled(Sequence& s) {
   PeerFetch& pull = *s.pull;
+  if (still_opening(pull)) return false;
   if (!pull.transfer.done()) {
-    if (pull.transfer.pull().deadline.passed(clock_.now())) pull.transfer.cancel();
+    if (pull.deadline.passed(clock_.now())) pull.transfer.cancel();
     return false;
   }
   std::size_t adopted = 0;
@@ -122,7 +144,8 @@ bool PrefixCache::take_pulled(Sequence& s) {
     const bool arrived = pull.status[i] == transfer::BlockStatus::kArrived;
     missed(arrived ? FetchMiss::kStale : miss_of(pull.status[i]), 1);
   }
-  const Nanos took = std::max(Nanos::zero(), pull.transfer.finished() - pull.started);
+  const TimePoint finished = pull.begun ? pull.transfer.finished() : clock_.now();
+  const Nanos took = std::max(Nanos::zero(), finished - pull.started);
   blocks_pulled_ += adopted;
   pulling_ += took;
   if (adopted == pull.take.size()) {

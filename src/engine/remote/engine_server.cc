@@ -288,7 +288,10 @@ grpc::Status Server::abort(const CallbackServerContext& context, const oe::Abort
     const std::lock_guard lock(mutex_);
     if (request.has_all_requests()) {
       for (const auto& [name, id] : live_) found.push_back(id);
-    } else if (const auto named = live_.find(request.request_id()); named != live_.end()) {
+    } else if (const auto named =
+                   live_.find(request.has_kv_session() ? request.kv_session().session_id()
+                                                       : request.request_id());
+               named != live_.end()) {
       found.push_back(named->second);
     }
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -34,6 +35,24 @@ bool is_instance(std::string_view name) {
          std::ranges::all_of(name, [](unsigned char c) { return c > ' ' && c < 0x7F; });
 }
 
+ps::Role role_of(WorkerRole role) {
+  switch (role) {
+    case WorkerRole::kBoth: return ps::BOTH;
+    case WorkerRole::kPrefill: return ps::PREFILL;
+    case WorkerRole::kDecode: return ps::DECODE;
+  }
+  return ps::BOTH;
+}
+
+std::optional<WorkerRole> role_of(ps::Role role) {
+  switch (role) {
+    case ps::BOTH: return WorkerRole::kBoth;
+    case ps::PREFILL: return WorkerRole::kPrefill;
+    case ps::DECODE: return WorkerRole::kDecode;
+    default: return std::nullopt;
+  }
+}
+
 Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& peer) {
   if (request.revision() != kRevision) {
     return fail(Code::kInvalidArgument,
@@ -46,9 +65,8 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
   if (!request.host().empty() && !is_instance(request.host())) {
     return fail(Code::kInvalidArgument, "the worker's host is not one");
   }
-  if (request.role() != ps::BOTH) {
-    return fail(Code::kInvalidArgument, "this front end takes workers that do both only");
-  }
+  const std::optional<WorkerRole> role = role_of(request.role());
+  if (!role) return fail(Code::kInvalidArgument, "the worker has a role that is unknown here");
   Result<Labels> labels = parse_labels(request.labels());
   if (!labels) return std::unexpected(labels.error());
   Result<EngineInfo> info = wire::read(request.card());
@@ -63,6 +81,7 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
                        .info = std::move(*info),
                        .tells_kv_events = request.card().tells_kv_events(),
                        .labels = std::move(*labels),
+                       .role = *role,
                        .draining = request.draining()};
 }
 
@@ -173,6 +192,7 @@ class Worker final : public Joining {
     request.set_host(options_.host);
     request.set_port(options_.port);
     request.set_draining(draining);
+    request.set_role(role_of(options_.role));
     request.set_labels(format_labels(options_.labels));
     wire::write(options_.info, options_.tells_kv_events, *request.mutable_card());
     ps::JoinResponse response;

@@ -11,6 +11,9 @@
 
 namespace penstock::engine {
 
+/// Which part of requests a worker is for.
+enum class WorkerRole : std::uint8_t { kBoth, kPrefill, kDecode };
+
 /// A worker that wants to be used, as it says itself.
 struct JoiningWorker {
   std::string instance;  // names one life of it
@@ -18,7 +21,8 @@ struct JoiningWorker {
   EngineInfo info;
   bool tells_kv_events = false;
   Labels labels;
-  bool draining = false;  // takes nothing new, and leaves when it is done
+  WorkerRole role = WorkerRole::kBoth;  // at first: the front end may change it
+  bool draining = false;                // takes nothing new, and leaves when it is done
 };
 
 /// What a front end does with workers. Thread: any, several at once.
@@ -57,6 +61,7 @@ struct JoinOptions {
   EngineInfo info;
   bool tells_kv_events = false;
   Labels labels;
+  WorkerRole role = WorkerRole::kBoth;
 };
 
 /// A worker's place at a front end: asked for again and again, so that a front end that was

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/host_port.h"
 #include "base/log.h"
 #include "engine/kv_event_log.h"
 #include "engine/remote/internal/asking_call.h"
@@ -29,11 +30,20 @@ using Context = std::shared_ptr<grpc::ClientContext>;
 constexpr auto kProbeTimeout = std::chrono::seconds(2);
 constexpr std::uint64_t kHeldBlocksMax = 1 << 22;  // of a worker, whatever it says that it has
 
+/// By number, as tickets name it: without an IPv6 address's brackets.
+std::string host_of(const std::string& address) {
+  const Result<HostPort> at = parse_host_port(address);
+  if (!at) return {};
+  const bool bracketed = at->host.starts_with('[') && at->host.size() > 2;
+  return bracketed ? at->host.substr(1, at->host.size() - 2) : at->host;
+}
+
 class Remote final : public RemoteEngine, public AskedRequests {
  public:
   Remote(RemoteOptions options, const Clock& clock)
       : options_(std::move(options)),
         clock_(clock),
+        host_(host_of(options_.address)),
         nonce_(std::random_device{}()),
         channel_(rpc::open_channel(options_.address)),
         inference_(oe::Inference::NewStub(channel_)),
@@ -72,9 +82,14 @@ class Remote final : public RemoteEngine, public AskedRequests {
   void probe(std::move_only_function<void(bool)> done) override;
   void give_up() override;
 
-  void ending(RequestId id) override {
+  void ending(RequestId id, bool leaves_kv) override {
     const std::lock_guard lock(mutex_);
-    live_.erase(id);
+    auto ended = live_.extract(id);
+    if (leaves_kv && ended) kv_leases_.insert(std::move(ended));
+  }
+  void lease_over(RequestId id) override {
+    const std::lock_guard lock(mutex_);
+    kv_leases_.erase(id);
   }
   void over() override {
     const std::lock_guard lock(mutex_);
@@ -105,8 +120,10 @@ class Remote final : public RemoteEngine, public AskedRequests {
   }
   [[nodiscard]] Context context_of(RequestId id) const {
     const std::lock_guard lock(mutex_);
-    const auto found = live_.find(id);
-    return found == live_.end() ? nullptr : found->second;
+    for (const auto* calls : {&live_, &kv_leases_}) {
+      if (const auto found = calls->find(id); found != calls->end()) return found->second;
+    }
+    return nullptr;
   }
   static std::unexpected<Error> not_connected() {
     return std::unexpected(Error{Code::kUnavailable, "the worker is not connected", "", 1});
@@ -126,6 +143,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
 
   const RemoteOptions options_;
   const Clock& clock_;
+  const std::string host_;     // of the worker
   const std::uint32_t nonce_;  // of the names that requests have there: others ask it as well
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<oe::Inference::Stub> inference_;
@@ -143,6 +161,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   bool given_up_ = false;
   std::size_t pending_ = 0;  // calls, streams and alarms that gRPC has not done with
   std::unordered_map<RequestId, Context> live_;
+  std::unordered_map<RequestId, Context> kv_leases_;       // ended; the worker keeps their KV
   std::vector<std::weak_ptr<grpc::ClientContext>> asked_;  // probes, embeddings; some are over
   std::uint64_t given_ = 0;                                // requests, since the start
   LoadReport report_;                                      // the last
@@ -175,7 +194,17 @@ Result<void> Remote::generate(GenerateRequest request) {
     ++given_;
     ++pending_;
   }
-  auto* call = new AskingCall(*this, request, options_.info.vocabulary_size, std::move(context));
+  wire::Expected expected{.request = request.id,
+                          .vocabulary_size = options_.info.vocabulary_size,
+                          .tokens_left = request.prefill_only ? 0 : request.max_tokens,
+                          .kv_blocks_max = 0,
+                          .worker_host = {}};
+  if (request.prefill_only) {
+    expected.kv_blocks_max =
+        static_cast<std::uint32_t>(request.prompt.size() / options_.info.block_tokens);
+    expected.worker_host = host_;
+  }
+  auto* call = new AskingCall(*this, request.sink, std::move(expected), std::move(context));
   call->start(*inference_, request, fmt::format("{:x}-{}", nonce_, request.id.value));
   return {};
 }
@@ -256,7 +285,9 @@ void Remote::give_up() {
     const std::lock_guard lock(mutex_);
     given_up_ = true;
     connected_ = false;
-    for (const auto& [id, context] : live_) contexts.push_back(context);
+    for (const auto* calls : {&live_, &kv_leases_}) {
+      for (const auto& [id, context] : *calls) contexts.push_back(context);
+    }
     for (const auto& asked : asked_) {
       if (Context context = asked.lock()) contexts.push_back(std::move(context));
     }

@@ -31,6 +31,9 @@ struct RemoteOptions {
 ///   nobody can say what became of it. It is opened again, for as long as this lives.
 /// - Sinks are called on gRPC's threads; of one request one call after the other.
 ///
+/// - KV that a prefill_only request leaves is kept for as long as its call lives: until abort(), or
+///   the connection breaks, or this is gone. Its lease runs at the worker as well.
+///
 /// abort() and deadlines take effect at once, whatever the worker does. Destruction cancels what
 /// runs and waits only for gRPC.
 class RemoteEngine : public Engine {

@@ -20,6 +20,28 @@ bool parse(std::string_view bytes, Message& message) {
   return message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
 }
 
+/// A ticket's blocks are few, and where it leads is a place.
+void check(const KvTicket& ticket, std::size_t blocks_max) {
+  require(ticket.blocks.size() <= blocks_max);
+  require(ticket.grant.cell < transfer::BlockTable::kGrantsMax);
+  require(ticket.at.socket_path.size() <= 107 && ticket.at.tcp_host.size() <= 64);
+}
+
+void session(std::string_view bytes) {
+  oe::KvSessionRef in;
+  if (!parse(bytes, in)) return;
+  in.set_transfer_backend("penstock");  // or nothing else is looked at
+  constexpr std::uint32_t kBlocks = 64;
+  const Result<KvTicket> read = wire::read(in, kBlocks);
+  if (!read) return require(read.error().code == Code::kInvalidArgument);
+  check(*read, kBlocks);
+  oe::KvSessionRef once;
+  write(*read, once);
+  const Result<KvTicket> again = wire::read(once, kBlocks);
+  require(again && again->source == read->source && again->grant == read->grant);
+  require(again->blocks == read->blocks && again->at == read->at);
+}
+
 void request(std::string_view bytes) {
   oe::GenerateRequest in;
   if (!parse(bytes, in)) return;
@@ -28,6 +50,8 @@ void request(std::string_view bytes) {
   require(std::ranges::all_of(read->prompt, is_known));
   require(std::ranges::all_of(read->stop_token_ids, is_known));
   require(read->sampling.penalty_last_n >= -1 && read->sampling.penalty_last_n <= 1 << 20);
+  require(read->kv_lease > Nanos::zero() && read->kv_lease <= std::chrono::hours(1));
+  if (read->fetch) check(*read->fetch, read->prompt.size());
   oe::GenerateRequest once;
   write(*read, once);
   const Result<GenerateRequest> again = wire::read(once);
@@ -42,12 +66,18 @@ void response(std::string_view bytes) {
   if (!parse(bytes, in)) return;
   constexpr std::uint32_t kVocabulary = 1000;
   constexpr std::uint32_t kTokens = 16;
-  Expected expected{.request = {1}, .vocabulary_size = kVocabulary, .tokens_left = kTokens};
+  constexpr std::uint32_t kBlocks = 8;
+  Expected expected{.request = {1},
+                    .vocabulary_size = kVocabulary,
+                    .tokens_left = kTokens,
+                    .kv_blocks_max = kBlocks,
+                    .worker_host = "127.0.0.1"};
   std::vector<Output> outputs;
   const Result<void> fine = wire::read(in, expected, outputs);
   std::uint32_t tokens = 0;
   for (const Output& output : outputs) {
     require(output.request == expected.request);
+    if (output.kv != nullptr) check(*output.kv, kBlocks);
     if (!output.token) continue;
     ++tokens;
     require(*output.token >= 0 && *output.token < static_cast<Token>(kVocabulary));
@@ -75,6 +105,8 @@ void report(std::string_view bytes) {
     require(work.kv_use >= 0 && work.kv_use <= 1);
   }
   require(read.last_prefill_pass.took >= Nanos::zero());
+  require(read.last_fetch.ordinal == 0 || read.last_fetch.blocks > 0);
+  require(read.last_fetch.took >= Nanos::zero() && read.kv_fetching >= Nanos::zero());
   ps::LoadReport once;
   write(read, now, once);
   ps::LoadReport twice;
@@ -115,11 +147,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace penstock::engine::wire;
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 5) {
+  switch (data[0] % 6) {
     case 0: request(bytes); break;
     case 1: response(bytes); break;
     case 2: report(bytes); break;
     case 3: card(bytes); break;
+    case 4: session(bytes); break;
     default: event(bytes);
   }
   return 0;

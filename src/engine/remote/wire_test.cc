@@ -109,11 +109,112 @@ TEST(WireTest, RequestsThatAWorkerCannotServeAreRefused) {
             Code::kInvalidArgument);
   EXPECT_EQ(code([](Message& m) { m.set_lora_name("x"); }), Code::kUnimplemented);
   EXPECT_EQ(code([](Message& m) { m.mutable_kv()->mutable_session(); }), Code::kUnimplemented);
+  EXPECT_EQ(code([](Message& m) {
+              m.mutable_kv()->mutable_session()->set_transfer_backend("penstock");
+              m.mutable_kv()->mutable_session()->set_opaque("\xff\xff");
+            }),
+            Code::kInvalidArgument);
   EXPECT_EQ(code([](Message& m) { m.mutable_guided()->set_regex("a"); }), Code::kUnimplemented);
   EXPECT_EQ(code([](Message& m) { m.mutable_sampling()->set_num_sequences(2); }),
             Code::kInvalidArgument);
   EXPECT_EQ(code([](Message& m) { m.mutable_stopping()->add_conditions()->set_stop_text("a"); }),
             Code::kInvalidArgument);
+}
+
+KvTicket ticket() {
+  return {.source = 0xFEDCBA9876543210,
+          .grant = {.cell = 7, .generation = 0xFFFFFFFF},
+          .blocks = {{0, 2}, {0xFFFFFFFF, 4}},
+          .at = {.socket_path = "/run/kv.sock", .tcp_host = "::1", .tcp_port = 65535}};
+}
+
+void expect_equal(const KvTicket& a, const KvTicket& b) {
+  EXPECT_EQ(a.source, b.source);
+  EXPECT_EQ(a.grant, b.grant);
+  EXPECT_EQ(a.blocks, b.blocks);
+  EXPECT_EQ(a.at, b.at);
+}
+
+TEST(WireTest, PromptsForOthersAndTicketsArriveAsTheyWereGiven) {
+  GenerateRequest prompt = everything();
+  prompt.prefill_only = true;
+  prompt.kv_lease = std::chrono::milliseconds(1234);
+  oe::GenerateRequest message;
+  write(prompt, message);
+  Result<GenerateRequest> read = wire::read(message);
+  ASSERT_TRUE(read);
+  EXPECT_TRUE(read->prefill_only);
+  EXPECT_EQ(read->kv_lease, prompt.kv_lease);
+  EXPECT_FALSE(read->fetch.has_value());
+
+  GenerateRequest answer = everything();
+  answer.fetch = ticket();
+  oe::GenerateRequest with_ticket;
+  write(answer, with_ticket);
+  read = wire::read(with_ticket);
+  ASSERT_TRUE(read && read->fetch);
+  EXPECT_FALSE(read->prefill_only);
+  expect_equal(*read->fetch, ticket());
+}
+
+TEST(WireTest, ATicketComesOnlyToWhoAskedForItAndOfNoMoreBlocks) {
+  const auto kv = std::make_shared<const KvTicket>(ticket());
+  const std::vector<Output> end{{.finish = FinishReason::kLength,
+                                 .usage = {.prompt_tokens = 9, .cached_tokens = 4},
+                                 .kv = kv}};
+  std::vector<oe::GenerateResponse> messages;
+  write(end, messages);
+  ASSERT_EQ(messages.size(), 1U);
+  Expected expected{.request = {5}, .vocabulary_size = 10, .kv_blocks_max = 2, .worker_host = "x"};
+  std::vector<Output> outputs;
+  ASSERT_TRUE(wire::read(messages[0], expected, outputs));
+  EXPECT_EQ(outputs[0].finish, FinishReason::kLength);
+  EXPECT_EQ(outputs[0].usage.cached_tokens, 4U);
+  expect_equal(*outputs[0].kv, ticket());
+  for (const std::uint32_t blocks : {0, 1}) {
+    expected.kv_blocks_max = blocks;
+    EXPECT_FALSE(wire::read(messages[0], expected, outputs));
+  }
+  // Without a host it is where the worker is.
+  expected.kv_blocks_max = 2;
+  for (oe::KvEndpoint& at :
+       *messages[0].mutable_prefill_ready()->mutable_kv_session()->mutable_endpoints()) {
+    if (at.protocol() == "tcp") at.clear_host();
+  }
+  ASSERT_TRUE(wire::read(messages[0], expected, outputs));
+  EXPECT_EQ(outputs.back().kv->at.tcp_host, "x");
+}
+
+TEST(WireTest, TicketsThatNoWorkerMakesAreRefused) {
+  const auto refused = [](auto change) {
+    oe::KvSessionRef message;
+    write(ticket(), message);
+    change(message);
+    return !wire::read(message, 1000).has_value();
+  };
+  using Message = oe::KvSessionRef;
+  EXPECT_FALSE(refused([](Message&) {}));
+  EXPECT_TRUE(refused([](Message& m) { m.set_transfer_backend("nixl"); }));
+  EXPECT_TRUE(refused([](Message& m) { m.set_opaque("x"); }));
+  EXPECT_TRUE(refused([](Message& m) { m.mutable_endpoints(1)->set_port(0); }));
+  EXPECT_TRUE(refused([](Message& m) { m.mutable_endpoints(1)->set_port(65536); }));
+  EXPECT_TRUE(refused([](Message& m) { m.mutable_endpoints(1)->set_host(std::string(99, 'x')); }));
+  EXPECT_TRUE(refused([](Message& m) { m.mutable_endpoints(0)->clear_host(); }));
+  EXPECT_TRUE(refused([](Message& m) { m.mutable_endpoints(0)->set_host(std::string(108, 'x')); }));
+  EXPECT_TRUE(refused([](Message& m) { m.mutable_endpoints(0)->set_host(std::string(1, '\0')); }));
+  EXPECT_TRUE(refused([](Message& m) {
+    for (int i = 0; i < 4; ++i) *m.add_endpoints() = m.endpoints(0);
+  }));
+  EXPECT_TRUE(refused([](Message& m) {
+    ps::KvTicket odd;
+    odd.add_slots(1);
+    m.set_opaque(odd.SerializeAsString());
+  }));
+  EXPECT_TRUE(refused([](Message& m) {
+    ps::KvTicket odd;
+    odd.set_grant_cell(transfer::BlockTable::kGrantsMax);
+    m.set_opaque(odd.SerializeAsString());
+  }));
 }
 
 std::vector<Output> outputs() {

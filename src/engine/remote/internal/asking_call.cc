@@ -48,7 +48,8 @@ void AskingCall::OnReadDone(bool ok) {
                  .error_code = Code::kInternal}};
     }
     deliver();
-    if (ended_) context_->TryCancel();  // nobody else can end a call that goes on without a reason
+    if (ended_ && !leases_)
+      context_->TryCancel();  // nobody else can end a call that goes on without a reason
   }
   StartRead(&response_);
 }
@@ -56,7 +57,8 @@ void AskingCall::OnReadDone(bool ok) {
 void AskingCall::deliver() {
   if (outputs_.empty()) return;
   ended_ = outputs_.back().finish.has_value();
-  if (ended_) owner_.ending(expected_.request);
+  leases_ = outputs_.back().kv != nullptr;
+  if (ended_) owner_.ending(expected_.request, leases_);
   sink_->deliver(outputs_);
 }
 
@@ -65,6 +67,7 @@ void AskingCall::OnDone(const grpc::Status& status) {
     outputs_ = {end_of(expected_.request, status)};
     deliver();
   }
+  if (leases_) owner_.lease_over(expected_.request);
   AskedRequests& owner = owner_;
   delete this;
   owner.over();

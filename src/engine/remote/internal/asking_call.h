@@ -18,8 +18,11 @@ namespace penstock::engine {
 /// Where a client keeps the requests that it has given to a worker.
 class AskedRequests {
  public:
-  /// The request's last output comes next: its id is free.
-  virtual void ending(RequestId id) = 0;
+  /// The request's last output comes next: its id is free. With `leaves_kv` the call goes on, as
+  /// the lease on what the worker keeps.
+  virtual void ending(RequestId id, bool leaves_kv) = 0;
+  /// No lease of that id goes on any more.
+  virtual void lease_over(RequestId id) = 0;
   /// gRPC is done with the call. The last thing that is heard of it.
   virtual void over() = 0;
 
@@ -30,14 +33,9 @@ class AskedRequests {
 /// One generation by a remote worker, from the call to its last output. Deletes itself.
 class AskingCall final : public grpc::ClientReadReactor<wire::oe::GenerateResponse> {
  public:
-  AskingCall(AskedRequests& owner, const GenerateRequest& request, std::uint32_t vocabulary_size,
+  AskingCall(AskedRequests& owner, OutputSink* sink, wire::Expected expected,
              std::shared_ptr<grpc::ClientContext> context)
-      : owner_(owner),
-        context_(std::move(context)),
-        sink_(request.sink),
-        expected_{.request = request.id,
-                  .vocabulary_size = vocabulary_size,
-                  .tokens_left = request.max_tokens} {}
+      : owner_(owner), context_(std::move(context)), sink_(sink), expected_(std::move(expected)) {}
 
   void start(wire::oe::Inference::Stub& stub, const GenerateRequest& request,
              const std::string& request_id);
@@ -56,7 +54,8 @@ class AskingCall final : public grpc::ClientReadReactor<wire::oe::GenerateRespon
   wire::oe::GenerateRequest request_;
   wire::oe::GenerateResponse response_;
   std::vector<Output> outputs_;
-  bool ended_ = false;  // the last output is delivered
+  bool ended_ = false;   // the last output is delivered
+  bool leases_ = false;  // it goes on as a lease
 };
 
 /// A stream that is read to its end. Deletes itself.

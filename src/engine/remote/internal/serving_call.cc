@@ -55,6 +55,9 @@ void ServingCall::flush() {
   response_ = std::move(ready_.front());
   ready_.erase(ready_.begin());
   response_.set_request_id(request_id_);
+  if (response_.has_prefill_ready()) {
+    response_.mutable_prefill_ready()->mutable_kv_session()->set_session_id(request_id_);
+  }
   writing_ = true;
   finishing_ = response_.has_finished() || response_.has_error();
   const bool last = finishing_;

@@ -26,7 +26,8 @@ class CallRegistry {
 ///
 /// It lives until both of its sides are done with it: the engine has told the end, and the
 /// connection is over. Either may be first: a caller that leaves does not wait for the engine, nor
-/// does the server that stops.
+/// does the server that stops. After a prefill_ready the open connection is the lease on the KV:
+/// its end is the lease's.
 class ServingCall final : public grpc::ServerWriteReactor<wire::oe::GenerateResponse>,
                           public OutputSink,
                           public Pumped {

@@ -138,6 +138,11 @@ Result<void> read_extras(const ps::GenerateExtras& in, GenerateRequest& out) {
   }
   if (in.has_grammar()) out.grammar = read_grammar(in.grammar());
   out.tenant = in.tenant();
+  out.prefill_only = in.prefill_only();
+  if (in.kv_lease_ms() != 0) {
+    constexpr std::uint64_t kLeaseMsMax = 3'600'000;
+    out.kv_lease = std::chrono::milliseconds(std::min(in.kv_lease_ms(), kLeaseMsMax));
+  }
   return {};
 }
 
@@ -166,7 +171,9 @@ void write_token(const Output& output, oe::TokenInfo& out) {
 }
 
 void write_end(const Output& output, oe::GenerateResponse& out) {
-  if (*output.finish == FinishReason::kError) {
+  if (output.kv != nullptr) {
+    write(*output.kv, *out.mutable_prefill_ready()->mutable_kv_session());
+  } else if (*output.finish == FinishReason::kError) {
     oe::EngineError& error = *out.mutable_error();
     error.set_code(error_code(output.error_code));
     error.set_message(output.error);
@@ -190,34 +197,6 @@ Result<FinishReason> read_reason(oe::FinishReason reason) {
     case oe::FINISH_REASON_CANCELLED: return FinishReason::kCancelled;
     default: return invalid("it ended for no known reason");
   }
-}
-
-void write_pass(const PassWork& pass, ps::LoadReport::PassWork& out) {
-  out.set_prefill_tokens(pass.prefill_tokens);
-  out.set_decodes(pass.decodes);
-  out.set_kv_use(pass.kv_use);
-}
-
-// What a worker reports is computed with: nothing in it may be beyond what one could mean.
-constexpr std::uint32_t kReportedTokensMax = 1U << 24;
-constexpr std::int64_t kReportedNanosMax = std::int64_t{3600} * 1'000'000'000;
-
-PassWork read_pass(const ps::LoadReport::PassWork& in) {
-  return {.prefill_tokens = std::min(in.prefill_tokens(), kReportedTokensMax),
-          .decodes = in.decodes(),
-          .kv_use = in.kv_use() >= 0 ? std::min(in.kv_use(), 1.0) : 0};  // NaN too
-}
-
-void write_timed(const TimedPass& pass, ps::LoadReport::TimedPass& out) {
-  out.set_ordinal(pass.ordinal);
-  write_pass(pass.work, *out.mutable_work());
-  out.set_took_ns(pass.took.count());
-}
-
-TimedPass read_timed(const ps::LoadReport::TimedPass& in) {
-  return {.ordinal = in.ordinal(),
-          .work = read_pass(in.work()),
-          .took = Nanos(std::clamp<std::int64_t>(in.took_ns(), 0, kReportedNanosMax))};
 }
 
 void write_hash(const kv::BlockHash& hash, oe::KvBlockHash& out) {
@@ -264,6 +243,12 @@ void write(const GenerateRequest& request, oe::GenerateRequest& out) {
   }
   if (!request.grammar.gbnf.empty()) write_grammar(request.grammar, *extras.mutable_grammar());
   extras.set_tenant(request.tenant);
+  if (request.prefill_only) {
+    extras.set_prefill_only(true);
+    extras.set_kv_lease_ms(static_cast<std::uint64_t>(
+        std::max<std::int64_t>(1, request.kv_lease.count() / 1'000'000)));
+  }
+  if (request.fetch) write(*request.fetch, *out.mutable_kv()->mutable_session());
 }
 
 Result<GenerateRequest> read(const oe::GenerateRequest& in) {
@@ -272,15 +257,18 @@ Result<GenerateRequest> read(const oe::GenerateRequest& in) {
     return invalid("input: a worker takes token_ids");
   }
   if (!in.lora_name().empty()) return fail(Code::kUnimplemented, "a worker has no adapters");
-  if (in.kv().has_session()) {
-    return fail(Code::kUnimplemented, "this worker takes whole requests, without a KV session");
-  }
   Result<void> fine = read_tokens(in.token_ids().ids(), out.prompt);
   if (fine) fine = read_sampling(in.sampling(), out.sampling);
   if (fine) fine = read_stopping(in.stopping(), out);
   if (fine) fine = read_guided(in.guided(), out);
   if (fine && in.has_penstock()) fine = read_extras(in.penstock(), out);
   if (!fine) return std::unexpected(fine.error());
+  if (in.kv().has_session()) {
+    const auto blocks_max = static_cast<std::uint32_t>(out.prompt.size());  // of one token at least
+    Result<KvTicket> ticket = read(in.kv().session(), blocks_max);
+    if (!ticket) return std::unexpected(ticket.error());
+    out.fetch = std::move(*ticket);
+  }
   if (in.response().return_prompt_logprobs()) {
     return fail(Code::kUnimplemented, "a worker gives no logprobs of the prompt");
   }
@@ -328,6 +316,19 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
         }
       }
       return {};
+    case oe::GenerateResponse::kPrefillReady: {
+      if (expected.kv_blocks_max == 0) return bad("it gave an event that was not asked for");
+      Result<KvTicket> ticket = read(in.prefill_ready().kv_session(), expected.kv_blocks_max);
+      if (!ticket) return std::unexpected(ticket.error());
+      if (ticket->at.tcp_port != 0 && ticket->at.tcp_host.empty()) {
+        ticket->at.tcp_host = expected.worker_host;
+      }
+      out.push_back({.request = expected.request,
+                     .finish = FinishReason::kLength,
+                     .usage = usage,
+                     .kv = std::make_shared<const KvTicket>(std::move(*ticket))});
+      return {};
+    }
     case oe::GenerateResponse::kFinished: {
       const Result<FinishReason> reason = read_reason(in.finished().reason());
       if (!reason) return std::unexpected(reason.error());
@@ -345,66 +346,6 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
   }
 }
 
-void write(const LoadReport& report, TimePoint now, ps::LoadReport& out) {
-  out.set_generation(report.generation);
-  out.set_running(report.running);
-  out.set_waiting(report.waiting);
-  out.set_in_inbox(report.in_inbox);
-  out.set_accepted(report.accepted);
-  out.set_waiting_prefill_tokens(report.waiting_prefill_tokens);
-  out.set_running_prefill_tokens(report.running_prefill_tokens);
-  out.set_kv_blocks_used(report.kv_blocks_used);
-  out.set_kv_blocks_max(report.kv_blocks_max);
-  out.set_kv_blocks_active(report.kv_blocks_active);
-  out.set_kv_blocks_active_max(report.kv_blocks_active_max);
-  out.set_steps(report.steps);
-  out.set_prompt_tokens(report.prompt_tokens);
-  out.set_cached_tokens(report.cached_tokens);
-  out.set_completion_tokens(report.completion_tokens);
-  out.set_preemptions(report.preemptions);
-  out.set_blocks_evicted(report.blocks_evicted);
-  out.set_sequence_errors(report.sequence_errors);
-  out.set_pass_tokens_max(report.pass_tokens_max);
-  if (report.pass_started != TimePoint::min()) {
-    out.set_pass_age_ns((now - report.pass_started).count());
-  }
-  write_pass(report.pass, *out.mutable_pass());
-  write_timed(report.last_prefill_pass, *out.mutable_last_prefill_pass());
-  write_timed(report.last_decode_pass, *out.mutable_last_decode_pass());
-}
-
-LoadReport read(const ps::LoadReport& in, TimePoint now) {
-  LoadReport report{.generation = in.generation(),
-                    .running = in.running(),
-                    .waiting = in.waiting(),
-                    .in_inbox = std::min(in.in_inbox(), in.waiting()),
-                    .accepted = in.accepted(),
-                    .waiting_prefill_tokens =
-                        std::min<std::uint64_t>(in.waiting_prefill_tokens(), kReportedTokensMax),
-                    .running_prefill_tokens =
-                        std::min<std::uint64_t>(in.running_prefill_tokens(), kReportedTokensMax),
-                    .kv_blocks_used = in.kv_blocks_used(),
-                    .kv_blocks_max = in.kv_blocks_max(),
-                    .kv_blocks_active = in.kv_blocks_active(),
-                    .kv_blocks_active_max = in.kv_blocks_active_max(),
-                    .steps = in.steps(),
-                    .prompt_tokens = in.prompt_tokens(),
-                    .cached_tokens = in.cached_tokens(),
-                    .completion_tokens = in.completion_tokens(),
-                    .preemptions = in.preemptions(),
-                    .blocks_evicted = in.blocks_evicted(),
-                    .sequence_errors = in.sequence_errors(),
-                    .pass_tokens_max = in.pass_tokens_max()};
-  if (in.has_pass_age_ns()) {
-    report.pass_started =
-        now - Nanos(std::clamp<std::int64_t>(in.pass_age_ns(), 0, kReportedNanosMax));
-  }
-  report.pass = read_pass(in.pass());
-  report.last_prefill_pass = read_timed(in.last_prefill_pass());
-  report.last_decode_pass = read_timed(in.last_decode_pass());
-  return report;
-}
-
 void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out) {
   out.set_model(info.model);
   out.set_kv_compatibility_key(info.kv_compatibility_key);
@@ -418,6 +359,7 @@ void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out) {
   out.set_embedding_size(info.embedding_size);
   out.set_tells_kv_events(tells_kv_events);
   out.set_kv_hash(std::string(kKvHash));
+  out.set_hands_kv_over(info.hands_kv_over);
 }
 
 Result<EngineInfo> read(const ps::ModelCard& in) {
@@ -439,7 +381,8 @@ Result<EngineInfo> read(const ps::ModelCard& in) {
                     .queue_max = in.queue_max(),
                     .kv_blocks_max = in.kv_blocks_max(),
                     .vocabulary_size = in.vocabulary_size(),
-                    .embedding_size = in.embedding_size()};
+                    .embedding_size = in.embedding_size(),
+                    .hands_kv_over = in.hands_kv_over()};
 }
 
 void write(const kv::Event& event, oe::KvEvent& out) {

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +25,11 @@ void write(const GenerateRequest& request, oe::GenerateRequest& out);
 /// All but id, sink, priority and deadline.
 Result<GenerateRequest> read(const oe::GenerateRequest& in);
 
+void write(const KvTicket& ticket, oe::KvSessionRef& out);
+/// Of at most so many blocks. What it names is believed by nobody: whoever takes blocks asks for
+/// each by its key.
+Result<KvTicket> read(const oe::KvSessionRef& in, std::uint32_t blocks_max);
+
 /// Outputs of one request, in order, none after the one that finishes: `token` responses hold runs
 /// of them. Appends at most two responses.
 void write(std::span<const Output> outputs, std::vector<oe::GenerateResponse>& out);
@@ -33,6 +39,8 @@ struct Expected {
   RequestId request;
   std::uint32_t vocabulary_size = 0;
   std::uint32_t tokens_left = 0;
+  std::uint32_t kv_blocks_max = 0;  // that a ticket may name; 0: none was asked for
+  std::string worker_host;          // where the worker is, if its ticket does not say
 };
 /// Appends what `in` says to `out`, and takes the tokens off `expected`. Fails when it is not what
 /// such a request is answered with.

@@ -1,0 +1,95 @@
+#include "cli/kv_sharing.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "base/host_port.h"
+#include "base/log.h"
+#include "transfer/memory.h"
+#include "transfer/tcp_server.h"
+
+namespace penstock::cli {
+namespace {
+
+/// Nobody listens at this socket any more.
+bool is_left_over(const std::filesystem::path& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.native().size() >= sizeof address.sun_path) return false;
+  std::memcpy(address.sun_path, path.c_str(), path.native().size());
+  const transfer::Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return fd.valid() &&
+         connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
+         errno == ECONNREFUSED;
+}
+
+/// A folder of this user's alone, for the sockets at which memory is handed out.
+Result<std::string> socket_folder() {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  std::error_code failed;
+  std::filesystem::path base = runtime != nullptr && *runtime != '\0'
+                                   ? std::filesystem::path(runtime)
+                                   : std::filesystem::temp_directory_path(failed);
+  if (failed) return fail(Code::kUnavailable, "there is no folder for temporary files");
+  const std::string folder = base / fmt::format("penstock-{}", getuid());
+  struct stat status{};
+  if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+    return fail(Code::kUnavailable, fmt::format("cannot make the folder {}", folder));
+  }
+  if (lstat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode) ||
+      status.st_uid != getuid() || (status.st_mode & 077) != 0) {
+    return fail(Code::kUnavailable, fmt::format("{} is not this user's alone", folder));
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder, failed)) {
+    if (entry.path().extension() == ".sock" && is_left_over(entry.path())) {
+      std::filesystem::remove(entry.path(), failed);
+    }
+  }
+  return folder;
+}
+
+/// As TcpServer wants it: a number, without an IPv6 address's brackets. Empty: it is a name.
+std::string address_of(const std::string& listen) {
+  const Result<HostPort> at = parse_host_port(listen);
+  if (!at) return {};
+  if (at->host == "localhost") return "127.0.0.1";
+  const bool bracketed = at->host.starts_with('[') && at->host.size() > 2;
+  return bracketed ? at->host.substr(1, at->host.size() - 2) : at->host;
+}
+
+}  // namespace
+
+Result<engine::KvSharing> kv_sharing(const std::string& transfer, const std::string& listen,
+                                     const std::string& secret) {
+  engine::KvSharing sharing{
+      .socket_folder = {}, .tcp_listen = {}, .tcp_advertise = {}, .secret = secret};
+  if (transfer == "auto" || transfer == "shm") {
+    Result<std::string> folder = socket_folder();
+    if (folder) {
+      sharing.socket_folder = std::move(*folder);
+    } else if (transfer == "shm") {
+      return fail(Code::kInvalidArgument, "--kv-transfer shm: " + folder.error().message);
+    } else {
+      log::warn("KV is not shared by memory: {}", folder.error().message);
+    }
+  }
+  const bool proves = secret.size() >= transfer::TcpServer::kSecretBytesMin;
+  if (transfer == "tcp" && !proves) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("--kv-transfer tcp: --join-secret must have {} characters at least",
+                            transfer::TcpServer::kSecretBytesMin));
+  }
+  if ((transfer == "auto" || transfer == "tcp") && proves) sharing.tcp_listen = address_of(listen);
+  return sharing;
+}
+
+}  // namespace penstock::cli

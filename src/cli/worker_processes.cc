@@ -1,0 +1,117 @@
+#include "cli/worker_processes.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/log.h"
+
+namespace penstock::cli {
+namespace {
+
+std::vector<char*> pointers(std::vector<std::string>& strings) {
+  std::vector<char*> made;
+  for (std::string& string : strings) made.push_back(string.data());
+  made.push_back(nullptr);
+  return made;
+}
+
+/// In the child, between fork and exec: nothing but system calls.
+[[noreturn]] void become(char* const* arguments, char* const* environment, pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1);  // it was gone before that was said
+  setpgid(0, 0);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  const int nowhere = open("/dev/null", O_RDWR);
+  dup2(nowhere, STDIN_FILENO);
+  dup2(nowhere, STDOUT_FILENO);
+  close_range(STDERR_FILENO + 1, ~0U, 0);
+  execve(arguments[0], arguments, environment);
+  _exit(127);
+}
+
+std::string how_it_ended(int status) {
+  return WIFSIGNALED(status) ? fmt::format("was killed by signal {}", WTERMSIG(status))
+                             : fmt::format("ended with status {}", WEXITSTATUS(status));
+}
+
+}  // namespace
+
+WorkerProcesses::WorkerProcesses(std::vector<ProcessCommand> commands, const Clock& clock)
+    : clock_(clock) {
+  for (ProcessCommand& command : commands) {
+    children_.push_back({.command = std::move(command), .started = {}, .start_at = clock.now()});
+    start(children_.back());
+  }
+}
+
+WorkerProcesses::~WorkerProcesses() {
+  for (Child& child : children_) {
+    if (child.pid < 0) continue;
+    kill(child.pid, SIGKILL);
+    while (waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+void WorkerProcesses::start(Child& child) {
+  std::vector<std::string> arguments = child.command.arguments;
+  std::vector<std::string> environment = child.command.environment;
+  const std::vector<char*> argv = pointers(arguments);
+  const std::vector<char*> envp = pointers(environment);
+  const pid_t parent = getpid();
+  child.started = clock_.now();
+  child.pid = fork();
+  if (child.pid == 0) become(argv.data(), envp.data(), parent);
+  if (child.pid < 0) {
+    log::error("a worker cannot be started: {}", errno_text(errno));
+    child.start_at = child.started + child.pause;
+  }
+}
+
+/// Notes its end, if it has ended.
+void WorkerProcesses::collect(Child& child) {
+  int status = 0;
+  if (child.pid < 0 || waitpid(child.pid, &status, WNOHANG) != child.pid) return;
+  const pid_t pid = child.pid;
+  child.pid = -1;
+  if (ending_) return;
+  const TimePoint now = clock_.now();
+  if (now - child.started >= kLivedWell) child.pause = kPauseFirst;
+  child.start_at = now + child.pause;
+  log::warn("worker process {} {}; it is started again in {:.0f} ms", pid, how_it_ended(status),
+            to_ms(child.pause));
+  child.pause = std::min(2 * child.pause, kPauseMax);
+}
+
+void WorkerProcesses::look_after() {
+  for (Child& child : children_) {
+    collect(child);
+    if (child.pid >= 0 || ending_ || clock_.now() < child.start_at) continue;
+    ++restarts_;
+    start(child);
+  }
+}
+
+void WorkerProcesses::ask_to_end() {
+  ending_ = true;
+  for (const Child& child : children_) {
+    if (child.pid >= 0) kill(child.pid, SIGTERM);
+  }
+}
+
+std::size_t WorkerProcesses::running() {
+  for (Child& child : children_) collect(child);
+  return static_cast<std::size_t>(
+      std::ranges::count_if(children_, [](const Child& child) { return child.pid >= 0; }));
+}
+
+}  // namespace penstock::cli

@@ -1,0 +1,177 @@
+// Workers of different processes find each other's KV. Each exchange here is what a process has.
+#include "engine/kv_exchange.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "transfer/test_blocks.h"
+
+namespace penstock::engine {
+namespace {
+
+using namespace std::chrono_literals;
+namespace blocks = transfer::testing;
+
+constexpr std::uint32_t kBlocks = 40;
+const transfer::Layout kLayout = transfer::Layout::by_block(kBlocks, 1, 16 << 10);
+const std::string kSecret = "sixteen characters or more";
+
+std::string test_folder() {
+  std::string folder = ::testing::TempDir() + "/penstock-kv-" + std::to_string(getpid());
+  mkdir(folder.c_str(), 0700);
+  return folder;
+}
+
+KvSharing by_memory() {
+  return {.socket_folder = test_folder(), .tcp_listen = {}, .tcp_advertise = {}, .secret = {}};
+}
+KvSharing by_tcp() {
+  return {.socket_folder = {},
+          .tcp_listen = "127.0.0.1",
+          .tcp_advertise = "127.0.0.1",
+          .secret = kSecret};
+}
+KvSharing by_both() {
+  KvSharing sharing = by_tcp();
+  sharing.socket_folder = test_folder();
+  return sharing;
+}
+
+/// A process with a worker whose memory is full of blocks.
+struct Owner {
+  Owner(const Clock& clock, const KvSharing& sharing, const std::string& compatibility = "one")
+      : exchange(clock, sharing),
+        arena(blocks::make_arena(kLayout, transfer::MemoryKind::kShared)),
+        refs(blocks::fill_all(*arena)),
+        ticket(exchange.offer(*arena, compatibility)) {
+    ticket.blocks = refs;
+    ticket.grant = *arena->grants().open(refs, TimePoint::max());
+  }
+  ~Owner() { end(); }
+  void end() {
+    if (arena != nullptr) exchange.withdraw(ticket.source);
+    arena.reset();
+  }
+  KvExchange exchange;
+  std::unique_ptr<transfer::Arena> arena;
+  std::vector<transfer::BlockRef> refs;
+  KvTicket ticket;
+};
+
+class KvExchangeTest : public ::testing::Test {
+ protected:
+  /// Pulls all of the ticket's blocks into `to`: how many came, or why none could.
+  Result<std::size_t> pull(KvExchange& exchange, const KvTicket& ticket, transfer::Arena& to,
+                           const std::string& compatibility = "one") {
+    blocks::Order order(kBlocks);
+    transfer::Transfer transfer;
+    transfer::Pull wanted = order.pull(ticket.grant);
+    wanted.granted = ticket.blocks;
+    for (;;) {
+      const auto way = exchange.pull(ticket, compatibility, transfer, wanted, to);
+      if (!way) return std::unexpected(way.error());
+      if (*way == KvExchange::Way::kOpen) break;
+      exchange.wait_for_ways(1ms);
+    }
+    EXPECT_TRUE(transfer.wait(Deadline(clock_.now() + 60s), clock_));
+    for (std::uint32_t i = 0; i < kBlocks; ++i) {
+      if (order.status[i] != transfer::BlockStatus::kArrived) continue;
+      EXPECT_TRUE(blocks::holds(to, order.to[i], order.take[i]));
+    }
+    return order.count(transfer::BlockStatus::kArrived);
+  }
+
+  SteadyClock clock_;
+  std::unique_ptr<transfer::Arena> to_ = blocks::make_arena(kLayout);
+};
+
+TEST_F(KvExchangeTest, BlocksComeFromAnotherProcessByEachWay) {
+  for (const KvSharing& sharing : {by_memory(), by_tcp(), by_both()}) {
+    Owner owner(clock_, sharing);
+    EXPECT_EQ(owner.ticket.at.socket_path.empty(), sharing.socket_folder.empty());
+    EXPECT_EQ(owner.ticket.at.tcp_port == 0, sharing.tcp_listen.empty());
+    KvExchange reader(clock_, by_both());
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+  }
+}
+
+TEST_F(KvExchangeTest, AWayThatDoesNotLeadThereIsLeftOut) {
+  Owner owner(clock_, by_both());
+  KvTicket ticket = owner.ticket;
+  ticket.at.socket_path += ".elsewhere";  // as from another host
+  KvExchange by_port(clock_, by_both());
+  EXPECT_EQ(pull(by_port, ticket, *to_), kBlocks);
+  ticket = owner.ticket;
+  ticket.at.tcp_port = 1;
+  KvExchange by_path(clock_, by_both());
+  EXPECT_EQ(pull(by_path, ticket, *to_), kBlocks);
+}
+
+TEST_F(KvExchangeTest, WhoIsOfAnotherBuildOrDoesNotKnowTheSecretGetsNothing) {
+  Owner owner(clock_, by_both());
+  KvExchange reader(clock_, by_both());
+  EXPECT_EQ(pull(reader, owner.ticket, *to_, "two").error().code, Code::kUnprocessable);
+  KvSharing stranger = by_tcp();
+  stranger.secret = "another secret than theirs";
+  KvExchange unknown(clock_, stranger);
+  KvTicket ticket = owner.ticket;
+  ticket.at.socket_path.clear();
+  EXPECT_EQ(pull(unknown, ticket, *to_).error().code, Code::kUnauthorized);
+}
+
+TEST_F(KvExchangeTest, WhoSharesNothingOutsideReachesNobodyThere) {
+  Owner owner(clock_, by_memory());
+  KvExchange alone(clock_);
+  EXPECT_EQ(pull(alone, owner.ticket, *to_).error().code, Code::kUnavailable);
+  Owner inside(clock_, {});
+  EXPECT_TRUE(inside.ticket.at.nowhere());
+  EXPECT_EQ(pull(inside.exchange, inside.ticket, *to_), kBlocks);
+  KvExchange reader(clock_, by_memory());
+  EXPECT_EQ(pull(reader, inside.ticket, *to_).error().code, Code::kUnavailable);
+}
+
+TEST_F(KvExchangeTest, AnOwnerThatIsGoneIsNotWaitedForAndAnotherAtItsPlaceIsNotIt) {
+  for (const KvSharing& sharing : {by_memory(), by_tcp()}) {
+    auto owner = std::make_optional<Owner>(clock_, sharing);
+    const KvTicket ticket = owner->ticket;
+    KvExchange reader(clock_, by_both());
+    EXPECT_EQ(pull(reader, ticket, *to_), kBlocks);
+    owner.reset();
+    // What was under way may find that out, what comes after it cannot begin.
+    const Result<std::size_t> last = pull(reader, ticket, *to_);
+    EXPECT_EQ(last.value_or(0), 0U);
+    EXPECT_FALSE(pull(reader, ticket, *to_).has_value());
+
+    Owner other(clock_, sharing);
+    KvTicket mixed = ticket;
+    mixed.at = other.ticket.at;
+    KvExchange fresh(clock_, by_both());
+    EXPECT_EQ(pull(fresh, mixed, *to_).error().code, Code::kUnavailable);
+  }
+}
+
+TEST_F(KvExchangeTest, ARevokedGrantGivesNothing) {
+  Owner owner(clock_, by_both());
+  KvExchange reader(clock_, by_both());
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+  owner.arena->grants().revoke(owner.ticket.grant);
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), 0U);
+}
+
+TEST_F(KvExchangeTest, OfManyOwnersTheLongestUnusedAreLetGo) {
+  Owner owner(clock_, by_memory());
+  KvExchange reader(clock_, by_memory());
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+  KvTicket nobody = owner.ticket;
+  for (std::size_t i = 0; i < 2 * KvExchange::kAwayMax; ++i) {
+    nobody.source = i + 1;
+    EXPECT_FALSE(pull(reader, nobody, *to_).has_value());
+  }
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+}
+
+}  // namespace
+}  // namespace penstock::engine

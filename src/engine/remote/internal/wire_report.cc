@@ -1,0 +1,132 @@
+// Load reports on the wire.
+#include <algorithm>
+
+#include "engine/remote/internal/wire.h"
+
+namespace penstock::engine::wire {
+namespace {
+
+void write_pass(const PassWork& pass, ps::LoadReport::PassWork& out) {
+  out.set_prefill_tokens(pass.prefill_tokens);
+  out.set_decodes(pass.decodes);
+  out.set_kv_use(pass.kv_use);
+}
+
+// What a worker reports is computed with: nothing in it may be beyond what one could mean.
+constexpr std::uint32_t kReportedTokensMax = 1U << 24;
+constexpr std::int64_t kReportedNanosMax = std::int64_t{3600} * 1'000'000'000;
+
+PassWork read_pass(const ps::LoadReport::PassWork& in) {
+  return {.prefill_tokens = std::min(in.prefill_tokens(), kReportedTokensMax),
+          .decodes = in.decodes(),
+          .kv_use = in.kv_use() >= 0 ? std::min(in.kv_use(), 1.0) : 0};  // NaN too
+}
+
+void write_timed(const TimedPass& pass, ps::LoadReport::TimedPass& out) {
+  out.set_ordinal(pass.ordinal);
+  write_pass(pass.work, *out.mutable_work());
+  out.set_took_ns(pass.took.count());
+}
+
+void write_kv_moves(const LoadReport& report, ps::LoadReport& out) {
+  out.set_kv_leases(report.kv_leases);
+  out.set_kv_leases_lapsed(report.kv_leases_lapsed);
+  out.set_kv_blocks_fetched(report.kv_blocks_fetched);
+  out.set_kv_bytes_fetched(report.kv_bytes_fetched);
+  for (const std::uint64_t blocks : report.kv_blocks_missed) out.add_kv_blocks_missed(blocks);
+  out.set_kv_fetching_ns(report.kv_fetching.count());
+  ps::LoadReport::TimedFetch& fetch = *out.mutable_last_fetch();
+  fetch.set_ordinal(report.last_fetch.ordinal);
+  fetch.set_blocks(report.last_fetch.blocks);
+  fetch.set_took_ns(report.last_fetch.took.count());
+}
+
+void read_kv_moves(const ps::LoadReport& in, LoadReport& out) {
+  out.kv_leases = in.kv_leases();
+  out.kv_leases_lapsed = in.kv_leases_lapsed();
+  out.kv_blocks_fetched = in.kv_blocks_fetched();
+  out.kv_bytes_fetched = in.kv_bytes_fetched();
+  const auto known =
+      std::min<std::size_t>(kFetchMisses, static_cast<std::size_t>(in.kv_blocks_missed_size()));
+  for (std::size_t i = 0; i < known; ++i) {
+    out.kv_blocks_missed[i] = in.kv_blocks_missed(static_cast<int>(i));
+  }
+  out.kv_fetching = Nanos(std::max<std::int64_t>(0, in.kv_fetching_ns()));
+  if (in.last_fetch().blocks() == 0) return;  // it is divided by
+  out.last_fetch = {
+      .ordinal = in.last_fetch().ordinal(),
+      .blocks = std::min(in.last_fetch().blocks(), kReportedTokensMax),
+      .took = Nanos(std::clamp<std::int64_t>(in.last_fetch().took_ns(), 0, kReportedNanosMax))};
+}
+
+TimedPass read_timed(const ps::LoadReport::TimedPass& in) {
+  return {.ordinal = in.ordinal(),
+          .work = read_pass(in.work()),
+          .took = Nanos(std::clamp<std::int64_t>(in.took_ns(), 0, kReportedNanosMax))};
+}
+
+}  // namespace
+
+void write(const LoadReport& report, TimePoint now, ps::LoadReport& out) {
+  out.set_generation(report.generation);
+  out.set_running(report.running);
+  out.set_waiting(report.waiting);
+  out.set_in_inbox(report.in_inbox);
+  out.set_accepted(report.accepted);
+  out.set_waiting_prefill_tokens(report.waiting_prefill_tokens);
+  out.set_running_prefill_tokens(report.running_prefill_tokens);
+  out.set_kv_blocks_used(report.kv_blocks_used);
+  out.set_kv_blocks_max(report.kv_blocks_max);
+  out.set_kv_blocks_active(report.kv_blocks_active);
+  out.set_kv_blocks_active_max(report.kv_blocks_active_max);
+  out.set_steps(report.steps);
+  out.set_prompt_tokens(report.prompt_tokens);
+  out.set_cached_tokens(report.cached_tokens);
+  out.set_completion_tokens(report.completion_tokens);
+  out.set_preemptions(report.preemptions);
+  out.set_blocks_evicted(report.blocks_evicted);
+  out.set_sequence_errors(report.sequence_errors);
+  out.set_pass_tokens_max(report.pass_tokens_max);
+  if (report.pass_started != TimePoint::min()) {
+    out.set_pass_age_ns((now - report.pass_started).count());
+  }
+  write_pass(report.pass, *out.mutable_pass());
+  write_timed(report.last_prefill_pass, *out.mutable_last_prefill_pass());
+  write_timed(report.last_decode_pass, *out.mutable_last_decode_pass());
+  write_kv_moves(report, out);
+}
+
+LoadReport read(const ps::LoadReport& in, TimePoint now) {
+  LoadReport report{.generation = in.generation(),
+                    .running = in.running(),
+                    .waiting = in.waiting(),
+                    .in_inbox = std::min(in.in_inbox(), in.waiting()),
+                    .accepted = in.accepted(),
+                    .waiting_prefill_tokens =
+                        std::min<std::uint64_t>(in.waiting_prefill_tokens(), kReportedTokensMax),
+                    .running_prefill_tokens =
+                        std::min<std::uint64_t>(in.running_prefill_tokens(), kReportedTokensMax),
+                    .kv_blocks_used = in.kv_blocks_used(),
+                    .kv_blocks_max = in.kv_blocks_max(),
+                    .kv_blocks_active = in.kv_blocks_active(),
+                    .kv_blocks_active_max = in.kv_blocks_active_max(),
+                    .steps = in.steps(),
+                    .prompt_tokens = in.prompt_tokens(),
+                    .cached_tokens = in.cached_tokens(),
+                    .completion_tokens = in.completion_tokens(),
+                    .preemptions = in.preemptions(),
+                    .blocks_evicted = in.blocks_evicted(),
+                    .sequence_errors = in.sequence_errors(),
+                    .pass_tokens_max = in.pass_tokens_max()};
+  if (in.has_pass_age_ns()) {
+    report.pass_started =
+        now - Nanos(std::clamp<std::int64_t>(in.pass_age_ns(), 0, kReportedNanosMax));
+  }
+  report.pass = read_pass(in.pass());
+  report.last_prefill_pass = read_timed(in.last_prefill_pass());
+  report.last_decode_pass = read_timed(in.last_decode_pass());
+  read_kv_moves(in, report);
+  return report;
+}
+
+}  // namespace penstock::engine::wire
