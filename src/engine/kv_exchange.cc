@@ -134,6 +134,7 @@ void KvExchange::wait_for_ways(Nanos at_most) {
 /// The opener's thread: connecting waits for the other side, and so does a peer's end.
 void KvExchange::open_ways(const std::stop_token& stop) {
   const auto opening = [this] { return std::ranges::find(away_, true, &Away::opening); };
+  std::string last_trouble;  // told once in a row
   std::unique_lock lock(mutex_);
   while (changed_.wait(lock, stop, [&] { return !unused_.empty() || opening() != away_.end(); })) {
     std::vector<std::unique_ptr<transfer::Peer>> unused = std::exchange(unused_, {});
@@ -155,7 +156,10 @@ void KvExchange::open_ways(const std::stop_token& stop) {
     } else {
       asked->why = opened.error();
       asked->not_before = clock_.now() + kAgainAfter;
-      log::warn("KV of another worker cannot be read: {}", asked->why.message);
+      if (asked->why.message != last_trouble) {
+        log::warn("KV of another worker cannot be read: {}", asked->why.message);
+      }
+      last_trouble = asked->why.message;
     }
     changed_.notify_all();
   }
