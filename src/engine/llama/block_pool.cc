@@ -21,7 +21,9 @@ struct BlockPool::Block {
 };
 
 BlockPool::Pin::Pin(BlockPool* pool, Block* block) : pool_(pool), block_(block) {
-  if (block_->pins++ == 0) pool_->no_longer_evictable(*block_);
+  if (block_->pins++ > 0) return;
+  ++pool_->pinned_;
+  pool_->no_longer_evictable(*block_);
 }
 
 BlockPool::Pin& BlockPool::Pin::operator=(Pin&& other) noexcept {
@@ -36,7 +38,10 @@ BlockPool::Pin& BlockPool::Pin::operator=(Pin&& other) noexcept {
 
 void BlockPool::Pin::release() noexcept {
   if (block_ == nullptr) return;
-  if (--block_->pins == 0) pool_->became_evictable(*block_);
+  if (--block_->pins == 0) {
+    --pool_->pinned_;
+    pool_->became_evictable(*block_);
+  }
   block_ = nullptr;
 }
 
@@ -182,6 +187,7 @@ std::optional<std::uint32_t> BlockPool::take_slot() {
   const std::uint32_t slot = free_.back();
   free_.pop_back();
   if (arena_ != nullptr) arena_->reserve(slot);
+  ++taken_;
   return slot;
 }
 
@@ -221,6 +227,7 @@ BlockPool::Pin BlockPool::add(const kv::BlockHash& root, const Pin& parent,
   made->key = key;
   made->tokens.assign(tokens.begin(), tokens.end());
   made->slot = slot;
+  --taken_;
   made->last_use = ++clock_;
   Block& block = *made;
   siblings(block).push_back(&block);  // a parent is pinned, so it is on no list of leaves

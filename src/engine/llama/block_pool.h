@@ -96,7 +96,10 @@ class BlockPool final {
   /// For a block that others write: takes a slot out of use, evicting what has to go. Absent: every
   /// slot is pinned or taken. It comes back by adopt() or give_back().
   [[nodiscard]] std::optional<std::uint32_t> take_slot();
-  void give_back(std::uint32_t slot) { free_.push_back(slot); }
+  void give_back(std::uint32_t slot) {
+    free_.push_back(slot);
+    --taken_;
+  }
   /// As insert(), of a block whose bytes are in `slot`, which is the pool's again in any case: a
   /// block that was held before stays.
   [[nodiscard]] Pin adopt(const kv::BlockHash& root, const Pin& parent,
@@ -114,6 +117,8 @@ class BlockPool final {
   [[nodiscard]] std::size_t block_bytes() const noexcept { return options_.block_bytes; }
   [[nodiscard]] std::uint64_t blocks_held() const noexcept { return blocks_.size(); }
   [[nodiscard]] std::uint64_t blocks_max() const noexcept { return slots_; }
+  /// Blocks that would be let in now: slots that no pin and no take_slot() holds.
+  [[nodiscard]] std::uint64_t room() const noexcept { return slots_ - pinned_ - taken_; }
   [[nodiscard]] std::uint64_t evictions() const noexcept { return evictions_; }
 
  private:
@@ -147,6 +152,8 @@ class BlockPool final {
   std::unordered_map<kv::BlockHash, std::unique_ptr<Block>> blocks_;
   std::unordered_map<kv::BlockHash, std::vector<Block*>> first_;  // of chains, by root
   std::set<LeafKey> evictable_;
+  std::uint64_t pinned_ = 0;  // blocks
+  std::uint64_t taken_ = 0;   // slots that are out of use
   std::uint64_t clock_ = 0;
   std::uint64_t evictions_ = 0;
 };

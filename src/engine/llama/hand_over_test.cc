@@ -290,6 +290,9 @@ TEST_F(HandOver, WhatIsKeptForOthersIsNotEvictedAndAFullPoolComputesInstead) {
   EXPECT_EQ(second->load().kv_blocks_fetched, 10U);
 
   const auto held = prefill(*second, p);  // ten of its twelve blocks
+  const std::uint64_t steps = second->load().steps;
+  EXPECT_EQ(prefill(*second, prompt(700, 6)).second, nullptr);  // which others could not keep
+  EXPECT_EQ(second->load().steps, steps);
   const std::vector<Token> q = prompt(700, 5);
   const HandedOver alone_q = ask(*worker(), q);
   first->abort(id, CancelReason::kClientGone);

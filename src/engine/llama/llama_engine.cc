@@ -288,6 +288,8 @@ void LlamaEngine::start(Sequence& sequence) {
       count_prompt(sequence);
       return hand_over(sequence);
     }
+    // It would be computed for nothing: whoever asked had better know now.
+    if (!cache_.has_room_to_leave(sequence)) return finish(sequence, FinishReason::kLength);
   }
   sequence.stream = free_streams_.back();
   free_streams_.pop_back();

@@ -63,8 +63,10 @@ class PrefixCache final {
   /// How many of its prompt's blocks a prefill_only sequence leaves: all that another one of this
   /// prompt would reuse.
   [[nodiscard]] std::uint32_t blocks_to_leave(const Sequence& sequence) const noexcept;
-  /// True: the pool has them all, and the sequence's chain is on them.
+  /// True: the pool has them all. In any case the sequence's chain is on those that it has.
   bool has_blocks_to_leave(Sequence& sequence);
+  /// After that: whether the pool takes those that it lacks, as it is now.
+  [[nodiscard]] bool has_room_to_leave(const Sequence& sequence) const noexcept;
   /// Keeps the blocks that a prefill_only sequence computed, and makes its ticket.
   void leave(Sequence& sequence);
   /// Ends the lease on what a prefill_only request left; others are ignored.

@@ -41,6 +41,10 @@ bool PrefixCache::has_blocks_to_leave(Sequence& s) {
   return s.chain.size() >= blocks_to_leave(s);
 }
 
+bool PrefixCache::has_room_to_leave(const Sequence& s) const noexcept {
+  return s.chain.size() + pool_.room() >= blocks_to_leave(s);
+}
+
 void PrefixCache::leave(Sequence& s) {
   if (!shares()) return;
   s.chain.resize(std::min<std::size_t>(s.chain.size(), blocks_to_leave(s)));
