@@ -14,6 +14,8 @@ namespace penstock::engine {
 namespace {
 
 constexpr Nanos kAgainAfter = std::chrono::seconds(1);  // who could not be reached
+constexpr Nanos kLook =
+    std::chrono::seconds(1);  // a dead worker's memory is kept while it is mapped
 
 /// A host by its number; as it is if it has none.
 std::string number_of(const std::string& host) {
@@ -136,7 +138,12 @@ void KvExchange::open_ways(const std::stop_token& stop) {
   const auto opening = [this] { return std::ranges::find(away_, true, &Away::opening); };
   std::string last_trouble;  // told once in a row
   std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop, [&] { return !unused_.empty() || opening() != away_.end(); })) {
+  while (!stop.stop_requested()) {
+    changed_.wait_for(lock, stop, kLook,
+                      [&] { return !unused_.empty() || opening() != away_.end(); });
+    for (Away& owner : away_) {
+      if (owner.peer != nullptr && !owner.peer->alive()) unused_.push_back(std::move(owner.peer));
+    }
     std::vector<std::unique_ptr<transfer::Peer>> unused = std::exchange(unused_, {});
     const auto next = opening();
     Away wanted;

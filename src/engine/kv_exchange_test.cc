@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <iterator>
 #include <optional>
 
 #include "transfer/test_blocks.h"
@@ -150,6 +152,30 @@ TEST_F(KvExchangeTest, AnOwnerThatIsGoneIsNotWaitedForAndAnotherAtItsPlaceIsNotI
     mixed.at = other.ticket.at;
     KvExchange fresh(clock_, by_both());
     EXPECT_EQ(pull(fresh, mixed, *to_).error().code, Code::kUnavailable);
+  }
+}
+
+/// Pieces of memory files that are mapped here.
+std::ptrdiff_t mapped() {
+  std::ifstream maps("/proc/self/maps");
+  const std::string text{std::istreambuf_iterator<char>(maps), {}};
+  std::ptrdiff_t count = 0;
+  for (std::size_t at = 0; (at = text.find("penstock-arena", at)) != std::string::npos; ++at) {
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(KvExchangeTest, MemoryOfAWorkerThatDiedIsLetGoThoughNobodyAsksForItAgain) {
+  const std::ptrdiff_t before = mapped();
+  KvExchange reader(clock_, by_memory());
+  {
+    Owner owner(clock_, by_memory());
+    EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+  }
+  for (int i = 0; mapped() > before; ++i) {
+    ASSERT_LT(i, 60'000);
+    reader.wait_for_ways(1ms);
   }
 }
 
