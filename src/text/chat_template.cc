@@ -11,10 +11,10 @@
 #include <optional>
 
 #include "base/log.h"
+#include "text/internal/template_inputs.h"
 #include "text/literal_choice.h"
 #include "text/schema_shape.h"
 #include "text/template_code.h"
-#include "text/template_inputs.h"
 #include "text/tool_tags.h"
 
 namespace penstock::text {
@@ -332,6 +332,7 @@ Result<RenderedPrompt> ChatTemplate::render_fully(const Conversation& c,
     }
     out.format.kind = AnswerFormat::Kind::kToolTags;
     out.format.thoughts = thoughts_of(params);
+    out.format.thoughts.ends_with_call = c.tool_mode == Conversation::ToolMode::kAuto;
     out.format.parse_tool_calls = true;
     Result<AnswerGrammar> grammar =
         tool_grammar(tools, c.tool_mode, c.parallel_tool_calls, out.format.thoughts);

@@ -58,7 +58,8 @@ struct Conversation {
 struct ThoughtTags {
   std::string open;
   std::string close;
-  bool begun = false;  // by the prompt: the answer begins within a thought
+  bool begun = false;           // by the prompt: the answer begins within a thought
+  bool ends_with_call = false;  // a call of ours ends it, as its grammar then does (kAuto)
 };
 
 /// How the answer must be read: see OutputParser.

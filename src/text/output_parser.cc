@@ -220,11 +220,12 @@ class ThoughtParser final : public OutputParser {
     }
     if (state_ == State::kThought) {
       const std::size_t close = held_.find(tags_.close);
-      const bool ends = close != std::string::npos;
-      const std::size_t bytes = ends ? close : held_.size() - begun_tag(held_, tags_.close);
-      append_thought(bytes, out);
+      const std::size_t call = tags_.ends_with_call ? held_.find(kToolCallOpen) : std::string::npos;
+      const std::size_t end = std::min(close, call);
+      const bool ends = end != std::string::npos;
+      append_thought(ends ? end : held_.size() - begun_end(), out);
       if (!ends) return;
-      held_.erase(0, tags_.close.size());
+      if (end == close) held_.erase(0, tags_.close.size());
       state_ = State::kAnswer;
     }
     answer_.feed(std::exchange(held_, {}), out);
@@ -238,6 +239,12 @@ class ThoughtParser final : public OutputParser {
 
  private:
   enum class State : std::uint8_t { kStart, kThought, kAnswer };
+
+  /// How much of what is held may be the beginning of what ends the thought.
+  [[nodiscard]] std::size_t begun_end() const {
+    const std::size_t call = tags_.ends_with_call ? begun_tag(held_, kToolCallOpen) : 0;
+    return std::max(call, begun_tag(held_, tags_.close));
+  }
 
   void append_thought(std::size_t bytes, std::vector<AnswerDelta>& out) {
     if (bytes == 0) return;

@@ -116,6 +116,12 @@ TEST(ThoughtParserTest, TellsThoughtsFromTheAnswerAndItsCalls) {
   EXPECT_EQ(answer.content, "\nYes");
   EXPECT_EQ(read_thinking(begun, "cut o</th", nullptr).reasoning, "cut o</th");
   EXPECT_EQ(read_thinking(kThink, " <thi", nullptr).content, " <thi");
+
+  ThoughtTags ending = begun;
+  ending.ends_with_call = true;
+  answer = read_thinking(ending, "so " + call, nullptr);
+  EXPECT_EQ(answer.reasoning, "so ");
+  EXPECT_EQ(answer.calls.size(), 1u);
 }
 
 TEST(ThoughtParserTest, E10_AnySplitGivesTheSame) {
@@ -128,6 +134,7 @@ TEST(ThoughtParserTest, E10_AnySplitGivesTheSame) {
     for (std::size_t n = random() % 9; n > 0; --n) text += kParts[random() % kParts.size()];
     ThoughtTags tags = kThink;
     tags.begun = i % 2 == 0;
+    tags.ends_with_call = i % 4 < 2;
     EXPECT_EQ(read_thinking(tags, text, &random), read_thinking(tags, text, nullptr)) << text;
   }
 }

@@ -10,8 +10,8 @@
 
 #include "text/constraint_error.h"
 #include "text/constraint_limits.h"
+#include "text/internal/schema_targets.h"
 #include "text/schema_refs.h"
-#include "text/schema_targets.h"
 
 namespace penstock::text {
 namespace {

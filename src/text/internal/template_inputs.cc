@@ -1,4 +1,4 @@
-#include "text/template_inputs.h"
+#include "text/internal/template_inputs.h"
 
 #include <fmt/format.h>
 

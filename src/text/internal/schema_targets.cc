@@ -1,4 +1,4 @@
-#include "text/schema_targets.h"
+#include "text/internal/schema_targets.h"
 
 #include <charconv>
 #include <system_error>
