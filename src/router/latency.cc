@@ -136,7 +136,9 @@ class Latency final : public Policy {
       const Leg prompt = prompt_leg(q, split, slot, cold);
       // Whoever could take it whole as well must be worth it; who cannot, is there for this.
       const bool both = std::ranges::binary_search(q.candidates, slot);
-      const Added added = best_answer(slot, prompt.added, both, prices);
+      const double computed_blocks =
+          std::ceil(static_cast<double>(q.uncached_tokens(slot)) / q.block_tokens);
+      const Added added = best_answer(slot, prompt.added, computed_blocks, both, prices);
       const double cost = added.cost(prices) / (both ? kSplitGain : 1);
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
@@ -214,7 +216,7 @@ class Latency final : public Policy {
     Added added;
     double begins_ms = 0;  // now; by the time the prompt is there, its queue of now is gone
     double moving_ms = 0;  // the KV that it lacks
-    bool has_room = true;  // for that KV
+    double moved_blocks = 0;
     double cost = kInfinity;
   };
   /// The few best places for it, whoever computes the prompt; best first.
@@ -230,7 +232,7 @@ class Latency final : public Policy {
               {.tokens = tail_tokens(q, split), .blocks = moved + 1, .cold = cold}, rest_ms),
           .begins_ms = rest_ms + glances_[slot].start_ms,
           .moving_ms = moved > 0 ? split.transfer.fixed_ms + split.transfer.block_ms * moved : 0,
-          .has_room = moved == 0 || outlooks_[slot].has_room(moved)};
+          .moved_blocks = moved};
       answer.cost = answer.added.cost(prices) + answer.moving_ms;
       for (Answer& known : answers_) {
         if (answer.cost < known.cost) std::swap(answer, known);
@@ -239,13 +241,14 @@ class Latency final : public Policy {
   }
 
   /// Both legs' effect, with the answer where that is best. `both`: prompt_at could answer as well.
-  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt, bool both,
-                                  const Prices& prices) const noexcept {
+  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt, double computed_blocks,
+                                  bool both, const Prices& prices) const noexcept {
     Added best{.first_token_ms = kInfinity};
     for (const Answer& answer : answers_) {
       if (answer.cost == kInfinity || answer.slot == prompt_at) continue;
-      // It relieves computing. Where KV is what is short, one more copy makes it shorter.
-      if (both && !answer.has_room) continue;
+      // It relieves computing: what was cached stays where it is. Where KV is what is short, one
+      // more copy of a prefix makes it shorter.
+      if (both && answer.moved_blocks > computed_blocks) continue;
       const double there_ms = prompt.first_token_ms + answer.moving_ms;
       const Added legs{.first_token_ms = std::max(there_ms, answer.begins_ms) +
                                          answer.added.first_token_ms - answer.begins_ms,

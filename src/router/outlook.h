@@ -76,11 +76,6 @@ class Outlook final {
   /// Prompts that are not begun.
   [[nodiscard]] double queued() const noexcept { return queued_; }
 
-  /// Whether so much more KV would leave the pool less than full.
-  [[nodiscard]] bool has_room(double blocks) const noexcept {
-    return tail_.blocks + blocks < kFull * capacity_;
-  }
-
   /// What one more prompt at the end of the queue adds. O(1).
   [[nodiscard]] Added added(const Item& item, double rest_ms) const noexcept;
 

@@ -32,6 +32,12 @@ class SplitTest : public ::testing::Test {
                            .running = running + (prompt_tokens > 0 ? 1 : 0),
                            .running_max = 8});
   }
+  /// So much of the leading part is cached there.
+  void hold(Slot slot, std::uint64_t blocks) {
+    std::vector<kv::StoredBlock> held;
+    for (std::uint64_t i = 1; i <= blocks; ++i) held.push_back({.alias = i, .local = i});
+    index_.stored(slot, kv::Tier::kDevice, std::nullopt, held);
+  }
   Placement place(std::uint32_t tokens, TransferCost transfer = {.fixed_ms = 2, .block_ms = 0.5}) {
     locals_.assign(tokens / 64, 0);
     for (std::size_t i = 0; i < locals_.size(); ++i) locals_[i] = i + 1;
@@ -77,13 +83,11 @@ TEST_F(SplitTest, NotWhenThePromptWouldWaitLongerOrItsKvWouldTravelTooLong) {
 
 TEST_F(SplitTest, WhatTheAnswersWorkerHoldsNeedsNoOtherAndWhatThePromptsHoldsIsQuick) {
   fleet({Role::kPrefill, Role::kDecode});
-  std::vector<kv::StoredBlock> blocks;
-  for (std::uint64_t i = 1; i <= 62; ++i) blocks.push_back({.alias = i, .local = i});
   report(1, 6);
-  index_.stored(1, kv::Tier::kDevice, std::nullopt, blocks);
+  hold(1, 62);
   EXPECT_EQ(place(4000).stage, Stage::kWhole);
   index_.cleared(1);
-  index_.stored(0, kv::Tier::kDevice, std::nullopt, blocks);
+  hold(0, 62);
   const Placement held = place(4000);
   EXPECT_EQ(held.stage, Stage::kPrefill);
   EXPECT_EQ(held.cached_blocks, 62U);
@@ -99,6 +103,25 @@ TEST_F(SplitTest, WorkersForBothSplitAmongEachOtherAndOneAloneNever) {
   const Placement placed = place(4000);  // the idle one takes it whole
   EXPECT_EQ(placed.stage, Stage::kWhole);
   EXPECT_EQ(placed.worker, other);
+}
+
+TEST_F(SplitTest, WorkersForBothMoveWhatWasComputedAndNoPrefixThatStaysCached) {
+  fleet({Role::kBoth, Role::kBoth});
+  for (const Slot slot : {0, 1}) {  // answers are slow where much KV is in use: at worker 0
+    ledger_->set_cost(slot, {.prefill_token_ms = 1,
+                             .decode_base_ms = 20,
+                             .decode_use_ms = 1000,
+                             .pass_tokens_max = 512});
+    ledger_->report(slot, {.generation = ++generation_,
+                           .running_max = 8,
+                           .kv_blocks_used = slot == 0 ? 700U : 0U,
+                           .kv_blocks_max = 1000});
+  }
+  hold(0, 40);
+  const Placement cached = place(6400, {});
+  EXPECT_EQ(cached.stage, Stage::kWhole);
+  ledger_->set_role(0, Role::kPrefill);  // that one is there for others
+  EXPECT_EQ(place(6400, {}).stage, Stage::kPrefill);
 }
 
 TEST_F(SplitTest, PoliciesWithoutTimesSplitWhereWorkersTakeNothingElse) {
