@@ -11,7 +11,7 @@ namespace {
 TEST(ReadFile, GivesAllBytesAndSaysWhatCannotBeRead) {
   const std::string folder = ::testing::TempDir();
   const std::string path = folder + "penstock-read-file";
-  for (const std::string bytes : {std::string(), std::string("a\0b\r\n\n", 6)}) {
+  for (const std::string& bytes : {std::string(), std::string("a\0b\r\n\n", 6)}) {
     std::ofstream(path) << bytes;
     EXPECT_EQ(read_file(path).value(), bytes);
   }
