@@ -8,8 +8,10 @@ namespace penstock::cli {
 
 Result<std::string> read_file(const std::string& path) {
   std::ifstream file(path);
+  file.peek();  // a folder opens, but cannot be read
+  if (!file.is_open() || file.bad()) return fail(Code::kNotFound, "cannot read " + path);
   std::ostringstream text;
-  if (!file || (text << file.rdbuf()).bad()) return fail(Code::kNotFound, "cannot read " + path);
+  text << file.rdbuf();
   return std::move(text).str();
 }
 
