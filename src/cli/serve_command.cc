@@ -202,6 +202,15 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
                     ? "--prefill: simulated workers hand no KV over"
                     : "--prefill: KV is handed over from --kv-cache-mib, which is 0");
   }
+  if (f.prefill > 0 && f.processes && f.engine.kv_transfer == "none") {
+    return fail(Code::kInvalidArgument,
+                "--kv-transfer none: prompts are computed for others, and their KV has to move");
+  }
+  if (f.processes && f.engine.kv_cache_mib > 0 && f.engine.kv_cache_mib < f.workers) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("--kv-cache-mib {}: {} workers share it, 1 MiB each at least",
+                            f.engine.kv_cache_mib, f.workers));
+  }
   serve::ModelOptions& model = *options;
   if (Result<void> level = apply_log_level(f.process); !level) {
     return std::unexpected(level.error());
@@ -249,6 +258,9 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
     if (!safe) return std::unexpected(safe.error());
   }
   if (f.processes) {
+    const auto sharing =
+        kv_sharing(f.engine.kv_transfer, f.remote.door.address, f.remote.door.secret);
+    if (!sharing) return std::unexpected(sharing.error());
     model.workers = 0;
   } else if (Result<void> shares = share_with_joined(f, model); !shares) {
     return std::unexpected(shares.error());

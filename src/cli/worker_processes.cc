@@ -47,6 +47,7 @@ std::string how_it_ended(int status) {
 
 WorkerProcesses::WorkerProcesses(std::vector<ProcessCommand> commands, const Clock& clock)
     : clock_(clock) {
+  signal(SIGCHLD, SIG_DFL);  // were it ignored, nobody could tell how a child has ended
   for (ProcessCommand& command : commands) {
     children_.push_back({.command = std::move(command), .started = {}, .start_at = clock.now()});
     start(children_.back());

@@ -315,6 +315,7 @@ void Dispatcher::learn_transfer(const engine::TimedFetch& fetch) {
   // One block tells of the fixed part, not of what a block takes.
   constexpr double kWeight = 0.2;
   constexpr double kBlocksTrusted = 8;
+  if (fetch.blocks == 0) return;  // a worker may say anything
   const double block_ms = std::max(0.0, to_ms(fetch.took) - transfer_.fixed_ms) / fetch.blocks;
   const double weight = kWeight * std::min(1.0, fetch.blocks / kBlocksTrusted);
   transfer_.block_ms += weight * (block_ms - transfer_.block_ms);

@@ -116,7 +116,7 @@ void add_worker(Lines& lines, const WorkerSample& w, const WorkerSample* before,
   lines.cell(percent(w.forecasts_equal, w.forecasts), 10, '>');
   if (!w.address.empty()) lines.cell(fmt::format("  {}", w.address), 0, '<');
   if (!w.doubt.empty()) lines.cell(fmt::format("  {}", w.doubt), 0, '<');
-  if (!w.role.empty() && w.role != "both") lines.cell(fmt::format("  {}", w.role), 0, '<');
+  if (w.role == "prefill" || w.role == "decode") lines.cell(fmt::format("  {}", w.role), 0, '<');
   if (w.kv_leases > 0) lines.cell(fmt::format("  keeps {} prompts", w.kv_leases), 0, '<');
   if (w.kv_blocks_fetched + w.kv_blocks_missed > 0) {
     lines.cell(fmt::format("  fetched {} blocks ({} MiB, {} ms), missed {}", w.kv_blocks_fetched,

@@ -317,7 +317,7 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
       }
       return {};
     case oe::GenerateResponse::kPrefillReady: {
-      if (expected.kv_blocks_max == 0) return bad("it gave an event that was not asked for");
+      if (expected.kv_blocks_max == 0) return invalid("it gave an event that was not asked for");
       Result<KvTicket> ticket = read(in.prefill_ready().kv_session(), expected.kv_blocks_max);
       if (!ticket) return std::unexpected(ticket.error());
       if (ticket->at.tcp_port != 0 && ticket->at.tcp_host.empty()) {

@@ -4,10 +4,6 @@
 namespace penstock::engine::wire {
 namespace {
 
-std::unexpected<Error> bad(std::string what) {
-  return fail(Code::kInvalidArgument, std::move(what));
-}
-
 constexpr std::string_view kBackend = "penstock";
 constexpr std::size_t kSocketPathBytesMax = 107;  // of sockaddr_un
 constexpr std::size_t kHostBytesMax = 64;         // an address by number
@@ -17,11 +13,11 @@ Result<void> read_endpoint(const oe::KvEndpoint& in, KvAddress& out) {
   if (in.protocol() == "unix") {
     const bool fits = !in.host().empty() && in.host().size() <= kSocketPathBytesMax &&
                       in.host().find('\0') == std::string::npos;
-    if (!fits) return bad("a KV session's socket is none");
+    if (!fits) return invalid("a KV session's socket is none");
     out.socket_path = in.host();
   } else if (in.protocol() == "tcp") {
     if (in.host().size() > kHostBytesMax || in.port() == 0 || in.port() > 65535) {
-      return bad("a KV session's address is none");
+      return invalid("a KV session's address is none");
     }
     out.tcp_host = in.host();
     out.tcp_port = static_cast<std::uint16_t>(in.port());
@@ -61,14 +57,14 @@ Result<KvTicket> read(const oe::KvSessionRef& in, std::uint32_t blocks_max) {
   if (!opaque.ParseFromString(in.opaque()) || in.endpoints_size() > kEndpointsMax ||
       opaque.slots_size() != opaque.generations_size() ||
       static_cast<std::uint32_t>(opaque.slots_size()) > blocks_max) {
-    return bad("a KV session is not what a worker makes");
+    return invalid("a KV session is not what a worker makes");
   }
   KvTicket ticket{.source = opaque.source(),
                   .grant = {opaque.grant_cell(), opaque.grant_generation()},
                   .blocks = {},
                   .at = {}};
   if (ticket.grant.cell >= transfer::BlockTable::kGrantsMax) {
-    return bad("a KV session is not what a worker makes");
+    return invalid("a KV session is not what a worker makes");
   }
   ticket.blocks.reserve(static_cast<std::size_t>(opaque.slots_size()));
   for (int i = 0; i < opaque.slots_size(); ++i) {
