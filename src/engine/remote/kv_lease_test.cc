@@ -4,27 +4,17 @@
 #include <memory>
 #include <mutex>
 #include <set>
-#include <thread>
 
 #include "engine/remote/engine_server.h"
 #include "engine/remote/remote_engine.h"
 #include "engine/remote/sanitizer_for_test.h"
+#include "engine/remote/until_for_test.h"
 #include "engine/sink_for_test.h"
 
 namespace penstock::engine {
 namespace {
 
 constexpr std::uint32_t kBlock = 16;
-
-template <class Condition>
-[[nodiscard]] bool until(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
 
 /// A worker whose prompts are computed in no time, and which keeps what they leave until abort().
 class KeepingEngine final : public Engine {

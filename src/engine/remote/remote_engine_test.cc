@@ -8,7 +8,6 @@
 #include <chrono>
 #include <future>
 #include <memory>
-#include <thread>
 #include <tuple>
 
 #include "base/rng.h"
@@ -16,6 +15,7 @@
 #include "engine/remote/internal/rpc.h"
 #include "engine/remote/openengine.grpc.pb.h"
 #include "engine/remote/sanitizer_for_test.h"
+#include "engine/remote/until_for_test.h"
 #include "engine/simulated/answer.h"
 #include "engine/simulated/simulated_engine.h"
 #include "engine/sink_for_test.h"
@@ -25,19 +25,6 @@ namespace {
 
 namespace oe = ::openengine::v1;
 using simulated::whole_answer;
-
-constexpr auto kWait = std::chrono::seconds(60);  // far beyond what anything here takes
-
-/// Until it is so; each of these is told by another thread that has nobody to tell it to.
-template <class Condition>
-[[nodiscard]] bool until(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + kWait;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
 
 SimulatedOptions fast() {
   SimulatedOptions options;
