@@ -38,6 +38,7 @@ def cases():
 
 
 CASES = dict(cases())
+assert len(CASES) >= 40
 FEW = dict(list(CASES.items())[::8])
 # Between processes too every case, if asked for: minutes more.
 BETWEEN = CASES if os.environ.get('PENSTOCK_ALL_CASES') else dict(list(CASES.items())[::4])
@@ -93,18 +94,22 @@ def change_role(server, worker, role):
     return server.request('POST', f'/debug/workers/{worker}/role?to={role}')
 
 
-class PdTest(unittest.TestCase):
+class Comparing(unittest.TestCase):
+    cases = CASES
+
     @classmethod
     def setUpClass(cls):
-        assert len(CASES) >= 40
         with Server(*FLAGS, '--workers', '2', '--policy', 'round-robin', model='demo') as server:
-            cls.expected = ask_all(server, CASES)
+            cls.expected = ask_all(server, cls.cases)
             server.stop()
 
     def compare(self, server, cases, salt='', expected=None):
         got = ask_all(server, cases, salt)
         for name in cases:
             self.assertEqual(got[name], (expected or self.expected)[name], name)
+
+
+class InOneProcessTest(Comparing):
 
     def test_split_answers_are_those_of_one_worker_also_after_role_changes(self):
         with Server(*FLAGS, *SPLIT, model='demo') as server:
@@ -184,6 +189,21 @@ class PdTest(unittest.TestCase):
             wait_until_nothing_is_kept(server)
             server.stop()
 
+    def test_what_cannot_be_a_role(self):
+        with Server(*FLAGS, *SPLIT, model='demo') as server:
+            self.assertEqual(change_role(server, 7, 'both').status, 404)
+            self.assertEqual(change_role(server, 'x', 'both').status, 404)
+            self.assertEqual(change_role(server, 0, 'nothing').status, 400)
+            self.assertEqual(change_role(server, 1, 'prefill').status, 400)  # nobody would answer
+            self.assertEqual(server.get('/debug/workers/0/role').status, 405)
+            server.stop()
+        with Server('--workers', '2') as server:  # simulated
+            self.assertEqual(change_role(server, 0, 'prefill').status, 422)
+
+
+class BetweenProcessesTest(Comparing):
+    cases = BETWEEN
+
     def split_between_processes(self, transfer, cases, salt):
         server = Server(*FLAGS, *SPLIT, '--processes', '--kv-transfer', transfer,
                         '--worker-heartbeat-s', '0.1', '--worker-lease-s', '2', model='demo')
@@ -237,17 +257,6 @@ class PdTest(unittest.TestCase):
         self.compare(server, FEW, 'afterwards')
         wait_until_nothing_is_kept(server)
         server.stop()
-
-    def test_what_cannot_be_a_role(self):
-        with Server(*FLAGS, *SPLIT, model='demo') as server:
-            self.assertEqual(change_role(server, 7, 'both').status, 404)
-            self.assertEqual(change_role(server, 'x', 'both').status, 404)
-            self.assertEqual(change_role(server, 0, 'nothing').status, 400)
-            self.assertEqual(change_role(server, 1, 'prefill').status, 400)  # nobody would answer
-            self.assertEqual(server.get('/debug/workers/0/role').status, 405)
-            server.stop()
-        with Server('--workers', '2') as server:  # simulated
-            self.assertEqual(change_role(server, 0, 'prefill').status, 422)
 
 
 if __name__ == '__main__':
