@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -28,12 +29,14 @@ double seconds_since(SteadyTime::time_point start) {
 kv::PrefixIndex::Options options(const Cell& cell) {
   kv::PrefixIndex::Options made;
   made.slots_max = static_cast<kv::Slot>(cell.workers);
+  // NOLINTBEGIN(concurrency-mt-unsafe): nothing writes the environment
   if (const char* budget = std::getenv("INDEX_BUDGET_MIB")) {
     made.budget_bytes = std::strtoull(budget, nullptr, 10) << 20;
   }
   if (const char* shards = std::getenv("INDEX_SHARDS")) {
     made.shards = static_cast<unsigned>(std::strtoul(shards, nullptr, 10));
   }
+  // NOLINTEND(concurrency-mt-unsafe)
   return made;
 }
 
@@ -62,7 +65,7 @@ Queries queries(const Workload& work, std::uint64_t base, std::uint64_t count) {
 }
 
 std::uint32_t percentile(std::vector<std::uint32_t>& sorted, double p) {
-  return sorted[static_cast<std::size_t>((sorted.size() - 1) * p / 100 + 0.5)];
+  return sorted[static_cast<std::size_t>(std::lround((sorted.size() - 1) * p / 100))];
 }
 
 std::string latency(std::vector<std::uint32_t>& ns) {

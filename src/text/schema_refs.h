@@ -7,7 +7,8 @@
 #include <string_view>
 #include <vector>
 
-class common_json;  // llama.cpp's
+// NOLINTNEXTLINE(readability-identifier-naming): llama.cpp's
+class common_json;
 
 /// References within a schema (`$ref`, `allOf`), as llama.cpp can follow them. All of these take
 /// schemas that have passed check_schema(). Any thread.
