@@ -2,25 +2,15 @@
 
 #include <gtest/gtest.h>
 
-#include <thread>
-
 #include "engine/remote/engine_server.h"
 #include "engine/remote/sanitizer_for_test.h"
+#include "engine/remote/until_for_test.h"
 #include "engine/simulated/simulated_engine.h"
 
 namespace penstock::serve {
 namespace {
 
-/// Each of these is told by another thread that has nobody to tell it to.
-template <class Condition>
-[[nodiscard]] bool until(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
+using engine::until;
 
 class RemoteWorkersTest : public testing::Test {
  protected:
