@@ -105,8 +105,7 @@ Result<top::Sample> look(load::Fetcher& server, const Clock& clock) {
 int watch(load::Fetcher& server, const TopFlags& flags, top::Sample first, const Clock& clock,
           const Signals& signals) {
   constexpr Nanos kKeyWait = std::chrono::milliseconds(50);
-  const auto interval =
-      std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(flags.interval_s));
+  const Nanos interval = from_seconds(flags.interval_s);
   const Screen screen;
   const bool keys = isatty(STDIN_FILENO) != 0;
   std::optional<top::Sample> before;

@@ -172,9 +172,7 @@ int run_worker(const WorkerFlags& flags) {
   while (signals.next(std::chrono::milliseconds(200)) == 0) {
   }
   place->drain();
-  const TimePoint until =
-      clock.now() + std::chrono::duration_cast<Nanos>(
-                        std::chrono::duration<double>(flags.process.drain_timeout_s));
+  const TimePoint until = clock.now() + from_seconds(flags.process.drain_timeout_s);
   if ((*server)->live() > 0) {
     log::info("finishing {} running requests (at most {:.0f} s; a second signal ends them now)",
               (*server)->live(), flags.process.drain_timeout_s);

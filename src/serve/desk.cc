@@ -7,6 +7,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "serve/generation.h"
 
@@ -466,9 +467,7 @@ class Embedding final : public net::Transaction {
   }
 
  private:
-  [[nodiscard]] double age_s() const {
-    return std::chrono::duration<double>(desk_.clock().now() - arrived_).count();
-  }
+  [[nodiscard]] double age_s() const { return to_seconds(desk_.clock().now() - arrived_); }
 
   void refuse(const Error& error) {
     desk_.metrics().request_done("embeddings", http_status(error.code), age_s());

@@ -14,6 +14,7 @@
 #include <sstream>
 #include <utility>
 
+#include "base/clock.h"
 #include "serve/dispatcher.h"
 #include "tiers/stats.h"
 
@@ -322,7 +323,7 @@ void Metrics::set(const DispatcherView& view) {
     raise(f.kv_lapsed, load.kv_leases_lapsed);
     raise(f.kv_fetched, load.kv_blocks_fetched);
     raise(f.kv_fetched_bytes, load.kv_bytes_fetched);
-    raise_to(f.kv_fetching.Add(label), std::chrono::duration<double>(load.kv_fetching).count());
+    raise_to(f.kv_fetching.Add(label), to_seconds(load.kv_fetching));
     for (std::size_t i = 0; i < engine::kFetchMisses; ++i) {
       raise_to(f.kv_missed.Add(Families::miss_label(number, i)),
                static_cast<double>(load.kv_blocks_missed[i]));

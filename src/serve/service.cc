@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "api/openai.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "serve/desk.h"
@@ -212,7 +213,7 @@ void Service::answer_metrics(net::Exchange& exchange) {
     gauges.connections = static_cast<double>(stats.connections_open);
     gauges.connections_refused = static_cast<double>(stats.connections_refused);
     gauges.http_bad_requests = static_cast<double>(stats.bad_requests);
-    gauges.loop_lag_max_s = std::chrono::duration<double>(stats.loop_lag_max).count();
+    gauges.loop_lag_max_s = to_seconds(stats.loop_lag_max);
   }
   metrics_.set(gauges);
   if (ServedModel* model = model_.load()) {

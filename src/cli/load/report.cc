@@ -7,12 +7,11 @@
 #include <string_view>
 
 #include "api/openai.h"
+#include "base/clock.h"
 #include "cli/load/request_body.h"
 
 namespace penstock::cli::load {
 namespace {
-
-double to_s(Nanos d) { return std::chrono::duration<double>(d).count(); }
 
 std::uint64_t ended_with(const Statistics& s, Outcome outcome) {
   return s.ended[static_cast<std::size_t>(outcome)];
@@ -31,7 +30,7 @@ std::uint64_t measured_failures(const Statistics& s) {
 
 std::optional<double> per_second(double count, const RunResult& result) {
   if (result.window_time <= Nanos::zero()) return std::nullopt;
-  return count / to_s(result.window_time);
+  return count / to_seconds(result.window_time);
 }
 
 std::optional<double> ratio(std::uint64_t part, std::uint64_t whole) {
@@ -135,15 +134,15 @@ void add_load(Object& parent, const LoadOptions& options) {
   load.count("turns", options.turns);
   load.count("max_tokens", options.request.max_tokens);
   load.flag("stream", options.request.stream);
-  load.number("warmup_s", to_s(options.warm_up));
+  load.number("warmup_s", to_seconds(options.warm_up));
   load.number("duration_s",
-              options.duration ? std::optional(to_s(*options.duration)) : std::nullopt);
+              options.duration ? std::optional(to_seconds(*options.duration)) : std::nullopt);
   if (options.requests) {
     load.count("requests", *options.requests);
   } else {
     load.null("requests");
   }
-  load.number("timeout_s", to_s(options.timeout));
+  load.number("timeout_s", to_seconds(options.timeout));
   load.count("threads", options.threads);
   load.count("seed", options.seed);
   load.close();
@@ -331,7 +330,7 @@ std::string json_report(const LoadOptions& options, const RunResult& result) {
   target.close();
   add_load(root, options);
   root.flag("interrupted", result.interrupted);
-  root.number("window_s", to_s(result.window_time));
+  root.number("window_s", to_seconds(result.window_time));
   Object requests = root.nested("requests");
   requests.count("ok", ended_with(s, Outcome::kOk));
   requests.count("failed", measured_failures(s));
@@ -361,7 +360,7 @@ std::string text_report(const LoadOptions& options, const RunResult& result) {
                  options.server.path, path_of(options.request.endpoint), options.request.model,
                  describe_load(options));
   fmt::format_to(to, "\nrequests   {} ok, {} failed, in {:.1f} s\n", ok, measured_failures(s),
-                 to_s(result.window_time));
+                 to_seconds(result.window_time));
   add_error_lines(out, s);
   const bool prompts = counts_prompts(s);
   fmt::format_to(

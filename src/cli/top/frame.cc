@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string_view>
 
 namespace penstock::cli::top {
@@ -131,8 +130,7 @@ void add_worker(Lines& lines, const WorkerSample& w, const WorkerSample* before,
 
 std::string frame(const std::string& url, const Sample& now, const Sample* before,
                   const FrameStyle& style) {
-  const double seconds =
-      before == nullptr ? 0 : std::chrono::duration<double>(now.at - before->at).count();
+  const double seconds = before == nullptr ? 0 : to_seconds(now.at - before->at);
   // Nothing began in the last second? Then the last ones there were are of more use.
   HistogramSample ttft = before == nullptr ? now.ttft : now.ttft.since(before->ttft);
   if (ttft.count() <= 0) ttft = now.ttft;
