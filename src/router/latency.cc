@@ -138,7 +138,7 @@ class Latency final : public Policy {
       const bool both = std::ranges::binary_search(q.candidates, slot);
       const double computed_blocks =
           std::ceil(static_cast<double>(q.uncached_tokens(slot)) / q.block_tokens);
-      const Added added = best_answer(slot, prompt.added, computed_blocks, both, prices);
+      const Added added = best_answer(q, split, slot, prompt.added, computed_blocks, both, prices);
       const double cost = added.cost(prices) / (both ? kSplitGain : 1);
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
@@ -241,11 +241,13 @@ class Latency final : public Policy {
   }
 
   /// Both legs' effect, with the answer where that is best. `both`: prompt_at could answer as well.
-  [[nodiscard]] Added best_answer(Slot prompt_at, const Added& prompt, double computed_blocks,
-                                  bool both, const Prices& prices) const noexcept {
+  [[nodiscard]] Added best_answer(const Question& q, const Split& split, Slot prompt_at,
+                                  const Added& prompt, double computed_blocks, bool both,
+                                  const Prices& prices) const noexcept {
     Added best{.first_token_ms = kInfinity};
     for (const Answer& answer : answers_) {
       if (answer.cost == kInfinity || answer.slot == prompt_at) continue;
+      if (split.apart(prompt_at, answer.slot, q.now)) continue;
       // It relieves computing: what was cached stays where it is. Where KV is what is short, one
       // more copy of a prefix makes it shorter.
       if (both && answer.moved_blocks > computed_blocks) continue;

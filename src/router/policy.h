@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "fleet/fleet_view.h"
+#include "router/hand_overs.h"
 
 namespace penstock::router {
 
@@ -65,7 +66,12 @@ struct Split {
   std::span<const Slot> prefill;  // who may take the prompt; ascending
   std::span<const Slot> decode;   // who may take the answer; ascending
   TransferCost transfer;
-  std::uint32_t tail_tokens = 1;  // of a prompt, computed with the answer in any case
+  std::uint32_t tail_tokens = 1;          // of a prompt, computed with the answer in any case
+  const HandOvers* hand_overs = nullptr;  // null: KV comes through everywhere
+
+  [[nodiscard]] bool apart(Slot from, Slot to, TimePoint now) const noexcept {
+    return hand_overs != nullptr && hand_overs->apart(from, to, now);
+  }
 };
 
 /// Why a choice was made: every candidate with every term of its cost. Filled by a policy when

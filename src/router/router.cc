@@ -27,6 +27,7 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
     std::ranges::set_intersection(slots, request.among, std::back_inserter(allowed_));
     slots = allowed_;
   }
+  slots = in_reach(request, slots);
   if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
   Question asked = question(request, fleet, slots);
   if (needs_.cached && request.stage != Stage::kDecode) {
@@ -45,18 +46,49 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   return charge(request, asked, pick(request, asked, why));
 }
 
+/// Who may answer what was computed elsewhere: where its KV does not come, only if it comes to
+/// none.
+std::span<const Slot> Router::in_reach(const RouteRequest& request, std::span<const Slot> slots) {
+  if (!request.prompt_at || !hand_overs_.any()) return slots;
+  in_reach_.clear();
+  std::ranges::copy_if(slots, std::back_inserter(in_reach_), [&](Slot slot) {
+    return slot == *request.prompt_at || !hand_overs_.apart(*request.prompt_at, slot, request.now);
+  });
+  return in_reach_.empty() ? slots : in_reach_;
+}
+
+/// Between which workers it may be split; absent: it may not. Suspect ones are for what has to run
+/// somewhere.
+std::optional<Split> Router::split(const RouteRequest& request, const Question& asked) {
+  if (!request.split || !request.among.empty()) return std::nullopt;
+  Split split{.prefill = candidates(asked.fleet, Stage::kPrefill),
+              .decode = candidates(asked.fleet, Stage::kDecode),
+              .transfer = *request.split,
+              .tail_tokens = request.tail_tokens};
+  const auto ready = [this](Stage stage) {
+    return candidates_[static_cast<std::size_t>(stage)].ready;
+  };
+  if (!ready(Stage::kPrefill) || !ready(Stage::kDecode)) return std::nullopt;
+  if (hand_overs_.any()) {
+    split.hand_overs = &hand_overs_;
+    in_reach_.clear();
+    std::ranges::copy_if(split.prefill, std::back_inserter(in_reach_), [&](Slot from) {
+      return std::ranges::any_of(split.decode, [&](Slot to) {
+        return to != from && !hand_overs_.apart(from, to, request.now);
+      });
+    });
+    split.prefill = in_reach_;
+  }
+  const bool two = split.prefill.size() > 1 || split.decode.size() > 1 ||
+                   !std::ranges::equal(split.prefill, split.decode);
+  if (!two || split.prefill.empty()) return std::nullopt;
+  return split;
+}
+
 Choice Router::pick(const RouteRequest& request, const Question& asked, Explanation* why) {
-  if (request.split && request.among.empty()) {
-    const Split split{.prefill = candidates(asked.fleet, Stage::kPrefill),
-                      .decode = candidates(asked.fleet, Stage::kDecode),
-                      .transfer = *request.split,
-                      .tail_tokens = request.tail_tokens};
-    const bool two = split.prefill.size() > 1 || split.decode.size() > 1 ||
-                     !std::ranges::equal(split.prefill, split.decode);
-    if (two && !split.prefill.empty() && !split.decode.empty()) {
-      if (why != nullptr) why->reserve(asked.candidates.size() + split.prefill.size());
-      return policy_->pick_part(asked, split, rng_, why);
-    }
+  if (const std::optional<Split> split = this->split(request, asked)) {
+    if (why != nullptr) why->reserve(asked.candidates.size() + split->prefill.size());
+    return policy_->pick_part(asked, *split, rng_, why);
   }
   Choice choice = policy_->pick(asked, rng_, why);
   choice.stage = request.stage;
@@ -187,6 +219,7 @@ void Router::set_cost(Slot slot, fleet::PassCost cost) {
 
 void Router::forget(Slot slot) {
   if (slot < models_.size()) models_[slot] = TimeModel();
+  hand_overs_.forget(slot);
 }
 
 /// Ready workers of the right role; if there is none, the suspect ones: a guess beats refusing all.
@@ -207,6 +240,7 @@ std::span<const Slot> Router::candidates(const fleet::FleetView& fleet, Stage st
     for (Slot slot = 0; slot < fleet.slots(); ++slot) {
       if (fleet.state[slot] == wanted && takes(slot)) known.slots.push_back(slot);
     }
+    known.ready = wanted == fleet::WorkerState::kReady && !known.slots.empty();
     if (!known.slots.empty()) break;
   }
   return known.slots;

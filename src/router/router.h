@@ -31,6 +31,7 @@ struct RouteRequest {
   /// may then be the kPrefill of it.
   std::optional<TransferCost> split;
   std::uint32_t tail_tokens = 1;  // Split::tail_tokens
+  std::optional<Slot> prompt_at;  // kDecode: who has computed its prompt
 };
 
 /// Where a request runs, and the charge for it.
@@ -72,6 +73,11 @@ class Router final {
   /// A pass of the worker has taken so long: teaches its time model. report() does so with the pass
   /// it names; this is for those that a report has no room for.
   void observe(Slot slot, const fleet::PassWork& pass, Nanos took);
+  /// KV that `from` computed for an answer at `to` was there when that began, or was not: then,
+  /// after some in a row, they are not used together for a while.
+  void handed_over(Slot from, Slot to, bool well, TimePoint now) {
+    hand_overs_.ended(from, to, well, now);
+  }
   /// Another worker has the slot now: what was learned of the one before is not its.
   void forget(Slot slot);
   /// A request ended well.
@@ -89,11 +95,14 @@ class Router final {
   struct Candidates {
     std::uint64_t membership = ~std::uint64_t{0};  // that `slots` are of
     std::vector<Slot> slots;
+    bool ready = false;  // they are; else suspect
   };
 
   std::span<const Slot> candidates(const fleet::FleetView& fleet, Stage stage);
   [[nodiscard]] Choice pick(const RouteRequest& request, const Question& question,
                             Explanation* why);
+  std::span<const Slot> in_reach(const RouteRequest& request, std::span<const Slot> slots);
+  std::optional<Split> split(const RouteRequest& request, const Question& question);
   void match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const;
   [[nodiscard]] Question question(const RouteRequest& request, const fleet::FleetView& fleet,
                                   std::span<const Slot> slots);
@@ -112,7 +121,9 @@ class Router final {
   TimePoint expire_at_ = TimePoint::min();
   std::array<std::uint64_t, kStages> ordinals_{};
   std::array<Candidates, kStages> candidates_;
-  std::vector<Slot> allowed_;  // of the candidates, those a request asked for
+  std::vector<Slot> allowed_;   // of the candidates, those a request asked for
+  std::vector<Slot> in_reach_;  // of some, those that KV comes to, or from
+  HandOvers hand_overs_;
   std::vector<std::uint32_t> cached_;
   std::vector<std::uint32_t> active_;
   std::vector<TimeModel> models_;  // by slot, where the policy needs them

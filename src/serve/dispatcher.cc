@@ -53,6 +53,8 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
   stage_ = other.stage_;
+  prompt_at_ = other.prompt_at_;
+  kept_tokens_ = other.kept_tokens_;
   output_tokens_ = other.output_tokens_;
   placed_ = other.placed_;
   first_token_ = other.first_token_;
@@ -213,7 +215,10 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
       .among = {},
       .twin_at = request.twin_at,
       .tail_tokens = computed_tokens_min_};
-  if (request.prompt_placed) wanted.stage = router::Stage::kDecode;
+  if (request.prompt_at != nullptr) {
+    wanted.stage = router::Stage::kDecode;
+    wanted.prompt_at = request.prompt_at->worker_;
+  }
 
   const std::lock_guard lock(mutex_);
   if (request.rank && (only >= workers_.size() || workers_[only] == nullptr)) {
@@ -273,8 +278,12 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
                           placed->ttft_ms, late_ms),
               "", retry_after_s(late_ms)});
   }
-  Assignment made =
-      assign(placed->worker, std::move(placed->lease), request.prompt_placed.value_or(now));
+  Assignment made = assign(placed->worker, std::move(placed->lease), now);
+  if (request.prompt_at != nullptr) {
+    made.placed_ = request.prompt_at->placed_;
+    made.prompt_at_ = wanted.prompt_at;
+    made.kept_tokens_ = request.kept_tokens;
+  }
   made.stage_ = placed->stage;
   made.predicted_cached_tokens_ = predicted;
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
@@ -450,6 +459,10 @@ void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, Tim
     worker.forecast.predicted_tokens += made.predicted_cached_tokens_;
     worker.forecast.reported_tokens += reported;
     worker.cache->follower().compare(made.predicted_cached_tokens_, reported);
+  }
+  if (made.prompt_at_ && *made.prompt_at_ != made.worker_ && made.kept_tokens_ > 0) {
+    const bool came = 2 * std::uint64_t{usage.cached_tokens} >= made.kept_tokens_;
+    router_.handed_over(*made.prompt_at_, made.worker_, came, now);
   }
   Decision* decision = log_.find(made.decision_);
   if (decision == nullptr) return;

@@ -24,6 +24,9 @@
 
 namespace penstock::serve {
 
+class Assignment;
+class Dispatcher;
+
 struct DispatchOptions {
   std::string policy = "latency";     // of router::policies()
   std::uint32_t decisions_max = 256;  // the last ones are kept to be explained; 0: none
@@ -45,8 +48,10 @@ struct DispatchRequest {
   std::optional<kv::Slot> not_at;               // was lost with this request: any other first
   TimePoint first_token_by = TimePoint::max();  // later is of no use
   bool may_split = false;  // one worker may compute the prompt and another answer
-  /// Its prompt was computed elsewhere, and it was placed at that time: where it is answered.
-  std::optional<TimePoint> prompt_placed;
+  /// Its prompt was computed there, with so many tokens kept: where it is answered. Null: it is not
+  /// so far.
+  const Assignment* prompt_at = nullptr;
+  std::uint32_t kept_tokens = 0;
 };
 
 /// How the cached prompt tokens came out that were predicted, in whole blocks: of what a worker
@@ -58,7 +63,6 @@ struct CacheForecast {
   std::uint64_t reported_tokens = 0;
 };
 
-class Dispatcher;
 struct DispatchedWorker;
 
 /// A request's place at a worker, from the choice to its end. Its destruction takes the request off
@@ -76,7 +80,6 @@ class Assignment final {
   [[nodiscard]] engine::Engine& engine() const noexcept;
   /// The worker is to compute the prompt only (engine::GenerateRequest::prefill_only).
   [[nodiscard]] bool prompt_only() const noexcept { return stage_ == router::Stage::kPrefill; }
-  [[nodiscard]] TimePoint placed() const noexcept { return placed_; }
   /// The worker may be lost while this process goes on.
   [[nodiscard]] bool is_remote() const noexcept;
 
@@ -103,6 +106,8 @@ class Assignment final {
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
   router::Stage stage_ = router::Stage::kWhole;
+  std::optional<kv::Slot> prompt_at_;  // an answer's: who has computed its prompt
+  std::uint32_t kept_tokens_ = 0;      // and keeps so many tokens of it
   std::uint32_t output_tokens_ = 0;
   TimePoint placed_{};
   TimePoint first_token_ = TimePoint::min();  // min(): not yet

@@ -143,7 +143,7 @@ TEST_F(DispatcherTest, APromptAndItsAnswerAreChargedOneAfterTheOther) {
   clock_.advance(std::chrono::milliseconds(100));
   first->handed_over({.prompt_tokens = 100});
   EXPECT_EQ(dispatcher_->in_flight(), 0U);
-  Result<Assignment> second = place(prompt, {.prompt_placed = first->placed()});
+  Result<Assignment> second = place(prompt, {.prompt_at = &*first});
   ASSERT_TRUE(second.has_value());
   EXPECT_EQ(second->worker(), 1U);
   clock_.advance(std::chrono::milliseconds(50));
@@ -153,6 +153,39 @@ TEST_F(DispatcherTest, APromptAndItsAnswerAreChargedOneAfterTheOther) {
   EXPECT_EQ(decisions[0].ttft_ms, 150);  // from the first leg's beginning
   EXPECT_EQ(decisions[1].stage, router::Stage::kPrefill);
   EXPECT_EQ(decisions[1].ttft_ms, 100);
+}
+
+TEST_F(DispatcherTest, WorkersWhoseKvDoesNotComeThroughAreNotUsedTogetherForAWhile) {
+  hand_over_ = 2;
+  make(2, {.policy = "round-robin", .roles = {fleet::Role::kPrefill, fleet::Role::kDecode}});
+  // Whether it was split; then so many tokens of its prompt are found where it is answered.
+  const auto ask = [&](std::uint32_t found) {
+    Result<Assignment> prompt = place(prompt_of(100, 1), {.may_split = true});
+    if (!prompt->prompt_only()) return false;
+    prompt->handed_over({.prompt_tokens = 100});
+    Result<Assignment> answer =
+        place(prompt_of(100, 1), {.prompt_at = &*prompt, .kept_tokens = 96});
+    EXPECT_EQ(answer->worker(), 1U);
+    answer->first_token({.prompt_tokens = 100, .cached_tokens = found});
+    return true;
+  };
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(ask(0));  // the machine stood still
+  for (int i = 0; i < 10; ++i) {                     // now and then it is late
+    clock_.advance(router::HandOvers::kMoment);
+    EXPECT_TRUE(ask(i % 2 == 0 ? 96 : 0));
+  }
+  EXPECT_TRUE(ask(96));
+  for (const std::uint32_t found : {0, 0, 10}) {
+    clock_.advance(router::HandOvers::kMoment);
+    EXPECT_TRUE(ask(found));
+  }
+  EXPECT_FALSE(ask(0));
+  clock_.advance(router::HandOvers::kApartFirst);
+  EXPECT_TRUE(ask(0));  // one try, and twice the time without
+  clock_.advance(router::HandOvers::kApartFirst);
+  EXPECT_FALSE(ask(0));
+  clock_.advance(router::HandOvers::kApartFirst);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(ask(96));
 }
 
 TEST_F(DispatcherTest, WhatMovingKvTakesIsLearnedFromFetches) {
@@ -179,7 +212,7 @@ TEST_F(DispatcherTest, WhoHandsNoKvOverTakesWholeRequestsAndHindersNobody) {
     Result<Assignment> prompt = place(prompt_of(100, i), {.may_split = true});
     EXPECT_TRUE(prompt->prompt_only());
     EXPECT_EQ(prompt->worker(), 0U);
-    Result<Assignment> answer = place(prompt_of(100, i), {.prompt_placed = prompt->placed()});
+    Result<Assignment> answer = place(prompt_of(100, i), {.prompt_at = &*prompt});
     EXPECT_EQ(answer->worker(), 1U);
   }
   EXPECT_NE(place(prompt_of(100, 9))->worker(), place(prompt_of(100, 9))->worker());

@@ -79,6 +79,7 @@ class Generation final : public net::Transaction {
     std::optional<engine::GenerateRequest> answer;  // until its prompt is computed
     Assignment kv_at;                               // from then on, until its first token
     RequestId kv_leg;                               // whose lease keeps the KV there
+    std::uint32_t kv_tokens = 0;                    // that it keeps
     std::optional<std::uint32_t> prompt_cached;     // tokens, as found there
     const std::vector<Token>* prompt = nullptr;     // to be shown; in prompts_
     text::Detokenizer detokenizer;
@@ -126,7 +127,7 @@ class Generation final : public net::Transaction {
 
   enum class Part : std::uint8_t { kFirstOfPrompt, kTwin, kWhole, kAnswer };
   Result<Assignment> place(const engine::GenerateRequest& request, Part part,
-                           std::optional<kv::Slot> not_at = {}, TimePoint prompt_placed = {});
+                           std::optional<kv::Slot> not_at = {}, const Choice* answer = nullptr);
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice);
   Result<void> give_whole(Choice& choice, std::optional<kv::Slot> not_at);

@@ -62,6 +62,8 @@ Result<void> Generation::give_answer(Choice& choice, const engine::Output& promp
   choice.prompt_cached = prompt.usage.cached_tokens;
   choice.kv_at = std::move(choice.place);
   choice.kv_leg = choice.leg;
+  choice.kv_tokens =
+      static_cast<std::uint32_t>(prompt.kv->blocks.size() * model_.info().block_tokens);
   Result<void> given = give_answer_at({}, choice, request, *prompt.kv);
   if (!given && given.error().code == Code::kOverloaded) {
     given = give_answer_at(choice.place.worker(), choice, std::move(request), *prompt.kv);
@@ -73,7 +75,7 @@ Result<void> Generation::give_answer(Choice& choice, const engine::Output& promp
 Result<void> Generation::give_answer_at(std::optional<kv::Slot> not_at, Choice& choice,
                                         engine::GenerateRequest request,
                                         const engine::KvTicket& ticket) {
-  Result<Assignment> place = this->place(request, Part::kAnswer, not_at, choice.kv_at.placed());
+  Result<Assignment> place = this->place(request, Part::kAnswer, not_at, &choice);
   if (!place) return std::unexpected(place.error());
   choice.place = std::move(*place);
   if (choice.place.worker() != choice.kv_at.worker()) request.fetch = ticket;
@@ -132,7 +134,7 @@ bool Generation::give_to_another(Choice& choice) {
 /// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
 /// one before went.
 Result<Assignment> Generation::place(const engine::GenerateRequest& request, Part part,
-                                     std::optional<kv::Slot> not_at, TimePoint prompt_placed) {
+                                     std::optional<kv::Slot> not_at, const Choice* answer) {
   Dispatcher& dispatcher = model_.dispatcher();
   const TimePoint begin = desk_.clock().now();
   if (part != Part::kTwin) dispatcher.hash_blocks(request.prompt, request.cache_salt, locals_);
@@ -148,7 +150,10 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
     wanted.first_token_by = std::min(wanted.first_token_by, plan_.arrived + *plan_.wishes.ttft_max);
   }
   if (part == Part::kTwin) wanted.twin_at = choices_.back().place.worker();
-  if (part == Part::kAnswer) wanted.prompt_placed = prompt_placed;
+  if (answer != nullptr) {
+    wanted.prompt_at = &answer->kv_at;
+    wanted.kept_tokens = answer->kv_tokens;
+  }
   wanted.may_split = part == Part::kFirstOfPrompt && plan_.choices == 1 &&
                      !plan_.wishes.rank.has_value() && plan_.wishes.labels.empty();
   Result<Assignment> placed = dispatcher.place(wanted);
