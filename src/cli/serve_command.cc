@@ -174,6 +174,13 @@ Result<void> share_with_joined(const ServeFlags& f, serve::ModelOptions& model) 
   if (!sharing) return std::unexpected(sharing.error());
   model.sharing = std::move(*sharing);
   const bool everywhere = model.sharing.tcp_listen == "0.0.0.0" || model.sharing.tcp_listen == "::";
+  if (everywhere && f.engine.kv_transfer == "tcp") {
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("--kv-transfer tcp: --join-listen {} does not say where others find this "
+                    "host; name one of its addresses",
+                    address));
+  }
   if (everywhere) model.sharing.tcp_listen.clear();  // nobody could say where that is
   model.sharing.tcp_advertise = model.sharing.tcp_listen;
   return {};

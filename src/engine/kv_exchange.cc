@@ -62,7 +62,7 @@ void KvExchange::open_outside(Source& source, transfer::Arena& arena, KvAddress&
     }
   }
   if (sharing_.tcp_listen.empty()) return;
-  auto tcp = transfer::TcpServer::open(arena, {.host = sharing_.tcp_listen,
+  auto tcp = transfer::TcpServer::open(arena, {.host = number_of(sharing_.tcp_listen),
                                                .secret = sharing_.secret,
                                                .compatibility = source.compatibility});
   if (tcp) {

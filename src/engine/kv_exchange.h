@@ -24,9 +24,10 @@ namespace penstock::engine {
 /// How the workers of a process share KV with those of others. Nothing set: they do not.
 struct KvSharing {
   std::string socket_folder;  // for those of this host, who map the memory; empty: not so
-  std::string tcp_listen;     // an address, not a name, for those of any host; empty: not so
+  std::string tcp_listen;     // a host of this machine, for those of any host; empty: not so
   std::string tcp_advertise;  // as KvAddress::tcp_host
   std::string secret;         // of all workers alike; for TCP, transfer::TcpServer::kSecretBytesMin
+  bool alone = false;         // no other worker of this process is there to share with
 
   [[nodiscard]] bool outside() const noexcept {
     return !socket_folder.empty() || !tcp_listen.empty();
@@ -49,6 +50,11 @@ class KvExchange final {
 
   /// Whether memory that is offered should be transfer::MemoryKind::kShared.
   [[nodiscard]] bool shares_outside() const noexcept { return sharing_.outside(); }
+
+  /// Whether anybody could come to what has been offered.
+  [[nodiscard]] bool reachable(const KvTicket& offered) const noexcept {
+    return !sharing_.alone || !offered.at.nowhere();
+  }
 
   /// Lets others pull from `arena`, which lives until withdraw(). Gives what tickets say of it.
   /// `compatibility`: only between workers that say the same are blocks of any use; at most 248

@@ -135,6 +135,22 @@ TEST_F(KvExchangeTest, WhoSharesNothingOutsideReachesNobodyThere) {
   EXPECT_EQ(pull(reader, inside.ticket, *to_).error().code, Code::kUnavailable);
 }
 
+TEST_F(KvExchangeTest, WhatCouldBeOpenedNowhereIsOutOfReachUnlessTheProcessHasOthers) {
+  KvSharing closed = by_both();
+  closed.socket_folder += "/there/is/none";
+  closed.tcp_listen = "192.0.2.1";  // of no interface
+  for (const bool alone : {false, true}) {
+    closed.alone = alone;
+    Owner owner(clock_, closed);
+    EXPECT_TRUE(owner.ticket.at.nowhere());
+    EXPECT_EQ(owner.exchange.reachable(owner.ticket), !alone);
+  }
+  KvSharing open = by_tcp();
+  open.alone = true;
+  Owner owner(clock_, open);
+  EXPECT_TRUE(owner.exchange.reachable(owner.ticket));
+}
+
 TEST_F(KvExchangeTest, AnOwnerThatIsGoneIsNotWaitedForAndAnotherAtItsPlaceIsNotIt) {
   for (const KvSharing& sharing : {by_memory(), by_tcp()}) {
     auto owner = std::make_optional<Owner>(clock_, sharing);

@@ -104,7 +104,9 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   ModelOptions each = share_of(options);
   each.llama.store = model->store_;
   if (options.workers > 1 || options.sharing.outside()) {
-    each.llama.exchange = std::make_shared<engine::KvExchange>(clock, options.sharing);
+    engine::KvSharing sharing = options.sharing;
+    sharing.alone = options.workers == 1;
+    each.llama.exchange = std::make_shared<engine::KvExchange>(clock, std::move(sharing));
   }
   std::vector<std::unique_ptr<engine::Engine>> engines;
   for (std::uint32_t i = 0; i < options.workers; ++i) {
@@ -145,7 +147,9 @@ Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options,
   ModelOptions all = share_of(options);
   all.llama.store = open_store(options, clock);
   if (options.sharing.outside()) {
-    all.llama.exchange = std::make_shared<engine::KvExchange>(clock, options.sharing);
+    engine::KvSharing sharing = options.sharing;
+    sharing.alone = true;
+    all.llama.exchange = std::make_shared<engine::KvExchange>(clock, std::move(sharing));
   }
   return make_engine(all, std::move(opened->file), *opened->tokenizer, clock, true);
 }

@@ -126,7 +126,7 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
            .vocabulary_size = static_cast<std::uint32_t>(
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
            .embedding_size = context_->embedding_size(),
-           .hands_kv_over = cache_.shares()};
+           .hands_kv_over = cache_.hands_over()};
   for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
   thread_ = std::thread([this] { run(); });
 }

@@ -58,6 +58,10 @@ class PrefixCache final {
 
   /// Whether others can take blocks from here, and this worker from them.
   [[nodiscard]] bool shares() const noexcept { return pool_.arena() != nullptr; }
+  /// That, and somebody could come to them.
+  [[nodiscard]] bool hands_over() const noexcept {
+    return shares() && exchange_->reachable(offered_);
+  }
   /// Tokens of its prompt that need not be computed once all of its full blocks are in the pool.
   [[nodiscard]] std::uint32_t reusable(const Sequence& sequence) const noexcept;
   /// How many of its prompt's blocks a prefill_only sequence leaves: all that another one of this
