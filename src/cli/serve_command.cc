@@ -1,16 +1,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cctype>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <future>
 #include <memory>
 #include <optional>
 #include <sstream>
-#include <thread>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -20,6 +17,7 @@
 #include "cli/join_flags.h"
 #include "cli/kv_sharing.h"
 #include "cli/last_resort.h"
+#include "cli/model_loader.h"
 #include "cli/model_path.h"
 #include "cli/policy_names.h"
 #include "cli/read_file.h"
@@ -289,80 +287,6 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   return options;
 }
 
-/// Loads the model beside the server that is already listening, and waits for `awaits` workers.
-class Loader {
- public:
-  Loader(const serve::ModelOptions& options, const std::string& model, const Clock& clock,
-         serve::Service& service, std::uint32_t awaits)
-      : awaits_(awaits), thread_([this, options, model, &clock, &service] {
-          load(options, model, clock, service);
-          done_.set_value();
-        }) {}
-  ~Loader() {
-    give_up_ = true;
-    thread_.join();
-  }
-  [[nodiscard]] bool failed() const noexcept { return failed_.load(); }
-  /// The model's file, once it is there.
-  [[nodiscard]] const std::string* path() const noexcept {
-    return resolved_.load() ? &path_ : nullptr;
-  }
-
-  /// Tells it to give up. False when it still has not after `wait`: llama.cpp cannot be told while
-  /// it makes a context.
-  [[nodiscard]] bool stop_within(Nanos wait) {
-    give_up_ = true;
-    return ended_.wait_for(wait) == std::future_status::ready;
-  }
-
- private:
-  void load(serve::ModelOptions options, const std::string& name, const Clock& clock,
-            serve::Service& service) {
-    const TimePoint start = clock.now();
-    Result<std::string> path = resolve_model(name, give_up_);
-    if (!path) return fail_with(path.error(), service);
-    path_ = options.path = *path;
-    resolved_ = true;
-    auto model = serve::ServedModel::load(options, clock, [&](float fraction) {
-      service.set_loading(fraction);
-      show_loading(fraction);
-      return !give_up_.load();
-    });
-    if (!model) return fail_with(model.error(), service);
-    model_ = std::move(*model);
-    while (!give_up_ && ready_workers(model_->dispatcher()) < awaits_) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    service.set_model(*model_);
-    const engine::EngineInfo& info = model_->info();
-    log::info("ready in {:.0f} ms: {} by {} worker{}{}, {} tokens of context, {} at once each",
-              to_ms(clock.now() - start), model_->name(), options.workers,
-              options.workers == 1 ? "" : "s",
-              options.remote == nullptr ? "" : " and those that join", info.context_tokens_max,
-              info.sequences_max);
-  }
-  static std::size_t ready_workers(serve::Dispatcher& dispatcher) {
-    const serve::DispatcherView view = dispatcher.view();
-    return static_cast<std::size_t>(
-        std::ranges::count(view.workers, fleet::WorkerState::kReady, &serve::WorkerView::state));
-  }
-  void fail_with(const Error& error, serve::Service& service) {
-    if (!give_up_) log::error("{}", error.message);
-    service.set_failed(error.message);
-    failed_ = true;
-  }
-
-  const std::uint32_t awaits_;
-  std::string path_;
-  std::atomic<bool> resolved_{false};
-  std::atomic<bool> give_up_{false};
-  std::atomic<bool> failed_{false};
-  std::unique_ptr<serve::ServedModel> model_;
-  std::promise<void> done_;
-  std::future<void> ended_ = done_.get_future();
-  std::thread thread_;  // last: it uses the others
-};
-
 /// Holds connections to what this process may open: beyond that, accept() would fail and clients
 /// would wait for nothing.
 void fit_connections(net::HttpServerOptions& http, std::uint64_t store_files) {
@@ -382,7 +306,8 @@ std::string own_door(const ServeFlags& f, std::uint16_t port) {
   return fmt::format("{}:{}", everywhere ? "127.0.0.1" : host, port);
 }
 
-/// They have nothing left to do; one that does not end by itself is killed with `processes`.
+/// They have nothing left to do; one that does not end by itself, or not before the next signal, is
+/// killed with `processes`.
 void end(WorkerProcesses& processes, const Signals& signals, const Clock& clock) {
   constexpr Nanos kEndWithin = std::chrono::seconds(5);
   processes.ask_to_end();
@@ -390,6 +315,11 @@ void end(WorkerProcesses& processes, const Signals& signals, const Clock& clock)
   while (processes.running() > 0 && clock.now() < until) {
     if (signals.next(std::chrono::milliseconds(10)) != 0) return;
   }
+}
+
+Awaited awaited(const ServeFlags& f) {
+  if (!f.processes) return Awaited::kNobody;
+  return f.prefill > 0 ? Awaited::kPromptsAndAnswers : Awaited::kAnswers;
 }
 
 int check_flags(ServeFlags& flags) {
@@ -434,7 +364,7 @@ int run_serve(ServeFlags& flags) {
   std::optional<LastResort> last_resort;
   std::optional<WorkerProcesses> processes;
   {
-    Loader loader(*model, flags.engine.model, clock, service, flags.processes ? flags.workers : 0);
+    ModelLoader loader(*model, flags.engine.model, clock, service, awaited(flags));
     while (signals.next(std::chrono::milliseconds(processes ? 50 : 200)) == 0) {
       if (processes) {
         processes->look_after();
@@ -448,7 +378,11 @@ int run_serve(ServeFlags& flags) {
                                            .secret = flags.remote.door.secret}),
                           clock);
       }
-      if (!loader.failed()) continue;
+      if (processes && processes->refused()) {
+        log::error("a worker process does not accept what it was told; that will not get better");
+      } else if (!loader.failed()) {
+        continue;
+      }
       status = 1;
       break;
     }
@@ -464,7 +398,9 @@ int run_serve(ServeFlags& flags) {
     while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
-    if (processes) end(*processes, signals, clock);
+    // Those that still have something to answer would wait for its end.
+    if (processes && service.in_flight() == 0) end(*processes, signals, clock);
+    processes.reset();
     last_resort.emplace(signals, clock);
     server.stop();
     // Nothing was ever accepted when the model is not there yet, so nothing is lost by not waiting.

@@ -72,10 +72,7 @@ void WorkerProcesses::start(Child& child) {
   child.started = clock_.now();
   child.pid = fork();
   if (child.pid == 0) become(argv.data(), envp.data(), parent);
-  if (child.pid < 0) {
-    log::error("a worker cannot be started: {}", errno_text(errno));
-    child.start_at = child.started + child.pause;
-  }
+  if (child.pid < 0) start_later(child, "a worker cannot be started: " + errno_text(errno));
 }
 
 /// Notes its end, if it has ended.
@@ -85,11 +82,20 @@ void WorkerProcesses::collect(Child& child) {
   const pid_t pid = child.pid;
   child.pid = -1;
   if (ending_) return;
-  const TimePoint now = clock_.now();
-  if (now - child.started >= kLivedWell) child.pause = kPauseFirst;
-  child.start_at = now + child.pause;
-  log::warn("worker process {} {}; it is started again in {:.0f} ms", pid, how_it_ended(status),
-            to_ms(child.pause));
+  const std::string why = fmt::format("worker process {} {}", pid, how_it_ended(status));
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kUsageStatus) {
+    log::error("{}", why);
+    refused_ = true;
+    child.start_at = TimePoint::max();
+    return;
+  }
+  if (clock_.now() - child.started >= kLivedWell) child.pause = kPauseFirst;
+  start_later(child, why);
+}
+
+void WorkerProcesses::start_later(Child& child, std::string_view why) {
+  child.start_at = clock_.now() + child.pause;
+  log::warn("{}; it is started again in {:.0f} ms", why, to_ms(child.pause));
   child.pause = std::min(2 * child.pause, kPauseMax);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -23,6 +24,7 @@ struct ProcessCommand {
 /// them is gone. So there is one thread for all of it: the main one.
 class WorkerProcesses final {
  public:
+  static constexpr int kUsageStatus = 2;  // of a program that does not accept its arguments
   static constexpr Nanos kPauseFirst = std::chrono::milliseconds(250);
   static constexpr Nanos kPauseMax = std::chrono::seconds(30);
   static constexpr Nanos kLivedWell = std::chrono::seconds(60);  // its pause begins anew
@@ -41,21 +43,25 @@ class WorkerProcesses final {
   /// How many run. After ask_to_end() nothing else has to be called but this.
   [[nodiscard]] std::size_t running();
   [[nodiscard]] std::uint64_t restarts() const noexcept { return restarts_; }
+  /// One ended with kUsageStatus: it would do so again, and is not started again.
+  [[nodiscard]] bool refused() const noexcept { return refused_; }
 
  private:
   struct Child {
     ProcessCommand command;
     pid_t pid = -1;  // -1: does not run
     TimePoint started;
-    TimePoint start_at;
+    TimePoint start_at;  // max(): never
     Nanos pause = kPauseFirst;
   };
   void start(Child& child);
   void collect(Child& child);
+  void start_later(Child& child, std::string_view why);
 
   const Clock& clock_;
   std::vector<Child> children_;
   bool ending_ = false;
+  bool refused_ = false;
   std::uint64_t restarts_ = 0;
 };
 

@@ -62,6 +62,16 @@ TEST_F(WorkerProcessesTest, WhatEndsIsStartedAgainLaterEachTime) {
   EXPECT_EQ(lines().front(), "b c");
 }
 
+TEST_F(WorkerProcessesTest, WhoDoesNotAcceptItsArgumentsIsNotStartedAgain) {
+  WorkerProcesses processes({shell("exit 2"), shell("exec sleep 1000")}, clock_);
+  ASSERT_TRUE(until([&] { return processes.running() == 1; }));
+  EXPECT_TRUE(processes.refused());
+  clock_.advance(1h);
+  processes.look_after();
+  EXPECT_EQ(processes.running(), 1U);
+  EXPECT_EQ(processes.restarts(), 0U);
+}
+
 TEST_F(WorkerProcessesTest, TheyEndWhenTheyAreAskedAndStayEnded) {
   WorkerProcesses processes({shell("trap 'echo ended >>" + file_ + "; exit 0' TERM; echo up >>" +
                                    file_ + "; while :; do sleep 0.01; done")},
