@@ -36,8 +36,8 @@ KvExchange::KvExchange(const Clock& clock, KvSharing sharing)
     : clock_(clock), sharing_(std::move(sharing)) {}
 
 KvExchange::~KvExchange() {
-  opener_.request_stop();
-  if (opener_.joinable()) opener_.join();
+  for (std::jthread& opener : openers_) opener.request_stop();
+  openers_.clear();
 }
 
 KvTicket KvExchange::offer(transfer::Arena& arena, std::string_view compatibility) {
@@ -101,31 +101,49 @@ Result<KvExchange::Way> KvExchange::pull(const KvTicket& ticket, std::string_vie
   }
   Away& owner = away(ticket, compatibility);
   if (owner.opening) return Way::kOpening;
-  if (owner.peer != nullptr && owner.peer->alive()) return begin(*owner.peer);
-  if (clock_.now() < owner.not_before) return std::unexpected(owner.why);
-  if (owner.peer != nullptr) unused_.push_back(std::move(owner.peer));
-  owner.opening = true;
-  if (!opener_.joinable()) {
-    opener_ = std::jthread([this](const std::stop_token& stop) { open_ways(stop); });
+  if (owner.peer != nullptr && owner.peer->alive()) {
+    if (owner.compatibility == compatibility) return begin(*owner.peer);
+    return fail(Code::kUnprocessable, "that worker's KV is of another model, build or setting");
   }
-  changed_.notify_all();
+  if (clock_.now() < owner.not_before) return std::unexpected(owner.why);
+  want_way(owner);
   return Way::kOpening;
 }
 
-/// Under the lock. The one that is asked for becomes the first.
+/// Under the lock.
+void KvExchange::want_way(Away& owner) {
+  if (owner.peer != nullptr) unused_.push_back(std::move(owner.peer));
+  owner.opening = true;
+  owner.since = clock_.now();
+  const auto wanted = static_cast<std::size_t>(std::ranges::count(away_, true, &Away::opening));
+  if (openers_.size() < std::min(wanted, kOpenersMax)) {
+    openers_.emplace_back([this](const std::stop_token& stop) { open_ways(stop); });
+  }
+  changed_.notify_all();
+}
+
+/// Under the lock. The one that is asked for becomes the first. While there is no way to it, it is
+/// where the ticket says, and what is asked of it.
 KvExchange::Away& KvExchange::away(const KvTicket& ticket, std::string_view compatibility) {
   const auto known = std::ranges::find(away_, ticket.source, &Away::source);
   if (known != away_.end()) {
     away_.splice(away_.begin(), away_, known);
-    return away_.front();
+  } else {
+    away_.push_front({.source = ticket.source});
+    if (away_.size() > kAwayMax) {
+      if (away_.back().peer != nullptr) unused_.push_back(std::move(away_.back().peer));
+      away_.pop_back();
+    }
   }
-  away_.push_front(
-      {.source = ticket.source, .at = ticket.at, .compatibility = std::string(compatibility)});
-  if (away_.size() > kAwayMax) {
-    if (away_.back().peer != nullptr) unused_.push_back(std::move(away_.back().peer));
-    away_.pop_back();
+  Away& owner = away_.front();
+  owner.used = clock_.now();
+  if (owner.peer != nullptr || owner.opening) return owner;
+  if (owner.at != ticket.at || owner.compatibility != compatibility) {
+    owner.at = ticket.at;
+    owner.compatibility = compatibility;
+    owner.not_before = TimePoint::min();
   }
-  return away_.front();
+  return owner;
 }
 
 void KvExchange::wait_for_ways(Nanos at_most) {
@@ -133,74 +151,88 @@ void KvExchange::wait_for_ways(Nanos at_most) {
   changed_.wait_for(lock, at_most);
 }
 
-/// The opener's thread: connecting waits for the other side, and so does a peer's end.
+/// The openers' threads: connecting waits for the other side, and so does a peer's end. Whoever
+/// does not answer holds up one of them.
 void KvExchange::open_ways(const std::stop_token& stop) {
-  const auto opening = [this] { return std::ranges::find(away_, true, &Away::opening); };
   std::string last_trouble;  // told once in a row
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {
     changed_.wait_for(lock, stop, kLook,
-                      [&] { return !unused_.empty() || opening() != away_.end(); });
-    for (Away& owner : away_) {
-      if (owner.peer != nullptr && !owner.peer->alive()) unused_.push_back(std::move(owner.peer));
+                      [&] { return !unused_.empty() || longest_waiting() != nullptr; });
+    if (stop.stop_requested()) return;
+    let_go();
+    if (std::vector<std::unique_ptr<transfer::Peer>> unused = std::exchange(unused_, {});
+        !unused.empty()) {
+      lock.unlock();
+      unused.clear();
+      lock.lock();
     }
-    std::vector<std::unique_ptr<transfer::Peer>> unused = std::exchange(unused_, {});
-    const auto next = opening();
-    Away wanted;
-    if (next != away_.end()) {
-      wanted = {.source = next->source, .at = next->at, .compatibility = next->compatibility};
-    }
-    lock.unlock();
-    unused.clear();
-    Result<std::unique_ptr<transfer::Peer>> opened = fail(Code::kUnavailable, "");
-    if (wanted.source != 0) opened = open_way(wanted);
-    lock.lock();
-    const auto asked = std::ranges::find(away_, wanted.source, &Away::source);
-    if (asked == away_.end()) continue;  // it was let go meanwhile
-    asked->opening = false;
-    if (opened) {
-      asked->peer = std::move(*opened);
-    } else {
-      asked->why = opened.error();
-      asked->not_before = clock_.now() + kAgainAfter;
-      if (asked->why.message != last_trouble) {
-        log::warn("KV of another worker cannot be read: {}", asked->why.message);
-      }
-      last_trouble = asked->why.message;
-    }
-    changed_.notify_all();
+    if (Away* owner = longest_waiting()) open_way(*owner, last_trouble, lock);
   }
 }
 
-/// By all ways that lead there. One that does not (the worker is of another host, a port is closed)
-/// is left out.
-Result<std::unique_ptr<transfer::Peer>> KvExchange::open_way(const Away& to) {
-  transfer::PeerAddress host{.socket_path = to.at.socket_path,
-                             .tcp_host = {},
-                             .secret = sharing_.secret,
-                             .compatibility = to.compatibility};
-  transfer::PeerAddress tcp = host;
-  tcp.socket_path.clear();
-  if (to.at.tcp_port != 0 && !sharing_.secret.empty()) {
-    tcp.tcp_host = number_of(to.at.tcp_host);
-    tcp.tcp_port = to.at.tcp_port;
+/// Under the lock: whose owner died, and who has not been asked for long.
+void KvExchange::let_go() {
+  for (Away& owner : away_) {
+    if (owner.peer != nullptr && !owner.peer->alive()) unused_.push_back(std::move(owner.peer));
   }
-  std::vector<transfer::PeerAddress> ways;
-  if (!host.socket_path.empty()) ways.push_back(host);
-  if (!tcp.tcp_host.empty()) ways.push_back(tcp);
-  if (ways.size() == 2) {
-    tcp.socket_path = host.socket_path;
-    ways.insert(ways.begin(), tcp);
+  const TimePoint now = clock_.now();
+  while (!away_.empty() && !away_.back().opening && now - away_.back().used >= kUnusedMax) {
+    if (away_.back().peer != nullptr) unused_.push_back(std::move(away_.back().peer));
+    away_.pop_back();
   }
-  Result<std::unique_ptr<transfer::Peer>> peer =
-      fail(Code::kUnavailable, "the worker does not say where");
-  for (const transfer::PeerAddress& way : ways) {
-    peer = transfer::Peer::connect(way, copies_, clock_);
-    if (!peer) continue;
-    if ((*peer)->epoch() == to.source) return peer;
-    peer = fail(Code::kUnavailable, "another worker is there by now");
+}
+
+/// Under the lock. Null: nobody waits whom no other opener has taken.
+KvExchange::Away* KvExchange::longest_waiting() {
+  Away* longest = nullptr;
+  for (Away& owner : away_) {
+    if (!owner.opening || owner.taken) continue;
+    if (longest == nullptr || owner.since < longest->since) longest = &owner;
   }
-  return peer;
+  return longest;
+}
+
+/// Under the lock, but for the time it takes.
+void KvExchange::open_way(Away& owner, std::string& last_trouble,
+                          std::unique_lock<std::mutex>& lock) {
+  owner.taken = true;
+  const std::uint64_t source = owner.source;
+  transfer::PeerAddress to = address_of(owner);
+  lock.unlock();
+  if (!to.tcp_host.empty()) to.tcp_host = number_of(to.tcp_host);
+  Result<std::unique_ptr<transfer::Peer>> opened = transfer::Peer::connect(to, copies_, clock_);
+  lock.lock();
+  const auto asked = std::ranges::find(away_, source, &Away::source);
+  if (asked == away_.end() || !asked->taken) {  // it was let go meanwhile
+    if (opened) unused_.push_back(std::move(*opened));
+    return;
+  }
+  asked->opening = asked->taken = false;
+  if (opened) {
+    asked->peer = std::move(*opened);
+  } else {
+    asked->why = opened.error();
+    asked->not_before = clock_.now() + kAgainAfter;
+    if (asked->why.message != last_trouble) {
+      log::warn("KV of another worker cannot be read: {}", asked->why.message);
+    }
+    last_trouble = asked->why.message;
+  }
+  changed_.notify_all();
+}
+
+transfer::PeerAddress KvExchange::address_of(const Away& owner) const {
+  transfer::PeerAddress address{.socket_path = owner.at.socket_path,
+                                .tcp_host = {},
+                                .secret = sharing_.secret,
+                                .compatibility = owner.compatibility,
+                                .epoch = owner.source};
+  if (owner.at.tcp_port != 0 && !sharing_.secret.empty()) {
+    address.tcp_host = owner.at.tcp_host;
+    address.tcp_port = owner.at.tcp_port;
+  }
+  return address;
 }
 
 }  // namespace penstock::engine

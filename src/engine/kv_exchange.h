@@ -42,6 +42,8 @@ class KvExchange final {
  public:
   /// Workers of other processes that are known at once; of more the one longest unused is let go.
   static constexpr std::size_t kAwayMax = 256;
+  static constexpr Nanos kUnusedMax = std::chrono::seconds(60);  // and then as well
+  static constexpr std::size_t kOpenersMax = 4;                  // ways that are made at once
 
   explicit KvExchange(const Clock& clock, KvSharing sharing = {});
   ~KvExchange();
@@ -88,15 +90,22 @@ class KvExchange final {
     KvAddress at;
     std::string compatibility;
     std::unique_ptr<transfer::Peer> peer;  // null: none (yet)
-    bool opening = false;
-    Error why;  // the last time that it could not be reached
+    TimePoint used{};                      // asked for, the last time
+    bool opening = false;                  // a way is needed
+    bool taken = false;                    // and being made
+    TimePoint since{};                     // it is needed
+    Error why;                             // the last time that it could not be reached
     TimePoint not_before = TimePoint::min();
   };
 
   void open_outside(Source& source, transfer::Arena& arena, KvAddress& at) const;
   Away& away(const KvTicket& ticket, std::string_view compatibility);
+  void want_way(Away& owner);
   void open_ways(const std::stop_token& stop);
-  [[nodiscard]] Result<std::unique_ptr<transfer::Peer>> open_way(const Away& to);
+  void let_go();
+  [[nodiscard]] Away* longest_waiting();
+  void open_way(Away& owner, std::string& last_trouble, std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] transfer::PeerAddress address_of(const Away& owner) const;
 
   const Clock& clock_;
   const KvSharing sharing_;
@@ -106,7 +115,7 @@ class KvExchange final {
   std::unordered_map<std::uint64_t, Source> sources_;
   std::list<Away> away_;                                 // the last used first
   std::vector<std::unique_ptr<transfer::Peer>> unused_;  // their end waits: not under the lock
-  std::jthread opener_;  // from the first need on. Last: it uses the others
+  std::vector<std::jthread> openers_;  // as many as were needed at once. Last: they use the others
 };
 
 }  // namespace penstock::engine

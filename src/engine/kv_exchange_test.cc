@@ -2,12 +2,16 @@
 #include "engine/kv_exchange.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <vector>
 
 #include "transfer/test_blocks.h"
 
@@ -151,6 +155,74 @@ TEST_F(KvExchangeTest, WhatCouldBeOpenedNowhereIsOutOfReachUnlessTheProcessHasOt
   EXPECT_TRUE(owner.exchange.reachable(owner.ticket));
 }
 
+TEST_F(KvExchangeTest, WhereAWorkerIsATicketSaysUntilThereIsAWay) {
+  Owner owner(clock_, by_both());
+  KvTicket wrong = owner.ticket;
+  wrong.at = {.socket_path = owner.ticket.at.socket_path + ".elsewhere"};
+  KvExchange reader(clock_, by_both());
+  EXPECT_EQ(pull(reader, wrong, *to_).error().code, Code::kUnavailable);
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+  EXPECT_EQ(pull(reader, wrong, *to_), kBlocks);  // it is known by then
+  EXPECT_EQ(pull(reader, owner.ticket, *to_, "two").error().code, Code::kUnprocessable);
+  KvTicket nobody = owner.ticket;
+  nobody.source = 0;
+  EXPECT_EQ(pull(reader, nobody, *to_).error().code, Code::kUnavailable);
+}
+
+/// Where nobody ever answers: a worker that is stopped. A full one takes nobody in either.
+class Stopped {
+ public:
+  explicit Stopped(std::string path, bool full = false) : path_(std::move(path)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::ranges::copy(path_, address.sun_path);
+    const auto* at = reinterpret_cast<const sockaddr*>(&address);
+    unlink(path_.c_str());
+    EXPECT_EQ(bind(listener_.get(), at, sizeof address), 0);
+    EXPECT_EQ(listen(listener_.get(), full ? 1 : 64), 0);
+    for (int i = 0; full && i < 1000; ++i) {
+      waiting_.emplace_back(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      if (connect(waiting_.back().get(), at, sizeof address) != 0) break;
+    }
+  }
+  ~Stopped() { unlink(path_.c_str()); }
+  Stopped(const Stopped&) = delete;
+  Stopped& operator=(const Stopped&) = delete;
+
+ private:
+  const std::string path_;
+  const transfer::Fd listener_{socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)};
+  std::vector<transfer::Fd> waiting_;
+};
+
+TEST_F(KvExchangeTest, AWorkerThatHangsHoldsUpNobodyElse) {
+  const Stopped stopped(test_folder() + "/stopped");
+  const auto goes_first = [&] {
+    Owner owner(clock_, by_memory());
+    KvTicket hung = owner.ticket;
+    hung.source = 1;
+    hung.at = {.socket_path = test_folder() + "/stopped"};
+    KvExchange reader(clock_, by_memory());
+    blocks::Order order(kBlocks);
+    transfer::Transfer transfer;
+    const auto ask = [&] {
+      return reader.pull(hung, "one", transfer, order.pull(hung.grant), *to_).has_value();
+    };
+    EXPECT_TRUE(ask());
+    EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+    return ask();  // that way is still being made
+  };
+  // It must be so; where the machine stands still for seconds it may once not be seen.
+  EXPECT_TRUE(goes_first() || goes_first() || goes_first());
+}
+
+TEST_F(KvExchangeTest, AWorkerThatTakesNobodyInIsGivenUp) {
+  const Stopped stopped(test_folder() + "/full", true);
+  KvTicket hung{.source = 1, .at = {.socket_path = test_folder() + "/full"}};
+  KvExchange reader(clock_, by_memory());
+  EXPECT_EQ(pull(reader, hung, *to_).error().code, Code::kUnavailable);
+}
+
 TEST_F(KvExchangeTest, AnOwnerThatIsGoneIsNotWaitedForAndAnotherAtItsPlaceIsNotIt) {
   for (const KvSharing& sharing : {by_memory(), by_tcp()}) {
     auto owner = std::make_optional<Owner>(clock_, sharing);
@@ -193,6 +265,21 @@ TEST_F(KvExchangeTest, MemoryOfAWorkerThatDiedIsLetGoThoughNobodyAsksForItAgain)
     ASSERT_LT(i, 60'000);
     reader.wait_for_ways(1ms);
   }
+}
+
+TEST_F(KvExchangeTest, AWayThatNobodyUsesIsLetGoThoughTheWorkerLives) {
+  ManualClock clock;
+  Owner owner(clock, by_memory());
+  const std::ptrdiff_t before = mapped();
+  KvExchange reader(clock, by_memory());
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
+  EXPECT_GT(mapped(), before);
+  clock.advance(KvExchange::kUnusedMax);
+  for (int i = 0; mapped() > before; ++i) {
+    ASSERT_LT(i, 60'000);
+    reader.wait_for_ways(1ms);
+  }
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
 }
 
 TEST_F(KvExchangeTest, ARevokedGrantGivesNothing) {

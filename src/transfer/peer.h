@@ -4,6 +4,7 @@
 #include <coroutine>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,8 +23,9 @@ struct PeerAddress {
   std::string socket_path;  // empty: not on this host
   std::string tcp_host;     // an address, not a name; empty: no TCP
   std::uint16_t tcp_port = 0;
-  std::string secret;         // what the owner's TCP readers must know
-  std::string compatibility;  // equal to the owner's, or it refuses
+  std::string secret;                  // what the owner's TCP readers must know
+  std::string compatibility;           // equal to the owner's, or it refuses
+  std::optional<std::uint64_t> epoch;  // of the arena that is meant; absent: whichever is there
   unsigned tcp_streams = 2;
 };
 
@@ -35,8 +37,10 @@ class Peer {
   /// An arena of this process, which outlives the peer.
   static std::unique_ptr<Peer> local(Arena& arena, CopyPool& pool, const Clock& clock);
 
-  /// An arena of another process. Fails with kUnavailable if nobody is there, kUnprocessable if it
-  /// is of another build, kUnauthorized if it does not accept the secret.
+  /// An arena of another process, by each way that leads there: it has another one to be left out.
+  /// Takes four seconds at most for each that does not answer. Fails, with what is wrong with the
+  /// last, if none does: kUnavailable if nobody is there, or another arena than that of `epoch`;
+  /// kUnprocessable if it is of another build, kUnauthorized if it does not accept the secret.
   static Result<std::unique_ptr<Peer>> connect(const PeerAddress& address, CopyPool& pool,
                                                const Clock& clock);
 

@@ -105,7 +105,8 @@ PST_API void pst_server_destroy(pst_server* server);
 PST_API pst_pool* pst_pool_create(uint32_t threads);
 PST_API void pst_pool_destroy(pst_pool* pool);
 
-/* Connects to an owner by a local socket, by TCP, or by both; NULL for the one not meant. */
+/* Connects to an owner by a local socket, by TCP, or by whichever of both leads there; NULL for the
+   one not meant. */
 PST_API pst_peer* pst_peer_connect(pst_pool* pool, const char* socket_path, const char* tcp_host,
                                    uint32_t tcp_port, const char* secret,
                                    const char* compatibility);

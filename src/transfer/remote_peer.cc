@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,7 +17,7 @@
 namespace penstock::transfer {
 namespace {
 
-constexpr auto kAnswerWithin = std::chrono::seconds(5);
+constexpr auto kAnswerWithin = std::chrono::seconds(2);
 
 /// What an owner on this host has handed us.
 struct HostLink {
@@ -37,7 +38,9 @@ Result<Fd> connect_local(const std::string& path) {
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd.valid() ||
+  // An owner that is stopped takes nobody in once its queue is full.
+  const timeval within{.tv_sec = kAnswerWithin.count(), .tv_usec = 0};
+  if (!fd.valid() || setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &within, sizeof within) != 0 ||
       connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return fail(Code::kUnavailable, fmt::format("nobody at {}: {}", path, errno_text(errno)));
   }
@@ -138,17 +141,29 @@ Result<std::unique_ptr<Peer>> Peer::connect(const PeerAddress& address, CopyPool
                                             const Clock& clock) {
   std::optional<HostLink> host;
   std::unique_ptr<TcpLink> tcp;
+  Error why{Code::kInvalidArgument, "a peer without an address"};
+  const auto meant = [&](const wire::Offer& offer) {
+    if (offer.epoch == address.epoch.value_or(offer.epoch)) return true;
+    why = {Code::kUnavailable, "another arena is there by now"};
+    return false;
+  };
   if (!address.socket_path.empty()) {
     auto linked = link_to_host(address);
-    if (!linked) return std::unexpected(linked.error());
-    host = std::move(*linked);
+    if (!linked) {
+      why = linked.error();
+    } else if (meant(linked->welcome.offer)) {
+      host = std::move(*linked);
+    }
   }
   if (!address.tcp_host.empty()) {
     auto linked = TcpLink::connect(address);
-    if (!linked) return std::unexpected(linked.error());
-    tcp = std::move(*linked);
+    if (!linked) {
+      why = linked.error();
+    } else if (meant((*linked)->offer())) {
+      tcp = std::move(*linked);
+    }
   }
-  if (!host && !tcp) return fail(Code::kInvalidArgument, "a peer without an address");
+  if (!host && !tcp) return std::unexpected(why);
   const wire::Offer offer = host ? host->welcome.offer : tcp->offer();
   if (host && tcp && (tcp->offer().epoch != offer.epoch || tcp->offer().layout != offer.layout)) {
     return fail(Code::kInvalidArgument, "the two addresses lead to different arenas");

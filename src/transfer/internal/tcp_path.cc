@@ -27,9 +27,9 @@ Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
   if (!key) return std::unexpected(key.error());
   const auto nonce = wire::draw_nonce();
   if (!nonce) return std::unexpected(nonce.error());
+  const TimePoint start = std::chrono::steady_clock::now();
   auto socket = connect_tcp(address.tcp_host, address.tcp_port, kConnectWithin);
   if (!socket) return std::unexpected(socket.error());
-  const TimePoint start = std::chrono::steady_clock::now();
   const auto stop = [&] { return std::chrono::steady_clock::now() - start > kConnectWithin; };
   wire::Challenge challenge;
   if (!receive_object(socket->get(), challenge, stop)) {
