@@ -136,6 +136,42 @@ TEST_F(SplitTest, PoliciesWithoutTimesSplitWhereWorkersTakeNothingElse) {
   }
 }
 
+TEST_F(SplitTest, NoPromptIsComputedAtASuspectWorker) {
+  for (const std::string_view policy : {"latency", "round-robin"}) {
+    fleet({Role::kPrefill, Role::kDecode, Role::kDecode}, policy);
+    for (const Slot slot : {1, 2}) report(slot, 6);
+    EXPECT_EQ(place(4000).stage, Stage::kPrefill) << policy;
+    ledger_->set_state(0, fleet::WorkerState::kSuspect);
+    EXPECT_EQ(place(4000).stage, Stage::kWhole) << policy;
+    ledger_->set_state(0, fleet::WorkerState::kReady);
+    for (const Slot slot : {1, 2}) ledger_->set_state(slot, fleet::WorkerState::kSuspect);
+    EXPECT_EQ(place(4000).stage, Stage::kWhole) << policy;
+  }
+}
+
+TEST_F(SplitTest, KvThatDoesNotComeThroughIsNotReckonedWith) {
+  for (const std::string_view policy : {"latency", "round-robin"}) {
+    fleet({Role::kPrefill, Role::kPrefill, Role::kDecode, Role::kDecode}, policy);
+    for (const Slot slot : {2, 3}) report(slot, 6);
+    const auto miss = [&](Slot from, Slot to) {
+      for (std::uint32_t i = 0; i < HandOvers::kMissesMax; ++i) {
+        router_->handed_over(from, to, false, TimePoint(i * HandOvers::kMoment));
+      }
+    };
+    miss(0, 2);
+    EXPECT_EQ(place(4000).stage, Stage::kPrefill) << policy;
+    const RouteRequest answer{.stage = Stage::kDecode, .prompt_tokens = 4000, .prompt_at = 0};
+    for (int i = 0; i < 4; ++i) EXPECT_EQ(router_->place(answer)->worker, 3U) << policy;
+    miss(0, 3);
+    for (int i = 0; i < 4; ++i) EXPECT_EQ(place(4000).worker, 1U) << policy;
+    EXPECT_TRUE(router_->place(answer).has_value()) << policy;  // somebody has to
+    for (const Slot slot : {2, 3}) miss(1, slot);
+    EXPECT_EQ(place(4000).stage, Stage::kWhole) << policy;
+    router_->forget(1);  // that slot has another worker now
+    EXPECT_EQ(place(4000).worker, 1U) << policy;
+  }
+}
+
 TEST_F(SplitTest, ARoleThatChangesCountsAtOnce) {
   fleet({Role::kPrefill, Role::kDecode}, "least-loaded");
   EXPECT_EQ(place(640).worker, 0U);
