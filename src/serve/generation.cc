@@ -98,16 +98,16 @@ void Generation::take(engine::Output& output) {
 
 /// The router hears of it at once, however slowly the client reads.
 void Generation::note_progress(Choice& choice, const engine::Output& output) {
-  if (output.token || output.finish) release_kv(choice);
+  const bool well = output.finish == engine::FinishReason::kStop ||
+                    output.finish == engine::FinishReason::kLength;
+  if (output.token || well) choice.again.reset();
+  // Whom it is given to when its worker was lost has use for it as well.
+  if (output.token || (output.finish && !choice.again)) release_kv(choice);
   if (output.token) {
     choice.place.first_token(output.usage);
     choice.place.generated(1);
-    choice.again.reset();
   }
-  if (output.finish == engine::FinishReason::kStop ||
-      output.finish == engine::FinishReason::kLength) {
-    choice.place.finished();
-  }
+  if (well) choice.place.finished();
 }
 
 void Generation::process(Choice& choice, engine::Output& output) {

@@ -127,14 +127,14 @@ class Generation final : public net::Transaction {
 
   enum class Part : std::uint8_t { kFirstOfPrompt, kTwin, kWhole, kAnswer };
   Result<Assignment> place(const engine::GenerateRequest& request, Part part,
-                           std::optional<kv::Slot> not_at = {}, const Choice* answer = nullptr);
+                           std::optional<kv::Slot> not_at = {}, const Choice* choice = nullptr);
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice);
   Result<void> give_whole(Choice& choice, std::optional<kv::Slot> not_at);
   void prompt_ended(Choice& choice, const engine::Output& output);
   Result<void> give_answer(Choice& choice, const engine::Output& prompt);
-  Result<void> give_answer_at(std::optional<kv::Slot> not_at, Choice& choice,
-                              engine::GenerateRequest request, const engine::KvTicket& ticket);
+  Result<void> give_at(Choice& choice, engine::GenerateRequest request, Part part,
+                       std::optional<kv::Slot> not_at);
   static void release_kv(Choice& choice);
   [[nodiscard]] Error late() const;
 

@@ -29,9 +29,11 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
                                    .kv_lease = plan_.kv_lease};
     choice.answer = std::exchange(request, std::move(prompt));
   }
+  // The KV of its prompt may be kept just there.
+  if (choice.kv_at && choice.place.worker() == choice.kv_at.worker()) request.fetch.reset();
   choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};
   choice.again.reset();
-  if (choice.place.is_remote()) choice.again = request;
+  if (!choice.answer && choice.place.is_remote()) choice.again = request;
   desk_.by_leg_.emplace(choice.leg, this);
   Result<void> queued = choice.place.engine().generate(std::move(request));
   if (queued) return queued;
@@ -47,39 +49,41 @@ Result<void> Generation::give_whole(Choice& choice, std::optional<kv::Slot> not_
   engine::GenerateRequest request = std::move(*choice.answer);
   choice.answer.reset();
   desk_.metrics().split("recomputed");
-  Result<Assignment> place = this->place(request, Part::kWhole, not_at);
+  return give_at(choice, std::move(request), Part::kWhole, not_at);
+}
+
+Result<void> Generation::give_at(Choice& choice, engine::GenerateRequest request, Part part,
+                                 std::optional<kv::Slot> not_at) {
+  Result<Assignment> place = this->place(request, part, not_at, &choice);
   if (!place) return std::unexpected(place.error());
   choice.place = std::move(*place);
   return give(choice, std::move(request));
 }
 
-/// Its prompt is computed: now the answer, at whichever worker is best for it by now.
+/// Its prompt is computed: now the answer, at whichever worker is best for it by now. Where it is
+/// not taken it goes elsewhere, at last to who takes whole requests only.
 Result<void> Generation::give_answer(Choice& choice, const engine::Output& prompt) {
   choice.place.handed_over(prompt.usage);
   if (prompt.kv == nullptr) return give_whole(choice, {});
   engine::GenerateRequest request = std::move(*choice.answer);
   choice.answer.reset();
+  request.fetch = *prompt.kv;
   choice.prompt_cached = prompt.usage.cached_tokens;
   choice.kv_at = std::move(choice.place);
   choice.kv_leg = choice.leg;
   choice.kv_tokens =
       static_cast<std::uint32_t>(prompt.kv->blocks.size() * model_.info().block_tokens);
-  Result<void> given = give_answer_at({}, choice, request, *prompt.kv);
-  if (!given && given.error().code == Code::kOverloaded) {
-    given = give_answer_at(choice.place.worker(), choice, std::move(request), *prompt.kv);
+  Result<void> given;
+  for (const Part part : {Part::kAnswer, Part::kAnswer, Part::kWhole}) {
+    std::optional<kv::Slot> refused_at;
+    if (choice.place) refused_at = choice.place.worker();
+    given = give_at(choice, request, part, refused_at);
+    if (given) desk_.metrics().split("handed_over");
+    const bool elsewhere = !given && (given.error().code == Code::kOverloaded ||
+                                      given.error().code == Code::kUnavailable);
+    if (!elsewhere) break;
   }
-  if (given) desk_.metrics().split("handed_over");
   return given;
-}
-
-Result<void> Generation::give_answer_at(std::optional<kv::Slot> not_at, Choice& choice,
-                                        engine::GenerateRequest request,
-                                        const engine::KvTicket& ticket) {
-  Result<Assignment> place = this->place(request, Part::kAnswer, not_at, &choice);
-  if (!place) return std::unexpected(place.error());
-  choice.place = std::move(*place);
-  if (choice.place.worker() != choice.kv_at.worker()) request.fetch = ticket;
-  return give(choice, std::move(request));
 }
 
 void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
@@ -96,7 +100,7 @@ void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
     }
     given = give_whole(choice, choice.place.worker());
   }
-  if (!given) error_ = given.error();
+  if (!given && !give_to_another(choice)) error_ = given.error();
 }
 
 /// The worker that computed the prompt may forget it.
@@ -134,7 +138,7 @@ bool Generation::give_to_another(Choice& choice) {
 /// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
 /// one before went.
 Result<Assignment> Generation::place(const engine::GenerateRequest& request, Part part,
-                                     std::optional<kv::Slot> not_at, const Choice* answer) {
+                                     std::optional<kv::Slot> not_at, const Choice* choice) {
   Dispatcher& dispatcher = model_.dispatcher();
   const TimePoint begin = desk_.clock().now();
   if (part != Part::kTwin) dispatcher.hash_blocks(request.prompt, request.cache_salt, locals_);
@@ -150,9 +154,9 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
     wanted.first_token_by = std::min(wanted.first_token_by, plan_.arrived + *plan_.wishes.ttft_max);
   }
   if (part == Part::kTwin) wanted.twin_at = choices_.back().place.worker();
-  if (answer != nullptr) {
-    wanted.prompt_at = &answer->kv_at;
-    wanted.kept_tokens = answer->kv_tokens;
+  if (part == Part::kAnswer) {
+    wanted.prompt_at = &choice->kv_at;
+    wanted.kept_tokens = choice->kv_tokens;
   }
   wanted.may_split = part == Part::kFirstOfPrompt && plan_.choices == 1 &&
                      !plan_.wishes.rank.has_value() && plan_.wishes.labels.empty();

@@ -1,0 +1,182 @@
+// Requests whose workers are lost before they have given a token.
+#include <gmock/gmock.h>
+
+#include <set>
+
+#include "engine/remote/engine_server.h"
+#include "engine/remote/membership.h"
+#include "engine/remote/sanitizer_for_test.h"
+#include "serve/internal/service_for_test.h"
+#include "serve/remote_workers.h"
+
+namespace penstock::serve {
+namespace {
+
+using engine::FinishReason;
+using engine::GenerateRequest;
+using engine::Output;
+
+/// What a test says of all workers, and sees of them.
+struct Script {
+  std::mutex mutex;
+  std::vector<std::pair<engine::OutputSink*, Output>> held;
+  bool hold_prompts = false;       // they are not done until it says so
+  std::uint32_t answers_lost = 0;  // of those asked for from now on
+  std::set<RequestId> kept;        // prompts
+  std::vector<std::string> asked;  // in order: who, and with which KV
+};
+
+/// A worker that does what the script says, in no time.
+class ScriptedEngine final : public engine::Engine {
+ public:
+  ScriptedEngine(std::string name, engine::EngineInfo info, Script& script)
+      : name_(std::move(name)), info_(std::move(info)), script_(script) {}
+
+  [[nodiscard]] const engine::EngineInfo& info() const override { return info_; }
+  Result<void> generate(GenerateRequest request) override {
+    Output end{.request = request.id, .finish = FinishReason::kLength};
+    end.usage.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
+    std::unique_lock lock(script_.mutex);
+    if (request.prefill_only) {
+      script_.asked.push_back(name_);
+      engine::KvTicket ticket{.source = 1, .at = {.tcp_port = 9}};
+      ticket.blocks.resize(request.prompt.size() / info_.block_tokens);
+      end.kv = std::make_shared<const engine::KvTicket>(std::move(ticket));
+      script_.kept.insert(request.id);
+      if (script_.hold_prompts) {
+        script_.held.emplace_back(request.sink, std::move(end));
+        return {};
+      }
+    } else {
+      const char* kv = !request.fetch         ? ""
+                       : script_.kept.empty() ? " with what is gone"
+                                              : " with KV";
+      script_.asked.push_back(name_ + kv);
+      if (script_.answers_lost > 0) {
+        --script_.answers_lost;
+        return fail(Code::kUnavailable, "it is about to end");
+      }
+      end.token = 'a';
+    }
+    lock.unlock();
+    request.sink->deliver({&end, 1});
+    return {};
+  }
+  void abort(RequestId id, engine::CancelReason) override {
+    const std::lock_guard lock(script_.mutex);
+    script_.kept.erase(id);
+  }
+  Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
+  [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
+  [[nodiscard]] const kv::EventSource* kv_events() const override { return nullptr; }
+
+ private:
+  const std::string name_;
+  const engine::EngineInfo info_;
+  Script& script_;
+};
+
+/// A front end without engines of its own. Its workers join in turn: prompt, answer, answer, whole;
+/// the last one's KV is of no use to the others.
+class LostWorkersTest : public ServiceTest {
+ protected:
+  void SetUp() override {
+    if (engine::kThreadSanitizer) GTEST_SKIP() << "gRPC is not built for it";
+    ServiceTest::SetUp();
+    for (const auto role : {engine::WorkerRole::kDecode, engine::WorkerRole::kDecode}) join(role);
+    info_.kv_compatibility_key = "another";
+    join(engine::WorkerRole::kBoth);
+    while (std::ranges::count(model_->dispatcher().view().workers, fleet::WorkerState::kReady,
+                              &WorkerView::state) < 4) {
+      std::this_thread::yield();
+    }
+  }
+  void configure(ModelOptions& options) override {
+    const auto file = text::ModelFile::open({.path = options.path, .weights = false});
+    ASSERT_TRUE(file.has_value());
+    info_ = {.model = (*file)->fingerprint(),
+             .kv_compatibility_key = "one",
+             .block_tokens = 16,
+             .context_tokens_max = 1024,
+             .sequences_max = 4,
+             .queue_max = 4,
+             .vocabulary_size = text::kTinyVocabulary,
+             .hands_kv_over = true};
+    auto remote = RemoteWorkers::start(
+        {.door = {.address = "127.0.0.1:0", .heartbeat = std::chrono::milliseconds(500)}}, clock_);
+    ASSERT_TRUE(remote.has_value());
+    remote_ = std::move(*remote);
+    options.workers = 0;
+    options.remote = remote_.get();
+    options.dispatch.policy = "round-robin";
+    join(engine::WorkerRole::kPrefill);
+  }
+  void join(engine::WorkerRole role) {
+    constexpr const char* kNames[] = {"prompt", "answer 1", "answer 2", "whole"};
+    const std::string name = kNames[engines_.size()];
+    engines_.push_back(std::make_unique<ScriptedEngine>(name, info_, script_));
+    auto server = engine::EngineServer::start({.instance = name}, *engines_.back(), clock_);
+    ASSERT_TRUE(server.has_value());
+    servers_.push_back(std::move(*server));
+    places_.push_back(
+        engine::Joining::start({.front_end = fmt::format("127.0.0.1:{}", remote_->port()),
+                                .instance = name,
+                                .host = "127.0.0.1",
+                                .port = servers_.back()->port(),
+                                .info = info_,
+                                .role = role}));
+  }
+  void TearDown() override {
+    ServiceTest::TearDown();
+    places_.clear();
+    remote_.reset();
+    servers_.clear();
+  }
+  std::string body() {
+    return R"({"model":"tiny","prompt":")" + std::string(100, 'x') + R"(","max_tokens":1})";
+  }
+  std::vector<std::string> asked() {
+    const std::lock_guard lock(script_.mutex);
+    return script_.asked;
+  }
+
+  engine::EngineInfo info_;
+  Script script_;
+  std::vector<std::unique_ptr<ScriptedEngine>> engines_;
+  std::vector<std::unique_ptr<engine::EngineServer>> servers_;
+  std::unique_ptr<RemoteWorkers> remote_;
+  std::vector<std::unique_ptr<engine::Joining>> places_;
+};
+
+TEST_F(LostWorkersTest, WhoAnswersInPlaceOfALostWorkerFindsThePromptsKvAsWell) {
+  script_.answers_lost = 1;
+  ask("/v1/completions", body());
+  const std::vector<std::string> all = asked();
+  ASSERT_EQ(all.size(), 3U) << testing::PrintToString(all);
+  EXPECT_EQ(all[0], "prompt");
+  EXPECT_THAT(all[1], testing::EndsWith(" with KV"));
+  EXPECT_THAT(all[2], testing::EndsWith(" with KV"));
+  EXPECT_NE(all[1], all[2]);
+  const auto kept = [this] {
+    const std::lock_guard lock(script_.mutex);
+    return script_.kept.size();
+  };
+  while (kept() > 0) std::this_thread::yield();
+}
+
+TEST_F(LostWorkersTest, WhereNobodyIsLeftWhoTakesAnswersAWorkerForWholeRequestsDoes) {
+  script_.hold_prompts = true;
+  Call call;
+  auto handle = start(call, "/v1/completions", body());
+  while (asked().empty()) std::this_thread::yield();
+  for (const std::size_t answers : {1, 2}) places_[answers].reset();  // they leave
+  while (model_->dispatcher().view().workers.size() > 2) std::this_thread::yield();
+  script_.held.front().first->deliver({&script_.held.front().second, 1});
+  call.wait();
+  EXPECT_EQ(call.status(), 200);
+  EXPECT_EQ(asked().back(), "whole with KV");
+  on_loop([&] { handle.reset(); });
+}
+
+}  // namespace
+}  // namespace penstock::serve
