@@ -291,7 +291,12 @@ TEST_F(HandOver, WhatIsKeptForOthersIsNotEvictedAndAFullPoolComputesInstead) {
 
   const auto held = prefill(*second, p);  // ten of its twelve blocks
   const std::uint64_t steps = second->load().steps;
-  EXPECT_EQ(prefill(*second, prompt(700, 6)).second, nullptr);  // which others could not keep
+  GenerateRequest other = request(prompt(700, 6));  // which others could not keep
+  std::ranges::copy(std::span(p).first(320), other.prompt.begin());
+  other.prefill_only = true;
+  const HandedOver refused = collector_.wait(give(*second, std::move(other)));
+  EXPECT_EQ(refused.kv, nullptr);
+  EXPECT_EQ(refused.usage.cached_tokens, 320U);  // it says what it has all the same
   EXPECT_EQ(second->load().steps, steps);
   const std::vector<Token> q = prompt(700, 5);
   const HandedOver alone_q = ask(*worker(), q);

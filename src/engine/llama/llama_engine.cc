@@ -289,7 +289,12 @@ void LlamaEngine::start(Sequence& sequence) {
       return hand_over(sequence);
     }
     // It would be computed for nothing: whoever asked had better know now.
-    if (!cache_.has_room_to_leave(sequence)) return finish(sequence, FinishReason::kLength);
+    if (!cache_.has_room_to_leave(sequence)) {
+      sequence.cached =
+          std::min(static_cast<std::uint32_t>(sequence.chain.size()) * options_.block_tokens,
+                   cache_.reusable(sequence));
+      return finish(sequence, FinishReason::kLength);
+    }
   }
   sequence.stream = free_streams_.back();
   free_streams_.pop_back();
