@@ -31,16 +31,19 @@ bool is_left_over(const std::filesystem::path& path) {
          errno == ECONNREFUSED;
 }
 
-/// A folder of this user's alone, for the sockets at which memory is handed out.
-Result<std::string> socket_folder() {
+/// Of this user's alone, for the sockets at which memory is handed out. Empty: there is no place.
+std::string socket_folder() {
   // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
   std::error_code failed;
-  std::filesystem::path base = runtime != nullptr && *runtime != '\0'
-                                   ? std::filesystem::path(runtime)
-                                   : std::filesystem::temp_directory_path(failed);
-  if (failed) return fail(Code::kUnavailable, "there is no folder for temporary files");
-  const std::string folder = base / fmt::format("penstock-{}", getuid());
+  const std::filesystem::path base = runtime != nullptr && *runtime != '\0'
+                                         ? std::filesystem::path(runtime)
+                                         : std::filesystem::temp_directory_path(failed);
+  return failed ? std::string() : (base / fmt::format("penstock-{}", getuid())).string();
+}
+
+Result<void> make_folder(const std::string& folder) {
+  if (folder.empty()) return fail(Code::kUnavailable, "there is no folder for temporary files");
   struct stat status{};
   if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
     return fail(Code::kUnavailable, fmt::format("cannot make the folder {}", folder));
@@ -49,19 +52,19 @@ Result<std::string> socket_folder() {
       status.st_uid != getuid() || (status.st_mode & 077) != 0) {
     return fail(Code::kUnavailable, fmt::format("{} is not this user's alone", folder));
   }
+  std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator(folder, failed)) {
     if (entry.path().extension() == ".sock" && is_left_over(entry.path())) {
       std::filesystem::remove(entry.path(), failed);
     }
   }
-  return folder;
+  return {};
 }
 
-/// As TcpServer wants it: a number, without an IPv6 address's brackets. Empty: it is a name.
-std::string address_of(const std::string& listen) {
+/// As KvSharing wants it: without an IPv6 address's brackets.
+std::string host_of(const std::string& listen) {
   const Result<HostPort> at = parse_host_port(listen);
   if (!at) return {};
-  if (at->host == "localhost") return "127.0.0.1";
   const bool bracketed = at->host.starts_with('[') && at->host.size() > 2;
   return bracketed ? at->host.substr(1, at->host.size() - 2) : at->host;
 }
@@ -72,24 +75,27 @@ Result<engine::KvSharing> kv_sharing(const std::string& transfer, const std::str
                                      const std::string& secret) {
   engine::KvSharing sharing{
       .socket_folder = {}, .tcp_listen = {}, .tcp_advertise = {}, .secret = secret};
-  if (transfer == "auto" || transfer == "shm") {
-    Result<std::string> folder = socket_folder();
-    if (folder) {
-      sharing.socket_folder = std::move(*folder);
-    } else if (transfer == "shm") {
-      return fail(Code::kInvalidArgument, "--kv-transfer shm: " + folder.error().message);
-    } else {
-      log::warn("KV is not shared by memory: {}", folder.error().message);
-    }
-  }
+  if (transfer == "auto" || transfer == "shm") sharing.socket_folder = socket_folder();
   const bool proves = secret.size() >= transfer::TcpServer::kSecretBytesMin;
   if (transfer == "tcp" && !proves) {
     return fail(Code::kInvalidArgument,
                 fmt::format("--kv-transfer tcp: --join-secret must have {} characters at least",
                             transfer::TcpServer::kSecretBytesMin));
   }
-  if ((transfer == "auto" || transfer == "tcp") && proves) sharing.tcp_listen = address_of(listen);
+  if ((transfer == "auto" || transfer == "tcp") && proves) sharing.tcp_listen = host_of(listen);
   return sharing;
+}
+
+Result<void> open_kv_sharing(const std::string& transfer, engine::KvSharing& sharing) {
+  if (transfer != "shm" && sharing.socket_folder.empty()) return {};
+  const Result<void> made = make_folder(sharing.socket_folder);
+  if (made) return {};
+  if (transfer == "shm") {
+    return fail(Code::kInvalidArgument, "--kv-transfer shm: " + made.error().message);
+  }
+  log::warn("KV is not shared by memory: {}", made.error().message);
+  sharing.socket_folder.clear();
+  return {};
 }
 
 }  // namespace penstock::cli

@@ -334,6 +334,10 @@ int check_flags(ServeFlags& flags) {
 int run_serve(ServeFlags& flags) {
   Result<serve::ModelOptions> model = settle(flags);
   if (!model) return refuse("serve", model.error(), 2);
+  if (model->sharing.outside()) {
+    const Result<void> opened = open_kv_sharing(flags.engine.kv_transfer, model->sharing);
+    if (!opened) return refuse("serve", opened.error(), 1);
+  }
   fit_connections(flags.http, store_descriptors(model->store));
   const Signals signals;
   const SteadyClock clock;

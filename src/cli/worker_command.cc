@@ -131,7 +131,7 @@ Result<serve::ModelOptions> settle_engine(const WorkerFlags& flags) {
 }
 
 int run_worker(const WorkerFlags& flags) {
-  const Result<serve::ModelOptions> options = settle_engine(flags);
+  Result<serve::ModelOptions> options = settle_engine(flags);
   if (!options) return refuse("worker", options.error(), 2);
   if (Result<void> level = apply_log_level(flags.process); !level) {
     return refuse("worker", level.error(), 2);
@@ -145,6 +145,10 @@ int run_worker(const WorkerFlags& flags) {
   }
   join->labels = std::move(*labels);
 
+  if (options->sharing.outside()) {
+    const Result<void> opened = open_kv_sharing(flags.engine.kv_transfer, options->sharing);
+    if (!opened) return refuse("worker", opened.error(), 1);
+  }
   const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
   if (const std::uint64_t may = allow_descriptors(files); may < files) {
     log::warn("--kv-disk-mib {}: takes {} open files, this process may have {} (ulimit -n)",

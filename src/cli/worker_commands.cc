@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <iterator>
 #include <string_view>
 #include <thread>
@@ -61,14 +60,14 @@ std::vector<std::string> environment(const std::string& secret) {
 }  // namespace
 
 std::vector<ProcessCommand> worker_commands(const WorkerSettings& s) {
-  std::error_code failed;
-  const std::string program = std::filesystem::read_symlink("/proc/self/exe", failed);
   const std::string model = s.engine.model == "simulated" ? s.engine.model : s.model_path;
   std::vector<ProcessCommand> commands;
   for (std::uint32_t i = 0; i < s.workers; ++i) {
     const fleet::Role role = i < s.roles.size() ? s.roles[i] : fleet::Role::kBoth;
     ProcessCommand& command = commands.emplace_back();
-    command.arguments = {program,
+    // This very build, also when another one has taken its place since.
+    command.program = "/proc/self/exe";
+    command.arguments = {"penstock",
                          "worker",
                          model,
                          "--join",

@@ -23,7 +23,8 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 }
 
 /// In the child, between fork and exec: nothing but system calls.
-[[noreturn]] void become(char* const* arguments, char* const* environment, pid_t parent) {
+[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment,
+                         pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);  // it was gone before that was said
   setpgid(0, 0);
@@ -33,8 +34,11 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
   const int nowhere = open("/dev/null", O_RDWR);
   dup2(nowhere, STDIN_FILENO);
   dup2(nowhere, STDOUT_FILENO);
-  close_range(STDERR_FILENO + 1, ~0U, 0);
-  execve(arguments[0], arguments, environment);
+  if (close_range(STDERR_FILENO + 1, ~0U, 0) != 0) {  // not everywhere
+    const auto end = static_cast<int>(sysconf(_SC_OPEN_MAX));
+    for (int fd = STDERR_FILENO + 1; fd < end; ++fd) close(fd);
+  }
+  execve(program, arguments, environment);
   _exit(127);
 }
 
@@ -68,10 +72,12 @@ void WorkerProcesses::start(Child& child) {
   std::vector<std::string> environment = child.command.environment;
   const std::vector<char*> argv = pointers(arguments);
   const std::vector<char*> envp = pointers(environment);
+  const std::string& program =
+      child.command.program.empty() ? arguments.front() : child.command.program;
   const pid_t parent = getpid();
   child.started = clock_.now();
   child.pid = fork();
-  if (child.pid == 0) become(argv.data(), envp.data(), parent);
+  if (child.pid == 0) become(program.c_str(), argv.data(), envp.data(), parent);
   if (child.pid < 0) start_later(child, "a worker cannot be started: " + errno_text(errno));
 }
 

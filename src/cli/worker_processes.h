@@ -13,8 +13,9 @@ namespace penstock::cli {
 
 /// A program to be kept running.
 struct ProcessCommand {
-  std::vector<std::string> arguments;    // the program's path first
+  std::vector<std::string> arguments;    // the program's path or name first
   std::vector<std::string> environment;  // NAME=VALUE, all of it
+  std::string program;                   // its path; empty: the first argument
 };
 
 /// Processes that this one has started and answers for. Each has a process group of its own, so

@@ -72,6 +72,15 @@ TEST_F(WorkerProcessesTest, WhoDoesNotAcceptItsArgumentsIsNotStartedAgain) {
   EXPECT_EQ(processes.restarts(), 0U);
 }
 
+TEST_F(WorkerProcessesTest, AProgramMayBeCalledOtherThanItsFile) {
+  ProcessCommand command = shell("echo $0 >>" + file_);
+  command.arguments = {"worker", "-c", "echo $0 >>" + file_, "name"};
+  command.program = "/bin/sh";
+  const WorkerProcesses processes({command}, clock_);
+  ASSERT_TRUE(until([&] { return lines().size() == 1; }));
+  EXPECT_EQ(lines().front(), "name");
+}
+
 TEST_F(WorkerProcessesTest, TheyEndWhenTheyAreAskedAndStayEnded) {
   WorkerProcesses processes({shell("trap 'echo ended >>" + file_ + "; exit 0' TERM; echo up >>" +
                                    file_ + "; while :; do sleep 0.01; done")},

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <new>
 
@@ -26,20 +27,27 @@ struct Reader {
 constexpr auto kHelloWithin = std::chrono::seconds(5);
 constexpr int kTickMs = 1000;
 
+/// At its path there is never a socket at which nobody listens yet: others may take it for one that
+/// was left over.
 Result<Fd> listen_at(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
+  const std::string unready = path + "~";
+  if (path.empty() || unready.size() >= sizeof address.sun_path) {
     return fail(Code::kInvalidArgument,
-                fmt::format("a socket path has 1 to {} bytes", sizeof address.sun_path - 1));
+                fmt::format("a socket path has 1 to {} bytes", sizeof address.sun_path - 2));
   }
-  std::memcpy(address.sun_path, path.data(), path.size());
+  std::memcpy(address.sun_path, unready.data(), unready.size());
   Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  unlink(path.c_str());
+  unlink(unready.c_str());
   if (!fd.valid() ||
       bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      chmod(path.c_str(), 0600) != 0 || listen(fd.get(), 64) != 0) {
-    return fail(Code::kUnavailable, fmt::format("listening at {}: {}", path, errno_text(errno)));
+      chmod(unready.c_str(), 0600) != 0 || listen(fd.get(), 64) != 0 ||
+      rename(unready.c_str(), path.c_str()) != 0) {
+    auto failed =
+        fail(Code::kUnavailable, fmt::format("listening at {}: {}", path, errno_text(errno)));
+    unlink(unready.c_str());
+    return failed;
   }
   return fd;
 }

@@ -149,6 +149,12 @@ class ConfigTest(unittest.TestCase):
         with Server() as server:  # a port that is taken is no fault of the configuration
             self.assertEqual(self.check('--port', str(server.port)), (0, FINE, ''))
 
+    def test_check_config_makes_nothing(self):
+        status, out, error = run('serve', '--model', 'demo', '--join-listen', '127.0.0.1:0',
+                                 '--check-config', env={'XDG_RUNTIME_DIR': self.folder.name})
+        self.assertEqual((status, out, error), (0, FINE, ''))
+        self.assertEqual(os.listdir(self.folder.name), [])
+
     def test_environment_alone(self):
         env = {'PENSTOCK_MODEL': 'simulated'}
         self.assertEqual(run('serve', '--check-config', env=env),

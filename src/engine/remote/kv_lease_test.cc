@@ -1,6 +1,7 @@
 // KV that a worker elsewhere keeps for others is let go on every path: its lease is a call.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -31,8 +32,14 @@ class KeepingEngine final : public Engine {
       kept_.insert(request.id);
     }
     request.sink->deliver({&end, 1});
+    if (goes_on_) {
+      Output more{.request = request.id, .token = 1};
+      request.sink->deliver({&more, 1});
+    }
     return {};
   }
+  /// From now on it says more than its last word.
+  void go_on() { goes_on_ = true; }
   void abort(RequestId id, CancelReason) override {
     const std::lock_guard lock(mutex_);
     kept_.erase(id);
@@ -53,6 +60,7 @@ class KeepingEngine final : public Engine {
                          .queue_max = 2,
                          .vocabulary_size = 100,
                          .hands_kv_over = true};
+  std::atomic<bool> goes_on_ = false;
   mutable std::mutex mutex_;
   std::set<RequestId> kept_;
 };
@@ -110,6 +118,12 @@ TEST_F(KvLeaseTest, AnAbortEndsTheLeaseAndNoOther) {
   }
   EXPECT_TRUE(until([&] { return server_->live() == 0; }));
   EXPECT_EQ(remote_->load().accepted, 20U);
+}
+
+TEST_F(KvLeaseTest, AWorkerThatGoesOnAfterThePromptIsDoneLosesTheCall) {
+  engine_.go_on();
+  EXPECT_NE(prefill(*remote_, 1), nullptr);
+  EXPECT_TRUE(until([&] { return engine_.kept() == 0 && server_->live() == 0; }));
 }
 
 TEST_F(KvLeaseTest, AFrontEndThatIsGoneEndsItsLeasesOnly) {

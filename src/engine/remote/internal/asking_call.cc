@@ -38,7 +38,9 @@ void AskingCall::start(wire::oe::Inference::Stub& stub, const GenerateRequest& r
 
 void AskingCall::OnReadDone(bool ok) {
   if (!ok) return;
-  if (!ended_) {
+  if (ended_) {
+    context_->TryCancel();  // it has nothing more to say, and would be read for as long as it does
+  } else {
     outputs_.clear();
     if (Result<void> fine = wire::read(response_, expected_, outputs_); !fine) {
       outputs_ = {
