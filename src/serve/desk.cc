@@ -430,12 +430,13 @@ namespace {
 class Embedding final : public net::Transaction {
  public:
   Embedding(net::Exchange& exchange, Desk& desk, ServedModel& model, Permit permit, bool base64,
-            std::vector<std::vector<Token>> inputs)
+            RoutingWishes wishes, std::vector<std::vector<Token>> inputs)
       : exchange_(exchange),
         desk_(desk),
         model_(model),
         permit_(std::move(permit)),
         base64_(base64),
+        wishes_(std::move(wishes)),
         inputs_(std::move(inputs)),
         arrived_(desk.clock().now()) {
     for (const auto& input : inputs_) tokens_ += static_cast<std::uint32_t>(input.size());
@@ -462,7 +463,8 @@ class Embedding final : public net::Transaction {
           loop->post([this, alive, vector = std::move(vector)]() mutable {
             if (*alive) take(std::move(vector));
           });
-        });
+        },
+        {.rank = wishes_.rank, .labels = wishes_.labels});
     if (!queued) refuse(queued.error());
   }
 
@@ -489,6 +491,7 @@ class Embedding final : public net::Transaction {
   ServedModel& model_;
   Permit permit_;
   bool base64_;
+  const RoutingWishes wishes_;  // where; when counts for nothing, since no time is predicted
   std::vector<std::vector<Token>> inputs_;
   std::vector<std::vector<float>> vectors_;
   std::uint32_t tokens_ = 0;
@@ -512,6 +515,8 @@ void Desk::embed(net::Exchange& exchange, ServedModel& model) {
                                r.model.substr(0, 60), fmt::join(model.names(), ", ")),
                    "model", 0});
   }
+  Result<RoutingWishes> wishes = read_routing_wishes(exchange.request());
+  if (!wishes) return refuse(wishes.error());
   const std::uint32_t size = model.info().embedding_size;
   if (size == 0) {
     return refuse({Code::kUnprocessable,
@@ -540,7 +545,7 @@ void Desk::embed(net::Exchange& exchange, ServedModel& model) {
     }
   }
   auto owned = std::make_unique<Embedding>(exchange, *this, model, std::move(permit), r.base64,
-                                           std::move(inputs));
+                                           std::move(*wishes), std::move(inputs));
   Embedding& embedding = *owned;
   exchange.own(std::move(owned));
   embedding.ask();

@@ -174,15 +174,23 @@ void Dispatcher::hash_blocks(std::span<const Token> prompt, std::string_view cac
   kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out);
 }
 
-Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone done) {
+Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone done,
+                               const DispatchRequest& where) {
   Assignment made;  // keeps the worker there while it is asked
   {
     const std::lock_guard lock(mutex_);
+    const Result<std::vector<kv::Slot>> fit = wished(where);
+    if (!fit) return std::unexpected(fit.error());
+    const auto wanted = [&](kv::Slot slot) {
+      if (where.rank) return slot == *where.rank;
+      return fit->empty() || std::ranges::binary_search(*fit, slot);
+    };
     catch_up(clock_.now());
     const std::span<const fleet::WorkerState> states = ledger_.view().state;
     for (std::size_t i = 0; i < workers_.size() && !made; ++i) {
       const auto slot = static_cast<kv::Slot>(turn_++ % workers_.size());
-      if (workers_[slot] == nullptr || states[slot] != fleet::WorkerState::kReady) continue;
+      if (workers_[slot] == nullptr || !wanted(slot)) continue;
+      if (states[slot] != fleet::WorkerState::kReady) continue;
       made = assign(slot, {}, clock_.now());
     }
   }
@@ -221,25 +229,12 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   }
 
   const std::lock_guard lock(mutex_);
-  if (request.rank && (only >= workers_.size() || workers_[only] == nullptr)) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("data-parallel rank {}: this server has no such worker", only),
-                "x-data-parallel-rank");
-  }
+  const Result<std::vector<kv::Slot>> fit = wished(request);
+  if (!fit) return std::unexpected(fit.error());
   if (request.rank && ledger_.view().role[only] == fleet::Role::kPrefill) {
     return fail(Code::kInvalidArgument,
                 fmt::format("data-parallel rank {}: that worker only computes prompts", only),
                 "x-data-parallel-rank");
-  }
-  std::vector<kv::Slot> fit;  // empty: everybody does
-  if (!request.labels.empty() || request.not_at) fit = fitting(request);
-  if (!request.labels.empty()) {
-    if (fit.empty()) return fail(Code::kUnavailable, "no worker has these labels", kLabelsHeader);
-    if (request.rank && std::ranges::find(fit, only) == fit.end()) {
-      return fail(Code::kInvalidArgument,
-                  fmt::format("data-parallel rank {}: that worker has other labels", only),
-                  kLabelsHeader);
-    }
   }
   catch_up(now);
   if (request.may_split && !request.locals.empty()) wanted.split = transfer_;
@@ -256,11 +251,11 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
       placed = place_among({&*request.twin_at, 1});
     }
     if (!placed && request.not_at) {
-      std::vector<kv::Slot> others = fit;
+      std::vector<kv::Slot> others = *fit;
       std::erase(others, *request.not_at);
       if (!others.empty()) placed = place_among(others);
     }
-    if (!placed) placed = place_among(fit);
+    if (!placed) placed = place_among(*fit);
   }
   if (!placed) return std::unexpected(placed.error());
   Worker& worker = *workers_[placed->worker];
@@ -339,6 +334,26 @@ void Dispatcher::drain() {
 bool Dispatcher::has_place(kv::Slot slot) const {
   return slot < workers_.size() && workers_[slot] != nullptr &&
          ledger_.view().requests[slot] < workers_[slot]->engine->info().sequences_max;
+}
+
+/// Who may take the request as its client wants it, ascending; empty: everybody.
+Result<std::vector<kv::Slot>> Dispatcher::wished(const DispatchRequest& request) const {
+  const kv::Slot only = request.rank.value_or(0);
+  if (request.rank && (only >= workers_.size() || workers_[only] == nullptr)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("data-parallel rank {}: this server has no such worker", only),
+                "x-data-parallel-rank");
+  }
+  if (request.labels.empty() && !request.not_at) return std::vector<kv::Slot>();
+  std::vector<kv::Slot> fit = fitting(request);
+  if (request.labels.empty()) return fit;
+  if (fit.empty()) return fail(Code::kUnavailable, "no worker has these labels", kLabelsHeader);
+  if (request.rank && !std::ranges::binary_search(fit, only)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("data-parallel rank {}: that worker has other labels", only),
+                kLabelsHeader);
+  }
+  return fit;
 }
 
 /// Who has the request's labels, ascending.

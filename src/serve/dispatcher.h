@@ -201,9 +201,10 @@ class Dispatcher final {
   /// service that lets nobody in any more.
   void drain();
 
-  /// Asks the workers in turn, since embeddings leave nothing cached. As Engine::embed; fails with
-  /// kUnavailable when no worker takes requests.
-  Result<void> embed(engine::EmbedRequest request, engine::EmbedDone done);
+  /// Asks the workers in turn, since embeddings leave nothing cached; of `where`, rank and labels
+  /// count. As Engine::embed; fails as place() does.
+  Result<void> embed(engine::EmbedRequest request, engine::EmbedDone done,
+                     const DispatchRequest& where = {});
 
   // Workers of other processes (dispatcher_fleet.cc). They are known by their instance; one that is
   // unknown by now is ignored. Thread: any, but for chores().
@@ -247,6 +248,7 @@ class Dispatcher final {
   // All under the lock.
   [[nodiscard]] bool has_place(kv::Slot slot) const;
   [[nodiscard]] std::vector<kv::Slot> fitting(const DispatchRequest& request) const;
+  [[nodiscard]] Result<std::vector<kv::Slot>> wished(const DispatchRequest& request) const;
   void catch_up(TimePoint now);
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void learn_transfer(const engine::TimedFetch& fetch);

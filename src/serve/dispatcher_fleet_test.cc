@@ -20,6 +20,7 @@ struct Seen {
   bool connected = true;
   bool given_up = false;
   bool destroyed = false;
+  std::uint32_t embeddings = 0;
   engine::KvEventLog events;
 };
 
@@ -31,7 +32,10 @@ class FakeRemote final : public engine::RemoteEngine {
   [[nodiscard]] const engine::EngineInfo& info() const override { return info_; }
   Result<void> generate(engine::GenerateRequest) override { return {}; }
   void abort(RequestId, engine::CancelReason) override {}
-  Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
+  Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override {
+    ++seen_->embeddings;
+    return {};
+  }
   [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
   [[nodiscard]] bool connected() const override { return seen_->connected; }
   [[nodiscard]] const kv::EventSource* kv_events() const override { return &seen_->events; }
@@ -109,6 +113,25 @@ TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAn
   a->connected = true;
   b->connected = false;
   EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, EmbeddingsHeedRankAndLabelsAsWell) {
+  const auto eu = join("a", "host:1", {{"zone", "eu"}});
+  const auto us = join("b", "host:2", {{"zone", "us"}});
+  const Labels in_us{{"zone", "us"}};
+  const Labels nowhere{{"zone", "mars"}};
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(dispatcher_.embed({}, {}, {.labels = in_us}));
+  EXPECT_EQ(us->embeddings, 4U);
+  EXPECT_TRUE(dispatcher_.embed({}, {}, {.rank = 0}));
+  EXPECT_EQ(eu->embeddings, 1U);
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(dispatcher_.embed({}, {}));
+  EXPECT_EQ(eu->embeddings, 3U);
+  EXPECT_EQ(dispatcher_.embed({}, {}, {.labels = nowhere}).error().code, Code::kUnavailable);
+  EXPECT_EQ(dispatcher_.embed({}, {}, {.rank = 9}).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(dispatcher_.embed({}, {}, {.rank = 0, .labels = in_us}).error().code,
+            Code::kInvalidArgument);
+  us->connected = false;
+  EXPECT_EQ(dispatcher_.embed({}, {}, {.labels = in_us}).error().code, Code::kUnavailable);
 }
 
 TEST_F(DispatcherFleetTest, LabelsAreAskedFor) {

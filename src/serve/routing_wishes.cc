@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <string>
 
 namespace penstock::serve {
 namespace {
@@ -27,6 +29,25 @@ Result<std::optional<Number>> read_number(const net::HttpRequest& request, std::
   return number;
 }
 
+/// As one list, of all lines, without blanks around what is between commas.
+std::string read_list(const net::HttpRequest& request, std::string_view header) {
+  constexpr std::string_view kBlanks = " \t";
+  std::string list;
+  for (const auto& [name, value] : request.headers) {
+    if (name != header || value.find_first_not_of(kBlanks) == std::string::npos) continue;
+    for (std::size_t at = 0; at <= value.size();) {
+      const std::size_t comma = std::min(value.find(',', at), value.size());
+      std::string_view item = std::string_view(value).substr(at, comma - at);
+      item.remove_prefix(std::min(item.find_first_not_of(kBlanks), item.size()));
+      item = item.substr(0, item.find_last_not_of(kBlanks) + 1);
+      if (!list.empty()) list += ',';
+      list += item;
+      at = comma + 1;
+    }
+  }
+  return list;
+}
+
 }  // namespace
 
 Result<RoutingWishes> read_routing_wishes(const net::HttpRequest& request) {
@@ -34,7 +55,7 @@ Result<RoutingWishes> read_routing_wishes(const net::HttpRequest& request) {
   const auto rank = read_number<std::uint32_t>(request, "x-data-parallel-rank", 0, 1U << 20);
   if (!rank) return std::unexpected(rank.error());
   wishes.rank = *rank;
-  Result<Labels> labels = parse_labels(request.header(kLabels));
+  Result<Labels> labels = parse_labels(read_list(request, kLabels));
   if (!labels) {
     return fail(Code::kInvalidArgument,
                 fmt::format("the header {}: {}", kLabels, labels.error().message),

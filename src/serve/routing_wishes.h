@@ -12,7 +12,7 @@ namespace penstock::serve {
 
 /// What a client may say of where and when its request is to run, in headers of its own:
 ///   x-data-parallel-rank: N   only the worker of this rank (vLLM's header)
-///   x-worker-labels: zone=eu,gpu=h100   only a worker that has all of them
+///   x-worker-labels: zone=eu, gpu=h100   only a worker that has all of them; several lines are one
 ///   x-slo-ttft-ms: N          a first token later than that, from the request's arrival, is of no
 ///                             use: answered 429 at once if it is predicted (llm-d's header)
 struct RoutingWishes {
