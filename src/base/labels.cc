@@ -41,6 +41,11 @@ Result<Labels> parse_labels(std::string_view text) {
   return labels;
 }
 
+const std::string* find_label(const Labels& labels, std::string_view name) {
+  const auto found = std::ranges::find(labels, name, &Labels::value_type::first);
+  return found == labels.end() ? nullptr : &found->second;
+}
+
 std::string format_labels(const Labels& labels) {
   std::string out;
   for (const auto& [name, value] : labels) {

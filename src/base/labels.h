@@ -18,6 +18,9 @@ using Labels = std::vector<std::pair<std::string, std::string>>;
 /// Kubernetes has them).
 Result<Labels> parse_labels(std::string_view text);
 
+/// Its value, in `labels`; null: there is none of that name.
+[[nodiscard]] const std::string* find_label(const Labels& labels, std::string_view name);
+
 /// As parse_labels() reads it.
 [[nodiscard]] std::string format_labels(const Labels& labels);
 

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <thread>
 
+#include "serve/dispatcher.h"
+
 namespace penstock::cli {
 namespace {
 
@@ -74,6 +76,8 @@ std::vector<ProcessCommand> worker_commands(const WorkerSettings& s) {
                          s.join,
                          "--role",
                          std::string(to_string(role)),
+                         "--labels",
+                         fmt::format("{}={}", serve::kProcessLabel, i),
                          "--log-level",
                          s.process.log_level,
                          "--drain-timeout-s",

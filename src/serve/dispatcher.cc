@@ -306,6 +306,11 @@ Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
     return fail(Code::kInvalidArgument, "no worker would be left that answers", "role");
   }
   ledger_.set_role(slot, fitting);
+  if (const fleet::WorkerInfo* info = registry_.info(slot)) {
+    if (const std::string* process = find_label(info->labels, kProcessLabel)) {
+      set_roles_[*process] = role;
+    }
+  }
   return {};
 }
 

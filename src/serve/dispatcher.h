@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,10 @@ namespace penstock::serve {
 
 class Assignment;
 class Dispatcher;
+
+/// The label that says which of the processes that the front end keeps running a worker is: the
+/// same when it is started again.
+inline constexpr std::string_view kProcessLabel = "process";
 
 struct DispatchOptions {
   std::string policy = "latency";     // of router::policies()
@@ -192,9 +197,10 @@ class Dispatcher final {
   /// kUnavailable when no worker takes requests.
   Result<Assignment> place(const DispatchRequest& request);
 
-  /// Changes what a worker takes from now on; what it has goes on. Fails with kNotFound when there
-  /// is none of that number, kUnprocessable when its KV cannot go to others, kInvalidArgument when
-  /// nobody would be left to answer.
+  /// Changes what a worker takes from now on, and if it has a kProcessLabel what takes its place
+  /// when it is started again; what it has goes on. Fails with kNotFound when there is none of that
+  /// number, kUnprocessable when its KV cannot go to others, kInvalidArgument when nobody would be
+  /// left to answer.
   Result<void> set_role(kv::Slot slot, fleet::Role role);
 
   /// Shows the workers as draining. Requests that were let in before are still placed: it is the
@@ -272,8 +278,9 @@ class Dispatcher final {
   const std::uint32_t computed_tokens_min_;
 
   mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<Worker>> workers_;  // by slot; null: nobody has it
-  std::vector<std::unique_ptr<Worker>> retired_;  // gone; until the last assignment is
+  std::vector<std::unique_ptr<Worker>> workers_;            // by slot; null: nobody has it
+  std::vector<std::unique_ptr<Worker>> retired_;            // gone; until the last assignment is
+  std::unordered_map<std::string, fleet::Role> set_roles_;  // by kProcessLabel, as last set
   std::uint32_t turn_ = 0;
   bool draining_ = false;
   fleet::Ledger ledger_;

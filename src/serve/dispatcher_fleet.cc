@@ -40,14 +40,19 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
   if (const std::string why = misfit(info_, its); !why.empty()) {
     return fail(Code::kInvalidArgument, fmt::format("the worker does not fit: {}", why));
   }
+  const std::lock_guard lock(mutex_);
   fleet::WorkerInfo known = who;
-  known.role = role_for(its, who.role);
-  if (who.role == fleet::Role::kPrefill && known.role != who.role) {
+  if (const std::string* process = find_label(who.labels, kProcessLabel)) {
+    if (const auto set = set_roles_.find(*process); set != set_roles_.end()) {
+      known.role = set->second;
+    }
+  }
+  const fleet::Role wanted = std::exchange(known.role, role_for(its, known.role));
+  if (wanted == fleet::Role::kPrefill && known.role != wanted) {
     return fail(Code::kInvalidArgument,
                 "the worker does not fit: its KV is of no use to the others here (another model, "
                 "build, CPU or setting), or it shares none");
   }
-  const std::lock_guard lock(mutex_);
   const Result<kv::Slot> slot = registry_.join(known, clock_.now());
   retire_gone();  // the address may have been another's
   if (!slot) return std::unexpected(slot.error());

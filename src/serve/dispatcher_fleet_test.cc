@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "engine/kv_event_log.h"
 #include "kv/block.h"
 #include "kv/local_hash.h"
@@ -46,7 +48,8 @@ class FakeRemote final : public engine::RemoteEngine {
                            .block_tokens = kBlockTokens,
                            .context_tokens_max = 1000,
                            .sequences_max = 4,
-                           .vocabulary_size = 10};
+                           .vocabulary_size = 10,
+                           .hands_kv_over = true};
 
  private:
   const std::shared_ptr<Seen> seen_;
@@ -113,6 +116,27 @@ TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAn
   a->connected = true;
   b->connected = false;
   EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, ARoleThatWasSetIsThatOfTheProcessAlsoWhenItIsStartedAgain) {
+  const auto roles = [&] {
+    std::map<std::string, fleet::Role> all;
+    for (const WorkerView& worker : dispatcher_.view().workers) {
+      all[worker.instance] = worker.role;
+    }
+    return all;
+  };
+  using Roles = std::map<std::string, fleet::Role>;
+  join("a", "host:1", {{"process", "0"}});
+  join("b", "host:2");
+  EXPECT_TRUE(dispatcher_.set_role(0, fleet::Role::kPrefill));
+  dispatcher_.leave("a");
+  join("c", "host:3", {{"process", "0"}});
+  EXPECT_EQ(roles(), (Roles{{"b", fleet::Role::kBoth}, {"c", fleet::Role::kPrefill}}));
+  EXPECT_TRUE(dispatcher_.set_role(1, fleet::Role::kDecode));
+  dispatcher_.leave("b");
+  join("d", "host:2");  // another one, for all that is known
+  EXPECT_EQ(roles(), (Roles{{"c", fleet::Role::kPrefill}, {"d", fleet::Role::kBoth}}));
 }
 
 TEST_F(DispatcherFleetTest, EmbeddingsHeedRankAndLabelsAsWell) {
