@@ -183,9 +183,28 @@ class Latency final : public Policy {
   }
 
  private:
-  /// The least KV in use, this prompt's included: decoding costs by use, whoever it is for.
-  static Choice pick_decode(const Question& q, Rng& rng, Explanation* why) {
+  /// Where it adds least, with the KV that has to get there and what is computed there in any case.
+  /// Where nobody knows what moving KV takes: the least KV in use, this prompt's included, since
+  /// decoding costs by use, whoever it is for.
+  Choice pick_decode(const Question& q, Rng& rng, Explanation* why) {
     LeastCost least(rng);
+    if (q.transfer) {
+      refresh(q);
+      const Prices prices = this->prices();
+      const double cold = cold_blocks(q, most_cached(q));
+      const double tail = tail_tokens(q, q.tail_tokens);
+      for (const Slot slot : q.candidates) {
+        const Answer answer = answer_at(q, *q.transfer, tail, slot, cold, prices);
+        least.offer(slot, answer.cost);
+        if (why != nullptr) {
+          const Added& added = answer.added;
+          why->add(slot, answer.cost,
+                   {added.first_token_ms + answer.moving_ms, added.waiting_ms, added.stalled_ms,
+                    added.steps_ms, added.work_ms, added.home_ms, tail});
+        }
+      }
+      return least.choice("least added ms");
+    }
     for (const Slot slot : q.candidates) {
       const double blocks = static_cast<double>(q.fleet.prompt_blocks[slot]) + q.prompt_blocks;
       least.offer(slot, blocks);
@@ -199,14 +218,14 @@ class Latency final : public Policy {
     double tokens = 0;
     Added added;
   };
-  static double tail_tokens(const Question& q, const Split& split) noexcept {
+  static double tail_tokens(const Question& q, std::uint32_t least) noexcept {
     const std::uint32_t part = q.prompt_tokens - q.prompt_blocks * q.block_tokens;
-    return std::max({1U, part, std::min(split.tail_tokens, q.prompt_tokens)});
+    return std::max({1U, part, std::min(least, q.prompt_tokens)});
   }
   [[nodiscard]] Leg prompt_leg(const Question& q, const Split& split, Slot slot,
                                double cold) const noexcept {
     Item item = item_of(q, 0, slot, cold);
-    item.tokens = std::max(0.0, item.tokens - tail_tokens(q, split));
+    item.tokens = std::max(0.0, item.tokens - tail_tokens(q, split.tail_tokens));
     return {item.tokens, outlooks_[slot].added(item, glances_[slot].rest_ms(q.now))};
   }
 
@@ -219,21 +238,28 @@ class Latency final : public Policy {
     double moved_blocks = 0;
     double cost = kInfinity;
   };
+  [[nodiscard]] Answer answer_at(const Question& q, const TransferCost& transfer, double tail,
+                                 Slot slot, double cold, const Prices& prices) const noexcept {
+    const std::uint32_t there =
+        slot == q.prompt_at ? q.prompt_blocks : std::min(q.cached_blocks(slot), q.prompt_blocks);
+    const double moved = q.prompt_blocks - there;
+    const double rest_ms = glances_[slot].rest_ms(q.now);
+    Answer answer{.slot = slot,
+                  .added = outlooks_[slot].added(
+                      {.tokens = tail, .blocks = moved + 1, .cold = cold}, rest_ms),
+                  .begins_ms = rest_ms + glances_[slot].start_ms,
+                  .moving_ms = moved > 0 ? transfer.fixed_ms + transfer.block_ms * moved : 0,
+                  .moved_blocks = moved};
+    answer.cost = answer.added.cost(prices) + answer.moving_ms;
+    return answer;
+  }
   /// The few best places for it, whoever computes the prompt; best first.
   void find_answers(const Question& q, const Split& split, double cold,
                     const Prices& prices) noexcept {
     answers_.fill({});
+    const double tail = tail_tokens(q, split.tail_tokens);
     for (const Slot slot : split.decode) {
-      const double moved = q.prompt_blocks - std::min(q.cached_blocks(slot), q.prompt_blocks);
-      const double rest_ms = glances_[slot].rest_ms(q.now);
-      Answer answer{
-          .slot = slot,
-          .added = outlooks_[slot].added(
-              {.tokens = tail_tokens(q, split), .blocks = moved + 1, .cold = cold}, rest_ms),
-          .begins_ms = rest_ms + glances_[slot].start_ms,
-          .moving_ms = moved > 0 ? split.transfer.fixed_ms + split.transfer.block_ms * moved : 0,
-          .moved_blocks = moved};
-      answer.cost = answer.added.cost(prices) + answer.moving_ms;
+      Answer answer = answer_at(q, split.transfer, tail, slot, cold, prices);
       for (Answer& known : answers_) {
         if (answer.cost < known.cost) std::swap(answer, known);
       }
@@ -290,6 +316,7 @@ class Latency final : public Policy {
       }
     }
     revisions_ = fleet.revisions;
+    if (q.stage == Stage::kDecode) return;  // it has come before
     const auto workers = static_cast<double>(q.candidates.size());
     double queued = queued_;
     if (q.candidates.size() != outlooks_.size()) {

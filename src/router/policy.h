@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,12 @@ enum class Stage : std::uint8_t {
   kDecode,   // its second leg
 };
 
+/// What moving the KV of a prompt to another worker takes, as measured.
+struct TransferCost {
+  double fixed_ms = 0;
+  double block_ms = 0;
+};
+
 /// What a policy may look at. Spans are dense by slot, and the caller's; nothing is copied.
 struct Question {
   std::uint64_t ordinal = 0;  // how many requests this router placed before in this stage
@@ -40,6 +47,10 @@ struct Question {
   std::span<const Slot> candidates;       // who may take it; ascending, never empty
   std::span<const std::uint32_t> cached;  // leading blocks believed cached there; absent: zeros
   std::span<const std::uint32_t> active;  // leading blocks in flight there; absent: zeros
+  // Of an answer (kDecode):
+  std::optional<TransferCost> transfer;  // of the prompt's KV to who lacks it; absent: not known
+  std::optional<Slot> prompt_at;         // who has computed the prompt; absent: none of these
+  std::uint32_t tail_tokens = 1;         // Split::tail_tokens
 
   [[nodiscard]] std::uint32_t cached_blocks(Slot slot) const noexcept {
     return slot < cached.size() ? cached[slot] : 0;
@@ -53,12 +64,6 @@ struct Question {
     const std::uint32_t hit = cached_blocks(slot) * block_tokens;
     return hit < prompt_tokens ? prompt_tokens - hit : 1;
   }
-};
-
-/// What moving the KV of a prompt to another worker takes, as measured.
-struct TransferCost {
-  double fixed_ms = 0;
-  double block_ms = 0;
 };
 
 /// How else a request may run than whole: its prompt on one worker, its answer on another.

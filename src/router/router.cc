@@ -30,7 +30,12 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   slots = in_reach(request, slots);
   if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
   Question asked = question(request, fleet, slots);
-  if (needs_.cached && request.stage != Stage::kDecode) {
+  if (request.stage == Stage::kDecode) {
+    asked.transfer = request.split;
+    asked.prompt_at = request.prompt_at;
+    asked.tail_tokens = request.tail_tokens;
+  }
+  if (needs_.cached && (request.stage != Stage::kDecode || request.split)) {
     cached_.resize(fleet.slots());
     match(request.locals, cached_);
     // It will be there by the time this one is looked at.
@@ -60,7 +65,8 @@ std::span<const Slot> Router::in_reach(const RouteRequest& request, std::span<co
 /// Between which workers it may be split; absent: it may not. Suspect ones are for what has to run
 /// somewhere.
 std::optional<Split> Router::split(const RouteRequest& request, const Question& asked) {
-  if (!request.split || !request.among.empty()) return std::nullopt;
+  const bool may = request.split && request.stage == Stage::kWhole && request.among.empty();
+  if (!may) return std::nullopt;
   Split split{.prefill = candidates(asked.fleet, Stage::kPrefill),
               .decode = candidates(asked.fleet, Stage::kDecode),
               .transfer = *request.split,
@@ -159,19 +165,20 @@ Question Router::question(const RouteRequest& request, const fleet::FleetView& f
 Placement Router::charge(const RouteRequest& request, const Question& question,
                          const Choice& choice) {
   const bool decode = choice.stage == Stage::kDecode;
+  const std::uint32_t cached_blocks = question.cached_blocks(choice.slot);
   Placement placement{.worker = choice.slot,
-                      .cached_blocks = question.cached_blocks(choice.slot),
+                      .cached_blocks = decode ? 0 : cached_blocks,
                       .rule = choice.rule,
                       .ties = choice.ties,
                       .ttft_ms = choice.ttft_ms,
                       .stage = choice.stage,
                       .lease = {}};
-  const std::uint32_t cached_tokens = placement.cached_blocks * request.block_tokens;
+  const std::uint32_t cached_tokens = cached_blocks * request.block_tokens;
   placement.lease = ledger_.charge(
       choice.slot, {.prompt_tokens = request.prompt_tokens,
                     .uncached_tokens = decode ? 0 : request.prompt_tokens - cached_tokens,
                     .prompt_blocks = question.prompt_blocks,
-                    .new_blocks = question.prompt_blocks + 1 - placement.cached_blocks,
+                    .new_blocks = question.prompt_blocks + 1 - cached_blocks,
                     .locals = choice.stage == Stage::kWhole ? request.locals
                                                             : std::span<const std::uint64_t>{}});
   if (!decode && needs_.cached) predict(request, placement);

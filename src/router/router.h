@@ -28,7 +28,7 @@ struct RouteRequest {
   std::span<const Slot> among;            // who may take it, ascending; empty: every worker
   std::optional<Slot> twin_at;            // a request with the same prompt was just sent there
   /// kWhole: the answer may be made elsewhere than the prompt, if that is better. What is placed
-  /// may then be the kPrefill of it.
+  /// may then be the kPrefill of it. kDecode: Question::transfer.
   std::optional<TransferCost> split;
   std::uint32_t tail_tokens = 1;  // Split::tail_tokens
   std::optional<Slot> prompt_at;  // kDecode: who has computed its prompt
@@ -37,7 +37,7 @@ struct RouteRequest {
 /// Where a request runs, and the charge for it.
 struct Placement {
   Slot worker = 0;
-  std::uint32_t cached_blocks = 0;  // leading blocks believed to be cached there
+  std::uint32_t cached_blocks = 0;  // leading blocks believed to be cached there; kDecode: 0
   std::string_view rule;
   std::uint32_t ties = 1;
   double ttft_ms = std::numeric_limits<double>::quiet_NaN();  // predicted, see Choice

@@ -136,6 +136,37 @@ TEST_F(SplitTest, PoliciesWithoutTimesSplitWhereWorkersTakeNothingElse) {
   }
 }
 
+TEST_F(SplitTest, AnAnswerGoesWhereItAddsLeastWithTheKvThatHasToGetThere) {
+  fleet({Role::kPrefill, Role::kDecode, Role::kDecode});
+  std::vector<std::uint64_t> locals(62);
+  for (std::size_t i = 0; i < locals.size(); ++i) locals[i] = i + 1;
+  const auto answer = [&](std::optional<TransferCost> transfer) {
+    const RouteRequest request{.stage = Stage::kDecode,
+                               .prompt_tokens = 4000,
+                               .block_tokens = 64,
+                               .locals = locals,
+                               .split = transfer,
+                               .prompt_at = 0};
+    return router_->place(request, &why_);
+  };
+  const Slot busy[] = {2};
+  const auto there = router_->place({.stage = Stage::kDecode,
+                                     .prompt_tokens = 4000,
+                                     .block_tokens = 64,
+                                     .locals = locals,
+                                     .among = busy});
+  EXPECT_EQ(answer({})->worker, 1U);  // the least KV is all that is known
+  report(1, 0, 20'000);               // but prompts wait there
+  EXPECT_EQ(answer({})->worker, 1U);
+  const auto placed = answer(TransferCost{.fixed_ms = 2, .block_ms = 0.5});
+  EXPECT_EQ(placed->worker, 2U);
+  EXPECT_EQ(placed->rule, "least added ms");
+  EXPECT_EQ(why_.rows().size(), 2U);
+  hold(1, 62);
+  EXPECT_EQ(answer(TransferCost{.block_ms = 0.5})->worker, 2U);
+  EXPECT_EQ(answer(TransferCost{.block_ms = 5000})->worker, 1U);  // it need not move there
+}
+
 TEST_F(SplitTest, NoPromptIsComputedAtASuspectWorker) {
   for (const std::string_view policy : {"latency", "round-robin"}) {
     fleet({Role::kPrefill, Role::kDecode, Role::kDecode}, policy);

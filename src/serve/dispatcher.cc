@@ -237,7 +237,8 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
                 "x-data-parallel-rank");
   }
   catch_up(now);
-  if (request.may_split && !request.locals.empty()) wanted.split = transfer_;
+  const bool splits = request.may_split && !request.locals.empty();
+  if (splits || request.prompt_at != nullptr) wanted.split = transfer_;
   router::Explanation* const why = log_.keeps_any() ? &why_ : nullptr;
   const auto place_among = [&](std::span<const kv::Slot> slots) {
     wanted.among = slots;
