@@ -24,7 +24,7 @@ Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_vi
                .refs = {}};
     made.refs = RefRules::of(made.schema);
     if (!RefRules().add(made.refs)) {
-      made.schema = with_distinct_refs(made.schema, "-");
+      made.schema = with_distinct_refs(made.schema, "V");
       made.refs = RefRules::of(made.schema);
     }
     Result<std::string> gbnf = schema_to_gbnf(made.schema);

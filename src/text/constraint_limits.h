@@ -48,8 +48,10 @@ inline constexpr std::size_t kNameBytesMax = 256;
 inline constexpr std::size_t kPathBytesMax = 4096;
 inline constexpr std::size_t kRefChainMax = 100;    // $refs with no other node between: a call each
 inline constexpr std::size_t kRefLevelsMax = 2000;  // of all that $refs name: a few calls each
-inline constexpr std::size_t kTypesMax = 7;         // JSON Schema knows no more
-inline constexpr std::size_t kCopiesMax = 64;       // of a node, for each combination of types
+/// Values of JSON in all that $refs name: llama.cpp reads each once for each different $ref to it.
+inline constexpr std::size_t kRefNodesMax = 20'000;
+inline constexpr std::size_t kTypesMax = 7;    // JSON Schema knows no more
+inline constexpr std::size_t kCopiesMax = 64;  // of a node, for each combination of types
 
 /// Fails with kInvalidArgument, naming the limit. What is no GBNF at all may pass: llama.cpp says
 /// so. `param`: the field to name, where the grammar was made of a schema.

@@ -237,6 +237,42 @@ TEST(SchemaLimitsTest, ChainsOfReferencesAreBounded) {
               HasSubstr("what its $refs name"));
 }
 
+TEST(SchemaLimitsTest, WhatReferencesNameIsCounted) {
+  std::string values;
+  for (int i = 0; i < 6000; ++i) values += R"(,{"const":1})";
+  const auto refs = [&](std::string_view second) {
+    return fmt::format(R"({{"properties":{{"a":{{"$ref":"#/$defs/d"}}{}}},
+        "$defs":{{"d":{{"items":{{"anyOf":[{}]}}}}}}}})",
+                       second, values.substr(1));
+  };
+  EXPECT_EQ(says(check_schema(refs(""), "x")), "");
+  EXPECT_EQ(says(check_schema(refs(R"(,"b":{"$ref":"#/$defs/d"})"), "x")), "");
+  EXPECT_THAT(says(check_schema(refs(R"(,"b":{"$ref":"#/$defs/d/items"})"), "x")),
+              HasSubstr("x: more than 20000 values in what its $refs name"));
+  std::string many;
+  for (int i = 0; i < 2001; ++i) many += fmt::format(R"(,{{"$ref":"#/none/{}"}})", i);
+  EXPECT_THAT(says(check_schema(fmt::format(R"({{"anyOf":[{}]}})", many.substr(1)), "x")),
+              HasSubstr("different $refs"));
+}
+
+TEST(SchemaLimitsTest, APlaceHasOneReference) {
+  const auto refusal = [](std::string_view ref) {
+    return says(check_schema(fmt::format(R"({{"items":{{"$ref":"{}"}},"$defs":{{"L":[{{}}],
+        "default":{{}}}},"properties":{{"enum":{{}}}},"default":{{"a":{{}}}}}})",
+                                         ref),
+                             "x"));
+  };
+  for (const char* ref : {"#/$defs/L/0", "#/$defs/default", "#/properties/enum"}) {
+    EXPECT_EQ(refusal(ref), "") << ref;
+  }
+  // llama.cpp reads all of these as indexes.
+  for (const char* index : {"00", "0a", " 0", "+0", "0x0"}) {
+    EXPECT_THAT(refusal(fmt::format("#/$defs/L/{}", index)), HasSubstr("plain digits")) << index;
+  }
+  EXPECT_THAT(refusal("#/default/a"), HasSubstr("leads into a value"));
+  EXPECT_THAT(refusal("#/default"), HasSubstr("leads into a value"));
+}
+
 TEST(SchemaLimitsTest, NamesAreBounded) {
   for (const std::size_t bytes : {257, 60'000, 120'000}) {
     const std::string name(bytes, '_');

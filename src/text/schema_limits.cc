@@ -30,19 +30,30 @@ std::size_t nesting(std::string_view pattern) {
   return deepest;
 }
 
-/// Levels of JSON. As deep as simdjson was told to parse.
+struct Size {
+  std::size_t levels = 1;
+  std::size_t nodes = 1;  // values of JSON; a long text counts as several
+};
+
+/// As deep as simdjson was told to parse.
 // NOLINTNEXTLINE(misc-no-recursion)
-std::size_t levels(dom::element node) {
-  std::size_t deepest = 0;
+Size size_of(dom::element node) {
+  Size size;
+  const auto add = [&](const Size& inner) {
+    size.levels = std::max(size.levels, inner.levels + 1);
+    size.nodes += inner.nodes;
+  };
   dom::object object;
   if (node.get(object) == simdjson::SUCCESS) {
-    for (const auto& field : object) deepest = std::max(deepest, levels(field.value));
+    for (const auto& field : object) add(size_of(field.value));
   }
   dom::array array;
   if (node.get(array) == simdjson::SUCCESS) {
-    for (const dom::element item : array) deepest = std::max(deepest, levels(item));
+    for (const dom::element item : array) add(size_of(item));
   }
-  return deepest + 1;
+  std::string_view text;
+  if (node.get(text) == simdjson::SUCCESS) size.nodes += text.size() / 64;
+  return size;
 }
 
 /// One walk over the schema, then one over its references. Recursion goes as deep as simdjson was
@@ -60,11 +71,18 @@ class SchemaCheck {
 
   Result<void> run() {
     if (Result<void> fine = check_node(root_, {.path_bytes = 0, .copies = 1}); !fine) return fine;
-    std::size_t followed = 0;
+    Size named;
     for (const auto& [ref, state] : refs_) {
-      if (const auto target = targets_.of(ref)) followed += levels(*target);
-      if (followed > kRefLevelsMax) {
+      const auto target = targets_.of(ref);
+      if (!target) continue;
+      const Size size = size_of(*target);
+      named.levels += size.levels;
+      named.nodes += size.nodes;
+      if (named.levels > kRefLevelsMax) {
         return too_much("levels in what its $refs name", kRefLevelsMax, param_);
+      }
+      if (named.nodes > kRefNodesMax) {
+        return too_much("values in what its $refs name", kRefNodesMax, param_);
       }
     }
     for (const auto& [ref, state] : refs_) {
@@ -246,6 +264,15 @@ class SchemaCheck {
     if (object["$ref"].get(ref) != simdjson::SUCCESS) return {};
     if (ref.size() > kNameBytesMax) return too_much("bytes in a $ref", kNameBytesMax, param_);
     refs_.emplace(ref, State::kNew);
+    if (refs_.size() > kNamesMax) return too_much("different $refs", kNamesMax, param_);
+    if (targets_.is_unclear(ref)) {
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("{}: the $ref {} does not name a schema: it leads into a value, or has "
+                      "an index that is not plain digits",
+                      param_, ref),
+          std::string(param_));
+    }
     if (!targets_.of(ref)) return {};  // llama.cpp says so
     const dom::element target = targets_.end_of(*targets_.of(ref));
     for (const auto& field : object) {

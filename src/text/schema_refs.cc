@@ -4,7 +4,6 @@
 #include <json.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <charconv>
 #include <exception>
@@ -12,49 +11,14 @@
 #include <utility>
 
 #include "text/constraint_limits.h"
+#include "text/internal/schema_walk.h"
 
 namespace penstock::text {
 namespace {
 
-constexpr std::array<std::string_view, 2> kContainers = {"$defs", "definitions"};
-
 constexpr std::string_view kRef = "\"$ref\"";
 
-bool is_container(std::string_view name) {
-  return std::ranges::find(kContainers, name) != kContainers.end();
-}
-
-/// Of a reference that begins with "#/".
-std::string_view first_name(std::string_view ref) {
-  ref.remove_prefix(2);
-  return ref.substr(0, ref.find('/'));
-}
-
-using Visit = std::function<void(common_json& node)>;
-
-/// Calls `visit` for each schema in `node`, wherever one may stand, after those within it. `named`:
-/// its fields are schemas, whatever their names. As deep as check_schema() lets schemas nest.
-/// NOLINTNEXTLINE(misc-no-recursion)
-void for_each_schema(common_json& node, const Visit& visit, bool named = false) {
-  if (node.is_array()) {
-    for (common_json& one : node) for_each_schema(one, visit);
-  }
-  if (!node.is_object()) return;
-  for (const auto& [key, value] : node.items()) {
-    const bool is_value = key == "const" || key == "enum" || key == "default" || key == "examples";
-    if (is_value && !named) continue;
-    const bool names = key == "properties" || key == "patternProperties" ||
-                       key == "dependentSchemas" || is_container(key);
-    for_each_schema(value, visit, names && !named);
-  }
-  if (!named) visit(node);
-}
-
-void for_each_ref(common_json& root, const Visit& visit) {
-  for_each_schema(root, [&](common_json& node) {
-    if (node.contains("$ref") && node.at("$ref").is_string()) visit(node.at("$ref"));
-  });
-}
+bool is_plain(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; }
 
 /// As `schema` is, or as `change` leaves it, if it has `keyword`.
 template <class Change>
@@ -69,50 +33,38 @@ std::string changed(std::string_view schema, std::string_view keyword, const Cha
   }
 }
 
-/// Moves references of `root` that lead elsewhere than into one of its containers to a copy of the
-/// root among its definitions, which is made if there are any. `all`: not only {"$ref": "#"}.
-bool name_root(common_json& root, bool all) {
-  std::string name = "root";
-  while (root.contains("$defs") && root.at("$defs").contains(name)) name += 'x';
-  bool is_needed = false;
-  for_each_ref(root, [&](common_json& ref) {
-    const auto text = ref.get<std::string>();
-    const bool elsewhere = text.starts_with("#/") && !is_container(first_name(text));
-    if (text != "#" && (!all || !elsewhere)) return;
-    ref = fmt::format("#/$defs/{}{}", name, text.substr(1));
-    is_needed = true;
-  });
-  if (!is_needed) return false;
-  common_json copy = common_json::object();
-  for (const auto& [key, value] : root.items()) {
-    if (!is_container(key)) copy[key] = value;
-  }
-  if (!root.contains("$defs")) root["$defs"] = common_json::object();
-  root["$defs"][name] = std::move(copy);
-  return true;
-}
-
 }  // namespace
+
+std::optional<std::size_t> index_in(std::string_view name) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  const bool is_plain = std::ranges::all_of(name, is_digit) && (name.size() == 1 || name[0] != '0');
+  std::size_t index = 0;
+  if (name.empty() || !is_plain) return std::nullopt;
+  if (std::from_chars(name.data(), name.data() + name.size(), index).ec != std::errc{})
+    return std::nullopt;
+  return index;
+}
 
 const common_json* resolve(const common_json& root, std::string_view ref) {
   if (!ref.starts_with('#')) return nullptr;
   ref.remove_prefix(1);
   const common_json* at = &root;
+  bool named = false;  // its fields are schemas, whatever their names
   while (!ref.empty()) {
     if (ref[0] != '/') return nullptr;
     ref.remove_prefix(1);
     const std::string name(ref.substr(0, ref.find('/')));
     ref.remove_prefix(name.size());
-    std::size_t index = 0;
     if (at->is_object() && at->contains(name)) {
+      if (!named && holds_value(name)) return nullptr;
+      named = !named && holds_names(name);
       at = &at->at(name);
-    } else if (at->is_array() &&
-               std::from_chars(name.data(), name.data() + name.size(), index).ec == std::errc{} &&
-               index < at->size()) {
-      at = &at->at(index);
-    } else {
-      return nullptr;
+      continue;
     }
+    const std::optional<std::size_t> index = at->is_array() ? index_in(name) : std::nullopt;
+    if (!index || *index >= at->size()) return nullptr;
+    at = &at->at(*index);
+    named = false;
   }
   return at;
 }
@@ -137,7 +89,7 @@ std::string with_plain_root(std::string_view schema) {
     common_json plain = *root;
     for (const auto& [name, value] : given.items()) {
       // Definitions stay where other references look for them.
-      if (is_container(name)) {
+      if (holds_definitions(name)) {
         plain[name] = value;
       } else if (name != "$ref" && !narrows(name) && !plain.contains(name)) {
         plain[name] = value;
@@ -149,32 +101,22 @@ std::string with_plain_root(std::string_view schema) {
 }
 
 std::string with_named_root(std::string_view schema) {
-  return changed(schema, kRef, [](common_json& root) { return name_root(root, false); });
+  return changed(schema, kRef, [](common_json& root) {
+    return define_targets(
+        root, false, [](std::string_view ref) { return std::string(ref == "#" ? "root" : ""); });
+  });
 }
 
-std::string with_distinct_refs(std::string_view schema, std::string_view suffix) {
+std::string with_distinct_refs(std::string_view schema, std::string_view mark) {
   return changed(schema, kRef, [&](common_json& root) {
-    name_root(root, true);
-    std::map<std::string, std::string, std::less<>> names;  // "#/$defs/Old" to "#/$defs/New"
-    for (const std::string_view container : kContainers) {
-      const std::string key(container);
-      if (!root.contains(key) || !root.at(key).is_object()) continue;
-      common_json renamed = common_json::object();
-      for (const auto& [name, value] : root.at(key).items()) {
-        const std::string made = fmt::format("{}{}{}", name, suffix, names.size());
-        names[fmt::format("#/{}/{}", key, name)] = fmt::format("#/{}/{}", key, made);
-        renamed[made] = value;
+    std::size_t count = 0;
+    return define_targets(root, true, [&](std::string_view ref) {
+      std::string name;
+      for (const char c : ref.substr(ref.rfind('/') + 1)) {
+        if (is_plain(c)) name += c;
       }
-      root[key] = std::move(renamed);
-    }
-    for_each_ref(root, [&](common_json& ref) {
-      const auto text = ref.get<std::string>();
-      const std::size_t container = std::min(text.find('/', 2), text.size());
-      const std::size_t end = std::min(text.find('/', container + 1), text.size());
-      const auto found = names.find(text.substr(0, end));
-      if (found != names.end()) ref = found->second + text.substr(end);
+      return fmt::format("{}{}{}", name, mark, count++);
     });
-    return true;
   });
 }
 
@@ -253,13 +195,11 @@ RefRules::Rules RefRules::of(std::string_view schema) {
   Rules rules;
   for (const auto& [ref, content] : found) {
     Rule& rule = rules.emplace_back("ref", content);
+    bool replaced = false;  // the character before
     for (const char c : std::string_view(ref).substr(std::min<std::size_t>(1, ref.size()))) {
-      const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0;
-      if (plain || c == '-') {
-        rule.name += c;
-      } else if (rule.name.back() != '-') {
-        rule.name += '-';
-      }
+      const bool stays = is_plain(c) || c == '-';
+      if (stays || !replaced) rule.name += stays ? c : '-';
+      replaced = !stays;
     }
   }
   return rules;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,7 +15,12 @@ class common_json;
 /// schemas that have passed check_schema(). Any thread.
 namespace penstock::text {
 
-/// What `ref` names in `root`, found as llama.cpp finds it; null: it is not there.
+/// The index that one name of a reference stands for in an array: digits alone, without zeros
+/// before them. llama.cpp takes more ("00", "0a"), so that one place would have many names.
+[[nodiscard]] std::optional<std::size_t> index_in(std::string_view name);
+
+/// What `ref` names in `root`: names between slashes, nothing unescaped; null: it is not there, or
+/// within a value (of const, enum, default, examples).
 [[nodiscard]] const common_json* resolve(const common_json& root, std::string_view ref);
 
 /// Whether the keyword says what llama.cpp allows where it stands. Beside a $ref it has no effect.
@@ -33,9 +39,10 @@ namespace penstock::text {
 /// follow: the root stands among its definitions as well. At most twice as long.
 [[nodiscard]] std::string with_named_root(std::string_view schema);
 
-/// The same schema with `suffix` and a number behind the name of each definition. At most twice as
-/// long.
-[[nodiscard]] std::string with_distinct_refs(std::string_view schema, std::string_view suffix);
+/// The same schema with a definition of its own for each different reference, named after it with
+/// `mark` and a number behind. Where marks differ and are letters that end in no digit, none of
+/// them can be mistaken for another: they have no "-".
+[[nodiscard]] std::string with_distinct_refs(std::string_view schema, std::string_view mark);
 
 /// What references of schemas become in one grammar: llama.cpp names a rule after the reference,
 /// with "-" for each character that is not plain, and the rules of what a definition holds after

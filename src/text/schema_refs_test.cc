@@ -114,13 +114,23 @@ TEST(SchemaRefsTest, DistinctNamesMeanTheSame) {
           R"({"properties":{"a":{"$ref":"#/$defs/A"},"b":{"$ref":"#/definitions/A/items"},)"
           R"("c":{"$ref":"#/properties/a"},"d":{"$ref":"http://x/y"}},)"
           R"("$defs":{"A":{"type":"null"}},"definitions":{"A":{"items":{}}}})",
-          "-7-"),
-      R"({"properties":{"a":{"$ref":"#/$defs/A-7-0"},"b":{"$ref":"#/definitions/A-7-2/items"},)"
-      R"("c":{"$ref":"#/$defs/root-7-1/properties/a"},"d":{"$ref":"http://x/y"}},)"
-      R"("$defs":{"A-7-0":{"type":"null"},"root-7-1":{"properties":{)"
-      R"("a":{"$ref":"#/$defs/A-7-0"},"b":{"$ref":"#/definitions/A-7-2/items"},)"
-      R"("c":{"$ref":"#/$defs/root-7-1/properties/a"},"d":{"$ref":"http://x/y"}}}},)"
-      R"("definitions":{"A-7-2":{"items":{}}}})");
+          "T7V"),
+      R"({"properties":{"a":{"$ref":"#/$defs/AT7V0"},"b":{"$ref":"#/$defs/itemsT7V1"},)"
+      R"("c":{"$ref":"#/$defs/aT7V2"},"d":{"$ref":"http://x/y"}},)"
+      R"("$defs":{"AT7V0":{"type":"null"},"itemsT7V1":{},"aT7V2":{"$ref":"#/$defs/AT7V0"}}})");
+}
+
+TEST(SchemaRefsTest, NewNamesAreNotMistakenEither) {
+  // "A-0" and "A_0-1" would be: A's second alternative is of that name as well.
+  const std::string gbnf = gbnf_of(R"({"type":"object","properties":{"a":{"$ref":"#/$defs/A"},
+      "b":{"$ref":"#/$defs/A_0"}},"required":["a","b"],
+      "$defs":{"A":{"anyOf":[{"const":1},{"const":2}]},"A_0":{"const":3}}})");
+  EXPECT_TRUE(gbnf_allows(gbnf, R"({"a":1,"b":3})"));
+  EXPECT_FALSE(gbnf_allows(gbnf, R"({"a":1,"b":2})"));
+  const std::string within = gbnf_of(R"({"properties":{"a":{"$ref":"#/$defs/A"},
+      "b":{"$ref":"#/$defs/A/properties/b"},"c":{"$ref":"#/$defs/L/0"}},"required":["a","b","c"],
+      "$defs":{"A":{"properties":{"b":{"const":1}},"required":["b"]},"L":[{"const":2}]}})");
+  EXPECT_TRUE(gbnf_allows(within, R"({"a":{"b":1},"b":1,"c":2})"));
 }
 
 TEST(SchemaRefsTest, RulesThatOverlapAreNotAdded) {
@@ -137,6 +147,10 @@ TEST(SchemaRefsTest, RulesThatOverlapAreNotAdded) {
   EXPECT_FALSE(rules.add(of("User_name", "{}")));
   EXPECT_FALSE(rules.add(of("Place", "{}")));
   EXPECT_TRUE(rules.add(of("Places", "{}")));
+  EXPECT_TRUE(rules.add(of("a-_b", "{}")));
+  EXPECT_FALSE(rules.add(of("a--b", R"({"type":"null"})")));
+  EXPECT_TRUE(rules.add(of("c--b", "{}")));
+  EXPECT_TRUE(rules.add(of("c-b", R"({"type":"null"})")));
 }
 
 TEST(SchemaRefsTest, BesideAReferenceStandsNothingThatIsNotEnforced) {

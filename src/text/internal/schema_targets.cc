@@ -1,9 +1,8 @@
 #include "text/internal/schema_targets.h"
 
-#include <charconv>
-#include <system_error>
-
 #include "text/constraint_limits.h"
+#include "text/internal/schema_walk.h"
+#include "text/schema_refs.h"
 
 namespace penstock::text {
 
@@ -18,7 +17,7 @@ const SchemaTargets::Target& SchemaTargets::target(std::string_view ref, std::si
   const auto [entry, is_new] = known_.try_emplace(ref);
   Target& found = entry->second;
   if (!is_new) return found;
-  found.first = resolve(ref);
+  resolve(ref, found);
   found.end = found.first;  // for those that lead back here
   std::string_view next;
   if (found.first && depth < kRefChainMax &&
@@ -28,27 +27,33 @@ const SchemaTargets::Target& SchemaTargets::target(std::string_view ref, std::si
   return found;
 }
 
-std::optional<SchemaTargets::Element> SchemaTargets::resolve(std::string_view ref) const {
-  if (!ref.starts_with('#')) return std::nullopt;
+void SchemaTargets::resolve(std::string_view ref, Target& found) const {
+  if (!ref.starts_with('#')) return;
   ref.remove_prefix(1);
   Element at = root_;
+  bool named = false;  // its fields are schemas, whatever their names
   while (!ref.empty()) {
-    if (ref[0] != '/') return std::nullopt;
+    if (ref[0] != '/') return;
     ref.remove_prefix(1);
     const std::string_view name = ref.substr(0, ref.find('/'));
     ref.remove_prefix(name.size());
     simdjson::dom::object object;
     simdjson::dom::array array;
-    std::size_t index = 0;
     if (at.get(object) == simdjson::SUCCESS) {
-      if (object.at_key(name).get(at) != simdjson::SUCCESS) return std::nullopt;
-    } else if (at.get(array) != simdjson::SUCCESS ||
-               std::from_chars(name.data(), name.data() + name.size(), index).ec != std::errc{} ||
-               array.at(index).get(at) != simdjson::SUCCESS) {
-      return std::nullopt;
+      if (object.at_key(name).get(at) != simdjson::SUCCESS) return;
+      found.is_unclear = !named && holds_value(name);
+      named = !named && holds_names(name);
+    } else if (at.get(array) == simdjson::SUCCESS) {
+      const std::optional<std::size_t> index = index_in(name);
+      found.is_unclear = !index;
+      if (!index || array.at(*index).get(at) != simdjson::SUCCESS) return;
+      named = false;
+    } else {
+      return;
     }
+    if (found.is_unclear) return;
   }
-  return at;
+  found.first = at;
 }
 
 }  // namespace penstock::text

@@ -17,8 +17,11 @@ class SchemaTargets {
 
   explicit SchemaTargets(Element root) : root_(root) {}
 
-  /// Found as llama.cpp finds it: names between slashes, nothing unescaped.
+  /// Found as resolve() in schema_refs.h finds it.
   [[nodiscard]] std::optional<Element> of(std::string_view ref) { return target(ref, 0).first; }
+
+  /// Whether llama.cpp may find what of() does not.
+  [[nodiscard]] bool is_unclear(std::string_view ref) { return target(ref, 0).is_unclear; }
 
   /// What `node` is once references are followed, over kRefChainMax others at most; itself where
   /// they lead nowhere.
@@ -28,9 +31,10 @@ class SchemaTargets {
   struct Target {
     std::optional<Element> first;
     std::optional<Element> end;
+    bool is_unclear = false;
   };
   const Target& target(std::string_view ref, std::size_t depth);
-  [[nodiscard]] std::optional<Element> resolve(std::string_view ref) const;
+  void resolve(std::string_view ref, Target& found) const;
 
   Element root_;
   std::map<std::string_view, Target> known_;

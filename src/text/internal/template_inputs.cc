@@ -67,9 +67,13 @@ Result<Constraints> check_constraints(const Conversation& c, ConstraintCache& ca
     const Result<Constraint> fine = cache.find(c.tools[i].parameters, "tools");
     if (!fine) return std::unexpected(fine.error());
     // All tools become one grammar, where definitions of one name are one rule.
-    checked.tool_parameters.push_back(
-        refs.add(fine->refs) ? std::string(fine->schema)
-                             : with_distinct_refs(fine->schema, fmt::format("-{}-", i)));
+    std::string& parameters = checked.tool_parameters.emplace_back(fine->schema);
+    if (refs.add(fine->refs)) continue;
+    parameters = with_distinct_refs(parameters, fmt::format("T{}V", i));
+    if (!refs.add(RefRules::of(parameters))) {
+      return fail(Code::kInvalidArgument, "tools: definitions of several tools have similar names",
+                  "tools");
+    }
   }
   if (!c.grammar.empty()) {
     if (Result<void> fine = check_gbnf(c.grammar); !fine) return std::unexpected(fine.error());
