@@ -9,6 +9,7 @@
 
 #include "text/constraint_limits.h"
 #include "text/literal_choice.h"
+#include "text/schema_all_of.h"
 
 namespace penstock::text {
 
@@ -19,9 +20,14 @@ Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_vi
     if (Result<void> fine = check_schema(schema, param); !fine) {
       return std::unexpected(fine.error());
     }
-    Known made{.schema = with_named_root(with_plain_root(with_plain_all_of(schema))),
-               .gbnf = {},
-               .refs = {}};
+    const Result<std::string> merged = with_merged_all_of(schema, param);
+    if (!merged) return std::unexpected(merged.error());
+    if (*merged != schema) {
+      if (Result<void> fine = check_schema(*merged, param); !fine) {
+        return std::unexpected(fine.error());
+      }
+    }
+    Known made{.schema = with_named_root(with_plain_root(*merged)), .gbnf = {}, .refs = {}};
     made.refs = RefRules::of(made.schema);
     if (!RefRules().add(made.refs)) {
       made.schema = with_distinct_refs(made.schema, "V");

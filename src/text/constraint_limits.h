@@ -50,8 +50,9 @@ inline constexpr std::size_t kRefChainMax = 100;    // $refs with no other node 
 inline constexpr std::size_t kRefLevelsMax = 2000;  // of all that $refs name: a few calls each
 /// Values of JSON in all that $refs name: llama.cpp reads each once for each different $ref to it.
 inline constexpr std::size_t kRefNodesMax = 20'000;
-inline constexpr std::size_t kTypesMax = 7;    // JSON Schema knows no more
-inline constexpr std::size_t kCopiesMax = 64;  // of a node, for each combination of types
+inline constexpr std::size_t kTypesMax = 7;  // JSON Schema knows no more
+/// Values of JSON in nodes with lists of types, times those types: llama.cpp copies them.
+inline constexpr std::size_t kCopiedNodesMax = 500'000;
 
 /// Fails with kInvalidArgument, naming the limit. What is no GBNF at all may pass: llama.cpp says
 /// so. `param`: the field to name, where the grammar was made of a schema.

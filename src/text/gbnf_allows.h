@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "text/constraint_cache.h"
 #include "text/tiny_model.h"
 
 namespace penstock::text {
@@ -29,6 +30,14 @@ inline bool gbnf_allows(const std::string& gbnf, std::string_view text) {
     llama_sampler_accept(grammar.get(), byte);
   }
   return allows(llama_vocab_eos(vocab));
+}
+
+/// For tests: the grammar that `schema` becomes on the way that requests take.
+inline std::string gbnf_of(std::string_view schema) {
+  ConstraintCache cache;
+  const Result<Constraint> made = cache.find(schema, "x");
+  EXPECT_TRUE(made.has_value()) << schema << ": " << made.error().message;
+  return made ? std::string(made->gbnf) : "";
 }
 
 }  // namespace penstock::text

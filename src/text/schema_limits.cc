@@ -70,8 +70,8 @@ class SchemaCheck {
   }
 
   Result<void> run() {
-    if (Result<void> fine = check_node(root_, {.path_bytes = 0, .copies = 1}); !fine) return fine;
-    Size named;
+    if (Result<void> fine = check_node(root_, 0); !fine) return fine;
+    Size named{.levels = 0, .nodes = 0};
     for (const auto& [ref, state] : refs_) {
       const auto target = targets_.of(ref);
       if (!target) continue;
@@ -93,40 +93,35 @@ class SchemaCheck {
 
  private:
   enum class State : std::uint8_t { kNew, kOpen, kDone };
-  /// Of the way down to a node.
-  struct Way {
-    std::size_t path_bytes;  // of the names on it: llama.cpp names rules after all of them
-    std::size_t copies;      // how often llama.cpp visits the node
-  };
 
+  /// `path_bytes`: of the names on the way to it, since llama.cpp names rules after all of them.
   // NOLINTNEXTLINE(misc-no-recursion)
-  Result<void> check_node(dom::element node, Way way) {
+  Result<void> check_node(dom::element node, std::size_t path_bytes) {
     dom::object object;
-    if (node.get(object) == simdjson::SUCCESS) return check_object(object, way);
+    if (node.get(object) == simdjson::SUCCESS) {
+      if (Result<void> fine = check_object(object); !fine) return fine;
+      if (Result<void> fine = check_types(node); !fine) return fine;
+      for (const auto& field : object) {
+        const std::size_t further = path_bytes + field.key.size();
+        if (further > kPathBytesMax) {
+          return too_much("bytes in the names that lead to one place", kPathBytesMax, param_);
+        }
+        if (Result<void> fine = check_node(field.value, further); !fine) return fine;
+      }
+    }
     dom::array array;
     if (node.get(array) != simdjson::SUCCESS) return {};
     for (const dom::element item : array) {
-      if (Result<void> fine = check_node(item, way); !fine) return fine;
+      if (Result<void> fine = check_node(item, path_bytes); !fine) return fine;
     }
     return {};
   }
 
-  // NOLINTNEXTLINE(misc-no-recursion)
-  Result<void> check_object(dom::object object, Way way) {
+  Result<void> check_object(dom::object object) {
     if (Result<void> fine = check_names(object); !fine) return fine;
     if (Result<void> fine = check_sizes(object); !fine) return fine;
-    if (Result<void> fine = check_types(object, way); !fine) return fine;
     if (Result<void> fine = check_optional(object); !fine) return fine;
-    if (Result<void> fine = check_all_of(object); !fine) return fine;
-    if (Result<void> fine = note_ref(object); !fine) return fine;
-    for (const auto& field : object) {
-      const Way further{.path_bytes = way.path_bytes + field.key.size(), .copies = way.copies};
-      if (further.path_bytes > kPathBytesMax) {
-        return too_much("bytes in the names that lead to one place", kPathBytesMax, param_);
-      }
-      if (Result<void> fine = check_node(field.value, further); !fine) return fine;
-    }
-    return {};
+    return note_ref(object);
   }
 
   /// A name that stands twice is read one way by one parser and another way by the next.
@@ -151,18 +146,22 @@ class SchemaCheck {
         nesting(pattern) > kConstraintDepthMax) {
       return too_much("groups within each other in a pattern", kConstraintDepthMax, param_);
     }
+    dom::array parts;
+    if (object["allOf"].get(parts) == simdjson::SUCCESS && parts.size() > kAllOfPartsMax) {
+      return too_much("parts of an allOf", kAllOfPartsMax, param_);
+    }
     return {};
   }
 
-  /// llama.cpp copies a node once for each type in its list, and goes into allOf for two of them.
-  Result<void> check_types(dom::object object, Way& way) {
+  /// llama.cpp copies a node once for each type in its list, with all that is in it.
+  Result<void> check_types(dom::element node) {
     dom::array types;
-    if (object["type"].get(types) != simdjson::SUCCESS) return {};
+    if (node["type"].get(types) != simdjson::SUCCESS) return {};
     if (types.size() > kTypesMax) return too_much("types in a list", kTypesMax, param_);
-    dom::element parts;
-    if (types.size() > 1 && object["allOf"].get(parts) == simdjson::SUCCESS) way.copies *= 2;
-    if (way.copies > kCopiesMax) {
-      return too_much("combinations of types in lists within each other", kCopiesMax, param_);
+    copied_ += types.size() * size_of(node).nodes;
+    if (copied_ > kCopiedNodesMax) {
+      return too_much("values within nodes with lists of types, for each of these", kCopiedNodesMax,
+                      param_);
     }
     return {};
   }
@@ -173,8 +172,6 @@ class SchemaCheck {
     if (object["properties"].get(properties) == simdjson::SUCCESS) {
       optional = properties.size() - required_among(object, properties);
     }
-    dom::element parts;
-    if (object["allOf"].get(parts) == simdjson::SUCCESS) optional += merged(parts);
     if (optional > kOptionalPropertiesMax) {
       return too_much("optional properties in one object", kOptionalPropertiesMax, param_);
     }
@@ -199,66 +196,6 @@ class SchemaCheck {
     return found;
   }
 
-  /// Properties that llama.cpp makes optional when it merges what allOf lists: those of the
-  /// alternatives in it. Stops where there are too many.
-  std::size_t merged(dom::element parts) {
-    dom::array array;
-    if (parts.get(array) != simdjson::SUCCESS) return 0;
-    std::size_t sum = 0;
-    for (const dom::element part : array) {
-      for (const char* key : {"anyOf", "oneOf"}) {
-        dom::array alternatives;
-        if (part[key].get(alternatives) != simdjson::SUCCESS) continue;
-        for (const dom::element alternative : alternatives) {
-          sum += properties_of(alternative);
-          if (sum > kOptionalPropertiesMax) return sum;
-        }
-      }
-    }
-    return sum;
-  }
-
-  std::size_t properties_of(dom::element node) {
-    dom::object properties;
-    return targets_.end_of(node)["properties"].get(properties) == simdjson::SUCCESS
-               ? properties.size()
-               : 0;
-  }
-
-  /// Of the parts of an allOf llama.cpp takes properties and enums, and else makes an object
-  /// without anything of them, whatever they say.
-  Result<void> check_all_of(dom::object object) {
-    dom::array parts;
-    if (object["allOf"].get(parts) != simdjson::SUCCESS) return {};
-    if (parts.size() > kAllOfPartsMax) return too_much("parts of an allOf", kAllOfPartsMax, param_);
-    const auto has = [](dom::element node, const char* key) {
-      return node[key].error() == simdjson::SUCCESS;
-    };
-    bool stands_alone = parts.size() == 1;  // then it is that part
-    for (const auto& field : object) {
-      if (field.key == "properties") return {};  // others are looked at only if they add to them
-      if (narrows(field.key) && field.key != "allOf" && field.key != "type") stands_alone = false;
-    }
-    if (stands_alone) return {};
-    for (const dom::element part : parts) {
-      const dom::element node = targets_.end_of(part);
-      if (has(node, "properties") || has(node, "enum")) return {};
-      for (const char* key : {"anyOf", "oneOf"}) {
-        dom::array alternatives;
-        if (node[key].get(alternatives) != simdjson::SUCCESS) continue;
-        for (const dom::element alternative : alternatives) {
-          const dom::element end = targets_.end_of(alternative);
-          if (has(end, "properties") || has(end, "enum")) return {};
-        }
-      }
-    }
-    return fail(Code::kInvalidArgument,
-                fmt::format("{}: an allOf can be enforced if it stands alone and its parts have "
-                            "properties, or each an enum",
-                            param_),
-                std::string(param_));
-  }
-
   Result<void> note_ref(dom::object object) {
     std::string_view ref;
     if (object["$ref"].get(ref) != simdjson::SUCCESS) return {};
@@ -268,8 +205,8 @@ class SchemaCheck {
     if (targets_.is_unclear(ref)) {
       return fail(
           Code::kInvalidArgument,
-          fmt::format("{}: the $ref {} does not name a schema: it leads into a value, or has "
-                      "an index that is not plain digits",
+          fmt::format("{}: the $ref {} names no schema: it leads into a value or to what holds "
+                      "schemas, or has an index that is not plain digits",
                       param_, ref),
           std::string(param_));
     }
@@ -363,6 +300,7 @@ class SchemaCheck {
   SchemaTargets targets_;
   std::map<std::string_view, State> refs_;
   std::size_t optional_pairs_ = 0;
+  std::size_t copied_ = 0;
   bool refs_stand_alone_ = false;  // what stands beside them has no meaning
 };
 

@@ -16,15 +16,13 @@
 namespace penstock::text {
 namespace {
 
-constexpr std::string_view kRef = "\"$ref\"";
-
 bool is_plain(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; }
 
-/// As `schema` is, or as `change` leaves it, if it has `keyword`.
+/// As `schema` is, or as `change` leaves it, if it has references.
 template <class Change>
-std::string changed(std::string_view schema, std::string_view keyword, const Change& change) {
+std::string changed(std::string_view schema, const Change& change) {
   std::string text(schema);
-  if (schema.find(keyword) == std::string_view::npos) return text;
+  if (!may_have(schema, "$ref")) return text;
   try {
     common_json root = common_json::parse(text);
     return change(root) ? root.dump() : text;
@@ -66,7 +64,7 @@ const common_json* resolve(const common_json& root, std::string_view ref) {
     at = &at->at(*index);
     named = false;
   }
-  return at;
+  return named ? nullptr : at;
 }
 
 bool narrows(std::string_view keyword) {
@@ -78,7 +76,7 @@ bool narrows(std::string_view keyword) {
 }
 
 std::string with_plain_root(std::string_view schema) {
-  return changed(schema, kRef, [](common_json& given) {
+  return changed(schema, [](common_json& given) {
     const common_json* root = &given;
     for (std::size_t i = 0; i < kRefChainMax && root->contains("$ref"); ++i) {
       const common_json& ref = root->at("$ref");
@@ -101,14 +99,14 @@ std::string with_plain_root(std::string_view schema) {
 }
 
 std::string with_named_root(std::string_view schema) {
-  return changed(schema, kRef, [](common_json& root) {
+  return changed(schema, [](common_json& root) {
     return define_targets(
         root, false, [](std::string_view ref) { return std::string(ref == "#" ? "root" : ""); });
   });
 }
 
 std::string with_distinct_refs(std::string_view schema, std::string_view mark) {
-  return changed(schema, kRef, [&](common_json& root) {
+  return changed(schema, [&](common_json& root) {
     std::size_t count = 0;
     return define_targets(root, true, [&](std::string_view ref) {
       std::string name;
@@ -120,70 +118,9 @@ std::string with_distinct_refs(std::string_view schema, std::string_view mark) {
   });
 }
 
-namespace {
-
-/// Whether llama.cpp finds properties in `part`, when it puts those of an allOf's parts together.
-bool has_properties(const common_json& root, const common_json& part) {
-  const common_json* at = &part;
-  for (std::size_t i = 0; i < kRefChainMax && at->is_object() && at->contains("$ref"); ++i) {
-    const common_json& ref = at->at("$ref");
-    at = ref.is_string() ? resolve(root, ref.get<std::string>()) : nullptr;
-    if (at == nullptr) return false;
-  }
-  if (!at->is_object()) return false;
-  return at->contains("properties") || at->contains("anyOf") || at->contains("oneOf");
-}
-
-/// An allOf of one part that stands alone is that part.
-bool unwrap_all_of(common_json& node) {
-  const common_json part = node.at("allOf").front();
-  if (node.at("allOf").size() != 1 || !part.is_object()) return false;
-  for (const auto& [key, value] : node.items()) {
-    if (narrows(key) && key != "allOf" && key != "type") return false;
-  }
-  node.erase("allOf");
-  for (const auto& [key, value] : part.items()) {
-    const bool says_more = key == "type" && !value.is_array();  // than a list of types does
-    if (!node.contains(key) || says_more) node[key] = value;
-  }
-  return true;
-}
-
-/// Properties beside an allOf become one more of its parts: llama.cpp would see them alone.
-bool move_properties(const common_json& root, common_json& node) {
-  bool adds = false;
-  for (const common_json& part : node.at("allOf")) adds = adds || has_properties(root, part);
-  if (!adds || !node.contains("properties")) return false;
-  common_json part = common_json::object();
-  part["type"] = "object";
-  for (const char* key : {"properties", "required", "additionalProperties"}) {
-    if (!node.contains(key)) continue;
-    part[key] = node.at(key);
-    node.erase(key);
-  }
-  node["allOf"].push_back(part);
-  return true;
-}
-
-}  // namespace
-
-std::string with_plain_all_of(std::string_view schema) {
-  return changed(schema, "\"allOf\"", [](common_json& root) {
-    const common_json given = root;
-    bool changes = false;
-    for_each_schema(root, [&](common_json& node) {
-      if (!node.contains("allOf") || !node.at("allOf").is_array() || node.at("allOf").empty()) {
-        return;
-      }
-      if (unwrap_all_of(node) || move_properties(given, node)) changes = true;
-    });
-    return changes;
-  });
-}
-
 RefRules::Rules RefRules::of(std::string_view schema) {
   std::map<std::string, std::size_t> found;  // by reference
-  changed(schema, kRef, [&](common_json& root) {
+  changed(schema, [&](common_json& root) {
     for_each_ref(root, [&](common_json& ref) {
       const auto text = ref.get<std::string>();
       if (found.contains(text)) return;

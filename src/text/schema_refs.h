@@ -20,7 +20,7 @@ namespace penstock::text {
 [[nodiscard]] std::optional<std::size_t> index_in(std::string_view name);
 
 /// What `ref` names in `root`: names between slashes, nothing unescaped; null: it is not there, or
-/// within a value (of const, enum, default, examples).
+/// no schema (a value, of const, enum, default, examples, or what holds schemas by their names).
 [[nodiscard]] const common_json* resolve(const common_json& root, std::string_view ref);
 
 /// Whether the keyword says what llama.cpp allows where it stands. Beside a $ref it has no effect.
@@ -30,10 +30,6 @@ namespace penstock::text {
 /// write them), with what is referred to in its place; any other as it came. llama.cpp enforces
 /// both alike, but what it derives from some templates reads a function's parameters off the root.
 [[nodiscard]] std::string with_plain_root(std::string_view schema);
-
-/// The same schema with the parts of each allOf where llama.cpp looks for them: it enforces them
-/// only if nothing else stands beside, and then only their properties.
-[[nodiscard]] std::string with_plain_all_of(std::string_view schema);
 
 /// The same schema without references to its root (`{"$ref": "#"}`), which llama.cpp does not
 /// follow: the root stands among its definitions as well. At most twice as long.

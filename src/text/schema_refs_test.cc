@@ -11,14 +11,6 @@
 namespace penstock::text {
 namespace {
 
-/// The grammar that `schema` becomes on the way that requests take.
-std::string gbnf_of(std::string_view schema) {
-  ConstraintCache cache;
-  const Result<Constraint> made = cache.find(schema, "x");
-  EXPECT_TRUE(made.has_value()) << schema << ": " << made.error().message;
-  return made ? std::string(made->gbnf) : "";
-}
-
 std::string refusal_of(std::string_view schema) {
   const Result<void> checked = check_schema(schema, "x");
   return checked ? "" : checked.error().message;
@@ -189,38 +181,6 @@ TEST(SchemaRefsTest, ARootGivesWayToWhatItNamesAlone) {
             R"({"type":"object","properties":{"a":{}},)"
             R"("$schema":"http://json-schema.org/draft-07/schema#","title":"T",)"
             R"("definitions":{"A":{"type":"object","properties":{"a":{}}}}})");
-}
-
-TEST(SchemaRefsTest, WhatAnAllOfSaysIsEnforced) {
-  const std::string one = gbnf_of(R"({"type":"object","properties":{"a":{"default":"x",
-      "allOf":[{"$ref":"#/$defs/A"}]}},"required":["a"],
-      "$defs":{"A":{"anyOf":[{"type":"integer"},{"const":"x"}]}}})");
-  EXPECT_TRUE(gbnf_allows(one, R"({"a":7})"));
-  EXPECT_FALSE(gbnf_allows(one, R"({"a":{}})"));
-  const std::string derived = gbnf_of(R"({"type":"object","allOf":[{"$ref":"#/$defs/Base"}],
-      "properties":{"b":{"const":2}},"required":["b"],"$defs":{"Base":{"type":"object",
-      "properties":{"a":{"const":1}},"required":["a"]}}})");
-  EXPECT_TRUE(gbnf_allows(derived, R"({"a":1,"b":2})"));
-  EXPECT_FALSE(gbnf_allows(derived, R"({"b":2})"));
-  // Conditions are not enforced, as anywhere.
-  EXPECT_TRUE(gbnf_allows(gbnf_of(R"({"properties":{"b":{"const":2}},"required":["b"],
-      "allOf":[{"if":{},"then":{}},{"not":{}}]})"),
-                          R"({"b":2})"));
-}
-
-TEST(SchemaRefsTest, AnAllOfThatCannotBeEnforcedIsRefused) {
-  for (const char* schema :
-       {R"({"allOf":[{"type":"string"},{"minLength":2}]})",
-        R"({"type":"string","minLength":2,"allOf":[{"pattern":"^a$"}]})",
-        R"({"items":{"allOf":[{"$ref":"#/$defs/A"},{}]},"$defs":{"A":{"type":"null"}}})"}) {
-    EXPECT_THAT(refusal_of(schema), testing::HasSubstr("allOf")) << schema;
-  }
-  for (const char* schema :
-       {R"({"allOf":[{"type":"string"}],"description":"d"})",
-        R"({"allOf":[{"$ref":"#/$defs/A"},{"enum":[1]}],"$defs":{"A":{"enum":[1,2]}}})",
-        R"({"allOf":[{"properties":{}},{"required":["a"]}]})"}) {
-    EXPECT_EQ(refusal_of(schema), "") << schema;
-  }
 }
 
 }  // namespace

@@ -53,7 +53,8 @@ void SchemaTargets::resolve(std::string_view ref, Target& found) const {
     }
     if (found.is_unclear) return;
   }
-  found.first = at;
+  found.is_unclear = named;
+  if (!named) found.first = at;
 }
 
 }  // namespace penstock::text

@@ -29,6 +29,11 @@ void walk(common_json& node, const VisitNode& visit, bool named) {
 
 }  // namespace
 
+bool may_have(std::string_view json, std::string_view name) {
+  // It may be spelled with escapes.
+  return json.find(name) != std::string_view::npos || json.find("\\u") != std::string_view::npos;
+}
+
 bool holds_value(std::string_view keyword) {
   return keyword == "const" || keyword == "enum" || keyword == "default" || keyword == "examples";
 }

@@ -8,6 +8,9 @@ class common_json;  // llama.cpp's
 
 namespace penstock::text {
 
+/// Whether a JSON text may have a name; false: it has not.
+[[nodiscard]] bool may_have(std::string_view json, std::string_view name);
+
 /// Whether what stands under `keyword` is a value, whatever it looks like.
 [[nodiscard]] bool holds_value(std::string_view keyword);
 
