@@ -81,9 +81,14 @@ class AllOfMerge {
     bool is_open = false;  // being merged
   };
 
-  void refuse(std::string why) {
-    if (refusal_.empty()) refusal_ = std::move(why);
+  void refuse(std::string why, std::size_t nothing_at = 0) {
+    if (!refusal_.empty()) return;
+    refusal_ = std::move(why);
+    nothing_at_ = nothing_at;
   }
+
+  /// Nothing is all that its parts say together.
+  void refuse_all(std::string why) { refuse(std::move(why), depth_); }
 
   void spend(std::size_t steps) {
     steps_ += steps;
@@ -199,8 +204,9 @@ class AllOfMerge {
         unite(into, *from);
       }
     }
+    if (refusal_.empty()) settle_values(into);
+    if (refusal_.empty()) settle_alternatives(into);
     --depth_;
-    if (refusal_.empty()) settle(into);
     return into;
   }
 
@@ -244,6 +250,8 @@ class AllOfMerge {
       std::set<std::string> values;
       for (const common_json& one : value) values.insert(one.dump());
       keep(mine, [&](const common_json& one) { return values.contains(one.dump()); });
+    } else if (key == "const") {
+      refuse_all("its parts have no value in common");
     } else if (key == "additionalProperties" && (is_open(mine) || value == false)) {
       mine = value;
     } else if (key != "additionalProperties" || !(is_open(value) || mine == false)) {
@@ -274,7 +282,7 @@ class AllOfMerge {
         if (added.insert(one.get<std::string>()).second) both.push_back(one);
       }
     }
-    if (both.empty()) refuse("its parts have no type in common");
+    if (both.empty()) refuse_all("its parts have no type in common");
     return both.size() == 1 ? common_json(both.front()) : both;
   }
 
@@ -284,7 +292,7 @@ class AllOfMerge {
     for (const common_json& one : values) {
       if (stays(one)) kept.push_back(one);
     }
-    if (kept.empty()) refuse("its parts have no value in common");
+    if (kept.empty()) refuse_all("its parts have no value in common");
     values = std::move(kept);
   }
 
@@ -310,18 +318,36 @@ class AllOfMerge {
     }
   }
 
-  /// Whether llama.cpp enforces all that `node` says: not what stands beside values and
-  /// alternatives.
-  void settle(common_json& node) {
-    const bool has_alternatives = node.contains("anyOf") || node.contains("oneOf");
-    if (has_alternatives && count_narrowing(node) > 1) {
-      return refuse("alternatives (anyOf, oneOf) stand beside something else");
+  /// Says in each alternative what stands beside all of them: llama.cpp passes over that.
+  // NOLINTNEXTLINE(misc-no-recursion): united() stops it
+  void settle_alternatives(common_json& node) {
+    for (const char* key : {"oneOf", "anyOf"}) {
+      if (!node.contains(key) || count_narrowing(node) == 1) continue;
+      const common_json alternatives = node.at(key);
+      node.erase(key);
+      common_json made = common_json::array();
+      for (const common_json& one : alternatives) {
+        if (!one.is_object()) return refuse("an alternative is no schema");
+        common_json both = all_of({node, one});
+        const bool is_possible = refusal_.empty();
+        if (!is_possible && nothing_at_ != depth_ + 1) return;
+        refusal_.clear();
+        if (is_possible) made.push_back(std::move(both));
+      }
+      if (made.empty()) return refuse_all("none of its alternatives is possible");
+      node = common_json::object();
+      node["anyOf"] = std::move(made);
     }
+  }
+
+  /// llama.cpp enforces nothing beside values.
+  void settle_values(common_json& node) {
     const bool has_const = node.contains("const");
     const bool has_enum = node.contains("enum");
     if (!has_const && !has_enum) return;
     for (const auto& [key, value] : node.items()) {
-      if (narrows(key) && key != "const" && key != "enum" && key != "type") {
+      const bool settled = key == "const" || key == "enum" || key == "type";
+      if (narrows(key) && !settled && key != "anyOf" && key != "oneOf") {
         return refuse(fmt::format("\"{}\" stands beside an enum or const", key));
       }
     }
@@ -379,6 +405,7 @@ class AllOfMerge {
   std::string refusal_;
   std::size_t steps_ = 0;
   std::size_t depth_ = 0;
+  std::size_t nothing_at_ = 0;  // the depth at which nothing is possible, if that is the refusal
   bool found_ = false;
 };
 

@@ -16,8 +16,10 @@ inline constexpr std::size_t kAllOfStepsMax = 50'000;
 /// place; of several, properties and required names are united and what both say is narrowed.
 /// "additionalProperties": false allows what the parts name together, as is meant, if not said.
 ///
-/// Fails with kInvalidArgument where that cannot be said in one node: alternatives beside other
-/// conditions, two different patterns, types that exclude each other. `schema` must have passed
+/// Alternatives take what stands beside all of them.
+///
+/// Fails with kInvalidArgument where that cannot be said in one node: two different patterns, types
+/// that exclude each other, a length beside an enum. `schema` must have passed
 /// check_schema(); the result may be longer, and must pass again. `param`: the field to name.
 /// Any thread.
 [[nodiscard]] Result<std::string> with_merged_all_of(std::string_view schema,

@@ -35,9 +35,9 @@ std::string changed(std::string_view schema, const Change& change) {
 
 std::optional<std::size_t> index_in(std::string_view name) {
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
-  const bool is_plain = std::ranges::all_of(name, is_digit) && (name.size() == 1 || name[0] != '0');
+  const bool plain = std::ranges::all_of(name, is_digit) && (name.size() == 1 || name[0] != '0');
   std::size_t index = 0;
-  if (name.empty() || !is_plain) return std::nullopt;
+  if (name.empty() || !plain) return std::nullopt;
   if (std::from_chars(name.data(), name.data() + name.size(), index).ec != std::errc{})
     return std::nullopt;
   return index;
