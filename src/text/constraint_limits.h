@@ -32,8 +32,8 @@ inline constexpr std::size_t kStacksMax = 1000;
 inline constexpr std::size_t kTokenPathsMax = 20'000;
 inline constexpr std::size_t kRunCharactersMax = 40;   // of a token of one character, as of spaces
 inline constexpr std::size_t kWordCharactersMax = 20;  // of any other
-/// Steps of the searches for such ways, 20 to 120 ns each. Large schemas take a few 100,000.
-inline constexpr std::size_t kStackSearchMax = 1'000'000;
+/// Steps of the searches for such ways, 20 to 120 ns each. Large schemas take a million.
+inline constexpr std::size_t kStackSearchMax = 2'000'000;
 
 // Of schemas.
 inline constexpr std::size_t kOptionalPropertiesMax = 100;  // of one object
