@@ -51,10 +51,11 @@ KvBatch all(std::uint64_t count, std::uint64_t epoch = 1) {
 }
 
 class KvFollowerTest : public testing::Test {
- protected:
+ public:
   KvFollowerTest() { log::set_level(log::Level::kOff); }
   ~KvFollowerTest() override { log::set_level(log::Level::kInfo); }
 
+ protected:
   void take(const KvBatch& batch) { follower_.take(batch, now_); }
   Kind next() { return follower_.next(now_).kind; }
   std::uint32_t depth() {

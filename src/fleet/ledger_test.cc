@@ -27,7 +27,7 @@ TEST(Ledger, ChargesAtTheChoiceAndReleasesOnce) {
     EXPECT_EQ(ledger.view().queued_tokens[a], 40U);
     EXPECT_EQ(ledger.view().queues->size(a), 1U);
     Lease moved = std::move(lease);
-    lease.release();  // empty: nothing
+    lease.release();  // NOLINT(bugprone-use-after-move): empty, so nothing
     EXPECT_EQ(ledger.in_flight(), 1U);
     moved.first_token();
     moved.first_token();

@@ -13,10 +13,11 @@ namespace {
 using std::chrono::seconds;
 
 class RegistryTest : public testing::Test {
- protected:
+ public:
   RegistryTest() { log::set_level(log::Level::kOff); }
   ~RegistryTest() override { log::set_level(log::Level::kInfo); }
 
+ protected:
   static WorkerInfo worker(std::string instance, std::string address = {},
                            std::uint32_t ranks = 1) {
     return {.instance = std::move(instance),

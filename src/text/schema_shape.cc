@@ -48,7 +48,7 @@ std::string type_to_tell(const common_json& node, const common_json& root) {
     if (node.contains(union_of)) return first_type(node.at(union_of));
   }
   if (node.contains("const")) return type_of_value(node.at("const"));
-  if (node.contains("enum") && node.at("enum").size() > 0) {
+  if (node.contains("enum") && !node.at("enum").empty()) {
     return type_of_value(node.at("enum").front());
   }
   if (has_any(node, {"items", "prefixItems"})) return "array";

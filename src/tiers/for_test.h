@@ -162,7 +162,7 @@ class FaultyIo final : public BlockIo {
 };
 
 /// The options of a small store: 16 blocks in memory, `segments` of 8 on disk.
-inline Options small_store(const std::string& folder, std::shared_ptr<Faults> faults,
+inline Options small_store(const std::string& folder, const std::shared_ptr<Faults>& faults,
                            std::uint32_t segments = 8, std::uint64_t seed = 1) {
   Options options;
   options.compatibility = "model";

@@ -43,7 +43,7 @@ class OneAnswer final : public OutputSink {
 };
 
 class PrefixCacheTest : public ::testing::Test {
- protected:
+ public:
   PrefixCacheTest() : folder_(::testing::TempDir() + "penstock-prefix-XXXXXX") {
     EXPECT_NE(mkdtemp(folder_.data()), nullptr);
     options_.context_tokens = 1024;
@@ -56,6 +56,7 @@ class PrefixCacheTest : public ::testing::Test {
   }
   ~PrefixCacheTest() override { std::filesystem::remove_all(folder_); }
 
+ protected:
   std::shared_ptr<SharedStore> open_store(bool disk = true) {
     tiers::Options options;
     options.host_bytes = 4 * kMib;

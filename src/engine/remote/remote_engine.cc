@@ -227,7 +227,8 @@ Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
   call->request.mutable_token_ids()->Assign(request.tokens.begin(), request.tokens.end());
   if (!ask(call->context)) return not_connected();
   worker_->async()->Embed(
-      call->context.get(), &call->request, &call->response, [this, call](grpc::Status status) {
+      call->context.get(), &call->request, &call->response,
+      [this, call](const grpc::Status& status) {
         const auto& values = call->response.values();
         if (status.ok() && values.size() == static_cast<int>(options_.info.embedding_size)) {
           call->done(std::vector<float>(values.begin(), values.end()));
@@ -263,7 +264,7 @@ void Remote::probe(std::move_only_function<void(bool)> done) {
   call->done = std::move(done);
   if (!ask(call->context)) return call->done(false);
   control_->async()->Health(call->context.get(), &call->request, &call->response,
-                            [this, call](grpc::Status status) {
+                            [this, call](const grpc::Status& status) {
                               call->done(status.ok());
                               over();
                             });

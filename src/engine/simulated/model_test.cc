@@ -43,7 +43,7 @@ TEST(SchedulerModel, MeansOverThePromptsOfAPassAreWholeNumbers) {
   w.submit(1, 3, 1, 1);
   w.submit(2, 4, 1, 2);
   EXPECT_EQ(w.pass(), (Tags{1, 2}));
-  EXPECT_EQ(w.duration, prefill(2 * (7 / 2)) + decode(2, 32));
+  EXPECT_EQ(w.duration, prefill(6) + decode(2, 32));
 }
 
 TEST(SchedulerModel, BlocksCanBeHitBySequencesLaterInTheSamePass) {
