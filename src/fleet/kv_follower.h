@@ -94,8 +94,9 @@ class KvFollower final {
   /// What to fetch now; asking counts as asked. Cheap: call it after each event and now and then.
   [[nodiscard]] Want next(TimePoint now);
 
-  /// A request's cached prompt tokens: what the index said at its placement, and what the worker
-  /// found. Both as whole blocks. Told nothing by requests that neither has anything for.
+  /// A request's cached prompt tokens: what the index said of them, and what the worker found. Both
+  /// as whole blocks. What was stored between placement and start counts as predicted. Told nothing
+  /// by requests that neither has anything for.
   void compare(std::uint64_t predicted_tokens, std::uint64_t reported_tokens);
 
   [[nodiscard]] Trust trust() const noexcept;

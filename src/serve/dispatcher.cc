@@ -52,6 +52,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   lease_ = std::move(other.lease_);
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
+  locals_ = std::move(other.locals_);
   stage_ = other.stage_;
   prompt_at_ = other.prompt_at_;
   kept_tokens_ = other.kept_tokens_;
@@ -228,6 +229,9 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     wanted.prompt_at = request.prompt_at->worker_;
   }
 
+  std::vector<std::uint64_t> locals;
+  if (predicts(wanted.stage)) locals.assign(request.locals.begin(), request.locals.end());
+
   const std::lock_guard lock(mutex_);
   const Result<std::vector<kv::Slot>> fit = wished(request);
   if (!fit) return std::unexpected(fit.error());
@@ -282,6 +286,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   }
   made.stage_ = placed->stage;
   made.predicted_cached_tokens_ = predicted;
+  made.locals_ = std::move(locals);
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
   return made;
 }
@@ -469,22 +474,41 @@ void Dispatcher::note(const DispatchRequest& request, const router::Placement& p
   }
 }
 
-void Dispatcher::compare(const Assignment& made, const engine::Usage& usage, TimePoint now) {
+/// Of what was cached for an answer, nothing is predicted.
+bool Dispatcher::predicts(router::Stage stage) const {
+  return router_.needs().cached && stage != router::Stage::kDecode;
+}
+
+/// What would be predicted by now, at its worker, which has the slot still.
+std::uint32_t Dispatcher::cached_now(const Assignment& made, std::uint32_t prompt_tokens,
+                                     TimePoint now) {
+  made.at_->cache->catch_up(now);
+  depths_.assign(index_.slots(), 0);
+  index_.match(made.locals_, depths_);
+  const std::uint64_t blocks = made.worker_ < depths_.size() ? depths_[made.worker_] : 0;
+  return reusable_tokens(prompt_tokens, blocks * block_tokens_);
+}
+
+void Dispatcher::compare(Assignment& made, const engine::Usage& usage, TimePoint now) {
   Worker& worker = *made.at_;
   const std::uint32_t reported = usage.cached_tokens / block_tokens_ * block_tokens_;
-  // Of what was cached for an answer, nothing was predicted.
-  const bool predicted = router_.needs().cached && made.stage_ != router::Stage::kDecode;
-  if (predicted && worker.cache != nullptr) {
+  if (predicts(made.stage_) && worker.cache != nullptr) {
     ++worker.forecast.compared;
     worker.forecast.equal += reported == made.predicted_cached_tokens_ ? 1 : 0;
     worker.forecast.predicted_tokens += made.predicted_cached_tokens_;
     worker.forecast.reported_tokens += reported;
-    worker.cache->follower().compare(made.predicted_cached_tokens_, reported);
+    // What others computed or a store gave back since it was placed is in the picture by now.
+    std::uint32_t known = made.predicted_cached_tokens_;
+    if (reported > known) {
+      known = std::clamp(cached_now(made, usage.prompt_tokens, now), known, reported);
+    }
+    worker.cache->follower().compare(known, reported);
   }
   if (made.prompt_at_ && *made.prompt_at_ != made.worker_ && made.kept_tokens_ > 0) {
     const bool came = 2 * std::uint64_t{usage.cached_tokens} >= made.kept_tokens_;
     router_.handed_over(*made.prompt_at_, made.worker_, came, now);
   }
+  made.locals_ = {};
   Decision* decision = log_.find(made.decision_);
   if (decision == nullptr) return;
   decision->began = true;

@@ -110,6 +110,7 @@ class Assignment final {
   fleet::Lease lease_;
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
+  std::vector<std::uint64_t> locals_;  // of the prompt, while that may turn out otherwise
   router::Stage stage_ = router::Stage::kWhole;
   std::optional<kv::Slot> prompt_at_;  // an answer's: who has computed its prompt
   std::uint32_t kept_tokens_ = 0;      // and keeps so many tokens of it
@@ -267,9 +268,12 @@ class Dispatcher final {
   Assignment assign(kv::Slot slot, fleet::Lease lease, TimePoint now);
   void note(const DispatchRequest& request, const router::Placement& placement,
             std::uint32_t predicted_cached_tokens, bool shed);
-  void compare(const Assignment& made, const engine::Usage& usage, TimePoint now);
+  [[nodiscard]] bool predicts(router::Stage stage) const;
+  void compare(Assignment& made, const engine::Usage& usage, TimePoint now);
   [[nodiscard]] std::uint32_t reusable_tokens(std::uint32_t prompt_tokens,
                                               std::uint64_t cached_tokens) const;
+  [[nodiscard]] std::uint32_t cached_now(const Assignment& made, std::uint32_t prompt_tokens,
+                                         TimePoint now);
 
   const std::string policy_;
   const Clock& clock_;
@@ -289,6 +293,7 @@ class Dispatcher final {
   router::Router router_;
   const std::span<const std::string_view> terms_ = router_.policy().terms();
   router::Explanation why_;
+  std::vector<std::uint32_t> depths_;  // by slot, scratch
   router::TransferCost transfer_{.fixed_ms = 2, .block_ms = 0.5};
   DecisionLog log_;
 };

@@ -258,6 +258,38 @@ TEST_F(DispatcherTest, AWholePromptHeldStillHasATokenToCompute) {
   EXPECT_EQ(dispatcher_->view().workers[1].forecast.equal, 1U);
 }
 
+TEST_F(DispatcherTest, WhatIsStoredWhileRequestsWaitIsNoDisagreement) {
+  make(1);
+  for (std::uint32_t burst = 0; burst < 4; ++burst) {
+    // All share a prefix that nobody has: they wait until the first has computed it.
+    const std::vector<Token> prompt = prompt_of(10 * kBlock + 1, burst);
+    std::vector<Assignment> siblings;
+    for (int i = 0; i < 16; ++i) siblings.push_back(*place(prompt));
+    for (Assignment& sibling : siblings) {
+      const std::uint32_t cached = &sibling == siblings.data() ? 0 : 10 * kBlock;
+      sibling.first_token({.prompt_tokens = 10 * kBlock + 1, .cached_tokens = cached});
+      engines_[0]->hold(prompt);
+    }
+  }
+  const WorkerView worker = dispatcher_->view().workers[0];
+  EXPECT_EQ(worker.trust, fleet::Trust::kExact);
+  EXPECT_EQ(worker.agreement, 1);
+  EXPECT_EQ(worker.snapshots, 0U);
+  EXPECT_EQ(worker.forecast.compared, 64U);
+  EXPECT_EQ(worker.forecast.equal, 4U);  // of what was predicted
+}
+
+TEST_F(DispatcherTest, FindingWhatWasNeverToldIsDisagreement) {
+  make(1);
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    Result<Assignment> placed = place(prompt_of(100, i));
+    engines_[0]->hold(prompt_of(100, 1000 + i));  // something else
+    placed->first_token({.prompt_tokens = 100, .cached_tokens = 96});
+  }
+  EXPECT_EQ(dispatcher_->view().workers[0].trust, fleet::Trust::kDegraded);
+  EXPECT_EQ(dispatcher_->view().workers[0].doubt, "disagreement");
+}
+
 TEST_F(DispatcherTest, ABurstSpreadsThoughNobodyHasReportedYet) {
   make(4);
   std::vector<Assignment> all;
