@@ -122,6 +122,7 @@ class Latency final : public Policy {
     }
     Choice choice = least.choice("least added ms");
     choice.ttft_ms = added_at(q, choice.slot, cold).first_token_ms;
+    if (choice.ttft_ms > q.ttft_max_ms) choice = in_time(q, choice, cold, prices, rng);
     learn_reuse(q, item_of(q, 0, choice.slot, cold));
     return choice;
   }
@@ -132,6 +133,7 @@ class Latency final : public Policy {
     const Prices prices = this->prices();
     find_answers(q, split, cold, prices);
     double least = choice.cost;
+    bool late = choice.ttft_ms > q.ttft_max_ms;
     for (const Slot slot : split.prefill) {
       const Leg prompt = prompt_leg(q, split, slot, cold);
       // Whoever could take it whole as well must be worth it; who cannot, is there for this.
@@ -146,8 +148,10 @@ class Latency final : public Policy {
                   added.work_ms, added.home_ms, prompt.tokens},
                  Stage::kPrefill);
       }
-      if (cost >= least) continue;
+      const bool part_late = added.first_token_ms > q.ttft_max_ms;
+      if (part_late != late ? part_late : cost >= least) continue;
       least = cost;
+      late = part_late;
       choice = {.slot = slot,
                 .rule = "prompt elsewhere",
                 .cost = cost,
@@ -183,6 +187,20 @@ class Latency final : public Policy {
   }
 
  private:
+  /// Of those who are in time, the one where it adds least; `late`, if there is none.
+  [[nodiscard]] Choice in_time(const Question& q, const Choice& late, double cold,
+                               const Prices& prices, Rng& rng) const {
+    LeastCost least(rng);
+    for (const Slot slot : q.candidates) {
+      const Added added = added_at(q, slot, cold);
+      if (added.first_token_ms <= q.ttft_max_ms) least.offer(slot, added.cost(prices));
+    }
+    if (!least.any()) return late;
+    Choice choice = least.choice("least added ms in time");
+    choice.ttft_ms = added_at(q, choice.slot, cold).first_token_ms;
+    return choice;
+  }
+
   /// Where it adds least, with the KV that has to get there and what is computed there in any case.
   /// Where nobody knows what moving KV takes: the least KV in use, this prompt's included, since
   /// decoding costs by use, whoever it is for.

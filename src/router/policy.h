@@ -47,6 +47,7 @@ struct Question {
   std::span<const Slot> candidates;       // who may take it; ascending, never empty
   std::span<const std::uint32_t> cached;  // leading blocks believed cached there; absent: zeros
   std::span<const std::uint32_t> active;  // leading blocks in flight there; absent: zeros
+  double ttft_max_ms = kInfinity;         // a first token later than that is of no use
   // Of an answer (kDecode):
   std::optional<TransferCost> transfer;  // of the prompt's KV to who lacks it; absent: not known
   std::optional<Slot> prompt_at;         // who has computed the prompt; absent: none of these

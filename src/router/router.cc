@@ -159,7 +159,8 @@ Question Router::question(const RouteRequest& request, const fleet::FleetView& f
           .fleet = fleet,
           .candidates = slots,
           .cached = {},
-          .active = {}};
+          .active = {},
+          .ttft_max_ms = request.ttft_max_ms};
 }
 
 Placement Router::charge(const RouteRequest& request, const Question& question,

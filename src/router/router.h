@@ -32,6 +32,9 @@ struct RouteRequest {
   std::optional<TransferCost> split;
   std::uint32_t tail_tokens = 1;  // Split::tail_tokens
   std::optional<Slot> prompt_at;  // kDecode: who has computed its prompt
+  /// A first token later than that is of no use: whoever is predicted to give it in time goes
+  /// before others, with policies that predict times.
+  double ttft_max_ms = kInfinity;
 };
 
 /// Where a request runs, and the charge for it.

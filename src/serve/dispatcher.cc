@@ -228,6 +228,8 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     wanted.stage = router::Stage::kDecode;
     wanted.prompt_at = request.prompt_at->worker_;
   }
+  const bool bounded = request.first_token_by != TimePoint::max();
+  if (bounded) wanted.ttft_max_ms = to_ms(request.first_token_by - now);
 
   std::vector<std::uint64_t> locals;
   if (predicts(wanted.stage)) locals.assign(request.locals.begin(), request.locals.end());
@@ -267,7 +269,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   const std::uint32_t predicted =
       reusable_tokens(wanted.prompt_tokens, std::uint64_t{placed->cached_blocks} * block_tokens_);
   const double late_ms = placed->ttft_ms - to_ms(request.first_token_by - now);
-  const bool too_late = request.first_token_by != TimePoint::max() && late_ms > 0;
+  const bool too_late = bounded && late_ms > 0;
   note(request, *placed, predicted, too_late);
   if (too_late) {
     ++worker.shed;

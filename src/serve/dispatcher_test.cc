@@ -417,6 +417,43 @@ TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
   EXPECT_EQ(dispatcher_->view().workers[0].shed + dispatcher_->view().workers[1].shed, 1U);
 }
 
+TEST_F(DispatcherTest, WhoIsInTimeGoesBeforeWhoAddsLess) {
+  make(2);
+  for (std::uint64_t pass = 1; pass <= 50; ++pass) {  // a token takes a ms
+    for (FakeEngine* engine : engines_) {
+      const auto tokens = static_cast<std::uint32_t>(100 + pass);
+      engine->report.generation = 1 + pass;
+      engine->report.last_prefill_pass = {.ordinal = pass,
+                                          .work = {.prefill_tokens = tokens},
+                                          .took = std::chrono::milliseconds(tokens)};
+    }
+    (void)dispatcher_->view();
+  }
+  // A pass is under way at one; streams would stand still at the other.
+  for (FakeEngine* engine : engines_) ++engine->report.generation;
+  engines_[0]->report.pass_started = clock_.now();
+  engines_[0]->report.pass = {.prefill_tokens = 50};
+  engines_[1]->report.running = kPlaces - 1;
+
+  const std::vector<Token> prompt = prompt_of(400, 3);
+  EXPECT_EQ(place(prompt)->worker(), 0U);
+  const std::vector<Decision::Candidate> candidates = dispatcher_->decisions()[0].candidates;
+  ASSERT_EQ(dispatcher_->terms()[0], "first token ms");
+  const double slower_ms = candidates[0].terms[0];
+  const double faster_ms = candidates[1].terms[0];
+  ASSERT_LT(candidates[0].cost, candidates[1].cost);
+  ASSERT_LT(faster_ms + 20, slower_ms);
+  const auto within = [&](double ms) {
+    return place(prompt,
+                 {.first_token_by = clock_.now() + Nanos(static_cast<std::int64_t>(ms * 1e6))});
+  };
+  EXPECT_EQ(within(slower_ms + 1)->worker(), 0U);
+  const Result<Assignment> in_time = within(slower_ms - 1);
+  ASSERT_TRUE(in_time.has_value()) << in_time.error().message;
+  EXPECT_EQ(in_time->worker(), 1U);
+  EXPECT_EQ(within(faster_ms - 1).error().code, Code::kOverloaded);
+}
+
 TEST_F(DispatcherTest, ChoicesOfOnePromptShareAWorkerWhileItHasPlaces) {
   make(3);
   const std::vector<Token> prompt = prompt_of(500, 1);
