@@ -2,11 +2,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/labels.h"
@@ -21,25 +19,14 @@ namespace penstock::fleet {
 /// instance is another worker, whatever its address.
 struct WorkerInfo {
   std::string instance;
-  std::string address;
-  std::string model;
-  std::vector<std::string> adapters;
+  std::string address;  // empty: it has none
   Labels labels;
   Role role = Role::kBoth;
-  std::uint32_t ranks = 1;  // data-parallel; each gets a slot
 };
 
-/// What a request asks of a worker beside room. Empty or absent: anything.
-struct WorkerFilter {
-  std::string_view model;
-  std::string_view adapter;
-  std::span<const Labels::value_type> labels;  // all of them
-  std::optional<std::uint32_t> rank;
-};
-
-/// The workers of one router: who has joined, under which slots, in which state. It keeps ledger
-/// and index in step: a worker that leaves is gone from both at once, and its slots go to others as
-/// new lives, so that leases and events of the old one count no more. Ledger and index must outlive
+/// The workers of one router: who has joined, under which slot, in which state. It keeps ledger and
+/// index in step: a worker that leaves is gone from both at once, and its slot goes to another as a
+/// new life, so that leases and events of the old one count no more. Ledger and index must outlive
 /// it. Owned by the ledger's thread. Bounded by the ledger's slots.
 class Registry final {
  public:
@@ -49,30 +36,27 @@ class Registry final {
   };
   /// A check that a worker is due for.
   struct Due {
-    Slot slot;  // the first of the worker's
+    Slot slot;
     WorkerHealth::Check check;
   };
 
   Registry(Ledger& ledger, kv::PrefixIndex& index) : Registry(ledger, index, Options{}) {}
   Registry(Ledger& ledger, kv::PrefixIndex& index, const Options& options);
 
-  /// The worker's first slot; its ranks follow one another in slots(). An instance that is known
-  /// keeps what it has. A known address under a new instance: the old worker is gone. Fails with
-  /// kOverloaded when there are no slots left, kInvalidArgument without an instance or ranks.
+  /// The worker's slot. An instance that is known keeps what it has. A known address under a new
+  /// instance: the old worker is gone. Fails with kOverloaded when there are no slots left,
+  /// kInvalidArgument without an instance.
   Result<Slot> join(const WorkerInfo& info, TimePoint now);
   /// Gone now, with all its leases and blocks. Unknown instances are ignored.
   void leave(std::string_view instance);
-  /// The whole list as discovery sees it: joins and leaves what differs. (A discovery that is lost
-  /// calls nothing, and nothing changes.)
-  void listed(std::span<const WorkerInfo> all, TimePoint now);
 
   /// Null: nobody has that slot.
   [[nodiscard]] const WorkerInfo* info(Slot slot) const noexcept;
   [[nodiscard]] WorkerHealth* health(Slot slot) noexcept;
   [[nodiscard]] KvFollower* follower(Slot slot) noexcept;
-  [[nodiscard]] bool matches(Slot slot, const WorkerFilter& filter) const noexcept;
-  /// No request is left on any slot of the worker: a draining one can go.
-  [[nodiscard]] bool idle(Slot slot) const noexcept;
+  /// There is a worker, and it has all of these.
+  [[nodiscard]] bool has_labels(Slot slot,
+                                std::span<const Labels::value_type> wanted) const noexcept;
 
   /// Lets the time pass and brings states and trust into the ledger. Appends the checks that are
   /// due.
@@ -81,20 +65,19 @@ class Registry final {
  private:
   struct Worker {
     WorkerInfo info;
-    std::vector<Slot> slots;  // by rank
     WorkerHealth health;
-    std::vector<std::unique_ptr<KvFollower>> followers;  // by rank
+    KvFollower follower;
   };
 
-  [[nodiscard]] Worker* worker_at(Slot slot) noexcept;
-  [[nodiscard]] const Worker* worker_at(Slot slot) const noexcept;
-  void remove(Worker& worker);
+  [[nodiscard]] Worker* worker_at(Slot slot) const noexcept {
+    return slot < workers_.size() ? workers_[slot].get() : nullptr;
+  }
+  void remove(Slot slot);
 
   Ledger& ledger_;
   kv::PrefixIndex& index_;
   const Options options_;
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::vector<Worker*> by_slot_;
+  std::vector<std::unique_ptr<Worker>> workers_;  // by slot; null: nobody has it
 };
 
 }  // namespace penstock::fleet

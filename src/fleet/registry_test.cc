@@ -18,14 +18,10 @@ class RegistryTest : public testing::Test {
   ~RegistryTest() override { log::set_level(log::Level::kInfo); }
 
  protected:
-  static WorkerInfo worker(std::string instance, std::string address = {},
-                           std::uint32_t ranks = 1) {
+  static WorkerInfo worker(std::string instance, std::string address = {}) {
     return {.instance = std::move(instance),
             .address = std::move(address),
-            .model = "m",
-            .adapters = {"french"},
-            .labels = {{"zone", "a"}, {"gpu", "h100"}},
-            .ranks = ranks};
+            .labels = {{"zone", "a"}, {"gpu", "h100"}}};
   }
   Slot join(const WorkerInfo& info) {
     const Result<Slot> slot = registry_.join(info, now_);
@@ -88,56 +84,23 @@ TEST_F(RegistryTest, H9_AnotherInstanceAtAnAddressIsAnotherWorker) {
   EXPECT_EQ(registry_.info(slot)->instance, "two");
 }
 
-TEST_F(RegistryTest, RanksHaveSlotsOfTheirOwnAndLiveAndDieTogether) {
-  const Slot first = join(worker("one", {}, 3));
-  EXPECT_TRUE(registry_.matches(first + 1, {.rank = 1}));
-  EXPECT_FALSE(registry_.matches(first + 1, {.rank = 2}));
-  registry_.health(first + 2)->probed(true, now_);
-  tick();
-  for (Slot rank = 0; rank < 3; ++rank) {
-    EXPECT_EQ(ledger_.view().state[first + rank], WorkerState::kReady);
-  }
-  EXPECT_FALSE(registry_.join(worker("two", {}, 2), now_).has_value()) << "one slot is left";
-  const Lease lease = ledger_.charge(first + 2, {.prompt_tokens = 10, .uncached_tokens = 10});
-  EXPECT_FALSE(registry_.idle(first));
-  registry_.leave("one");
-  for (Slot rank = 0; rank < 3; ++rank) {
-    EXPECT_EQ(ledger_.view().state[first + rank], WorkerState::kGone);
-    EXPECT_EQ(registry_.info(first + rank), nullptr);
-    EXPECT_EQ(registry_.follower(first + rank), nullptr);
-  }
-  join(worker("three", {}, 4));
-}
-
 TEST_F(RegistryTest, AFailedJoinTakesNothing) {
-  join(worker("one", {}, 2));
-  EXPECT_EQ(registry_.join(worker("two", {}, 3), now_).error().code, Code::kOverloaded);
+  for (const char* name : {"one", "two", "three", "four"}) join(worker(name));
+  EXPECT_EQ(registry_.join(worker("five"), now_).error().code, Code::kOverloaded);
   EXPECT_EQ(registry_.join(worker({}), now_).error().code, Code::kInvalidArgument);
-  EXPECT_EQ(registry_.join(worker("none", {}, 0), now_).error().code, Code::kInvalidArgument);
-  join(worker("three", {}, 2));
+  registry_.leave("two");
+  EXPECT_EQ(registry_.info(1), nullptr);
+  EXPECT_EQ(registry_.follower(1), nullptr);
+  EXPECT_EQ(ledger_.view().state[1], WorkerState::kGone);
+  EXPECT_EQ(join(worker("five")), 1U) << "in the slot of the one that left";
 }
 
-TEST_F(RegistryTest, H8_WhatAListNoLongerHasIsGone) {
-  const Slot one = join(worker("one"));
-  const Slot two = join(worker("two"));
-  registry_.listed(std::vector{worker("two"), worker("three")}, now_);
-  EXPECT_EQ(registry_.info(one)->instance, "three");
-  EXPECT_EQ(registry_.info(two)->instance, "two");
-  registry_.listed({}, now_);
-  EXPECT_EQ(registry_.info(one), nullptr);
-  EXPECT_EQ(registry_.info(two), nullptr);
-}
-
-TEST_F(RegistryTest, FiltersByWhatAWorkerIs) {
-  using Labels = std::vector<std::pair<std::string, std::string>>;
+TEST_F(RegistryTest, AllLabelsAreWanted) {
   const Slot slot = join(worker("one"));
-  EXPECT_TRUE(registry_.matches(slot, {}));
-  EXPECT_TRUE(registry_.matches(slot, {.model = "m", .adapter = "french"}));
-  EXPECT_FALSE(registry_.matches(slot, {.model = "n"}));
-  EXPECT_FALSE(registry_.matches(slot, {.adapter = "german"}));
-  EXPECT_TRUE(registry_.matches(slot, {.labels = Labels{{"gpu", "h100"}, {"zone", "a"}}}));
-  EXPECT_FALSE(registry_.matches(slot, {.labels = Labels{{"gpu", "h100"}, {"zone", "b"}}}));
-  EXPECT_FALSE(registry_.matches(slot + 1, {}));
+  EXPECT_TRUE(registry_.has_labels(slot, {}));
+  EXPECT_TRUE(registry_.has_labels(slot, Labels{{"gpu", "h100"}, {"zone", "a"}}));
+  EXPECT_FALSE(registry_.has_labels(slot, Labels{{"gpu", "h100"}, {"zone", "b"}}));
+  EXPECT_FALSE(registry_.has_labels(slot + 1, {}));
 }
 
 TEST_F(RegistryTest, AWorkerThatIsGoneByItselfLeaves) {

@@ -374,7 +374,7 @@ std::vector<kv::Slot> Dispatcher::fitting(const DispatchRequest& request) const 
   std::vector<kv::Slot> slots;
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
     if (workers_[slot] == nullptr) continue;
-    if (request.labels.empty() || registry_.matches(slot, {.labels = request.labels})) {
+    if (request.labels.empty() || registry_.has_labels(slot, request.labels)) {
       slots.push_back(slot);
     }
   }

@@ -60,9 +60,9 @@ class DispatcherFleetTest : public testing::Test {
   std::shared_ptr<Seen> join(const std::string& instance, const std::string& address,
                              const Labels& labels = {}) {
     auto seen = std::make_shared<Seen>();
-    const Result<void> joined = dispatcher_.join(
-        {.instance = instance, .address = address, .model = "fake", .labels = labels}, info_,
-        [&] { return std::make_unique<FakeRemote>(seen); });
+    const Result<void> joined =
+        dispatcher_.join({.instance = instance, .address = address, .labels = labels}, info_,
+                         [&] { return std::make_unique<FakeRemote>(seen); });
     EXPECT_TRUE(joined.has_value());
     return seen;
   }
@@ -310,7 +310,7 @@ TEST_F(DispatcherFleetTest, WhoDoesNotFitStaysOut) {
   const auto refused = [&](auto change) {
     engine::EngineInfo info = info_;
     change(info);
-    return dispatcher_.join({.instance = "x", .address = "host:9", .model = "fake"}, info, connect);
+    return dispatcher_.join({.instance = "x", .address = "host:9"}, info, connect);
   };
   using Info = engine::EngineInfo;
   EXPECT_FALSE(refused([](Info& i) { i.model = "other"; }));

@@ -118,8 +118,6 @@ Result<void> RemoteWorkers::join(const engine::JoiningWorker& worker) {
     };
     joined = dispatcher->join({.instance = worker.instance,
                                .address = worker.address,
-                               .model = worker.info.model,
-                               .adapters = {},
                                .labels = worker.labels,
                                .role = role_of(worker.role)},
                               worker.info, connect);
