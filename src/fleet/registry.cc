@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "base/log.h"
 
@@ -10,7 +11,8 @@ namespace penstock::fleet {
 Registry::Registry(Ledger& ledger, kv::PrefixIndex& index, const Options& options)
     : ledger_(ledger), index_(index), options_(options) {}
 
-Result<Slot> Registry::join(const WorkerInfo& info, TimePoint now) {
+Result<Slot> Registry::join(const WorkerInfo& info, TimePoint now,
+                            const WorkerHealth::Options& health) {
   if (info.instance.empty()) return fail(Code::kInvalidArgument, "a worker needs an instance");
   for (Slot slot = 0; slot < workers_.size(); ++slot) {
     if (workers_[slot] != nullptr && workers_[slot]->info.instance == info.instance) return slot;
@@ -23,10 +25,8 @@ Result<Slot> Registry::join(const WorkerInfo& info, TimePoint now) {
   const std::optional<Slot> slot = ledger_.add(WorkerState::kStarting, info.role);
   if (!slot) return fail(Code::kOverloaded, "there is no room for another worker");
   if (*slot >= workers_.size()) workers_.resize(*slot + 1);
-  workers_[*slot] =
-      std::make_unique<Worker>(Worker{.info = info,
-                                      .health = {now, options_.health},
-                                      .follower = {index_, *slot, options_.follower}});
+  workers_[*slot] = std::make_unique<Worker>(Worker{
+      .info = info, .health = {now, health}, .follower = {index_, *slot, options_.follower}});
   return *slot;
 }
 
@@ -68,7 +68,7 @@ void Registry::tick(TimePoint now, std::vector<Due>& due) {
       remove(slot);
       continue;
     }
-    if (state == WorkerState::kSuspect && ledger_.view().state[slot] != state) {
+    if (!std::exchange(worker.suspect, state == WorkerState::kSuspect) && worker.suspect) {
       log::warn("worker {} is suspect ({})", worker.info.instance,
                 to_string(worker.health.suspicion()));
     }

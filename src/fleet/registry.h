@@ -45,8 +45,11 @@ class Registry final {
 
   /// The worker's slot. An instance that is known keeps what it has. A known address under a new
   /// instance: the old worker is gone. Fails with kOverloaded when there are no slots left,
-  /// kInvalidArgument without an instance.
-  Result<Slot> join(const WorkerInfo& info, TimePoint now);
+  /// kInvalidArgument without an instance. `health`: how it is judged, if not as all others.
+  Result<Slot> join(const WorkerInfo& info, TimePoint now) {
+    return join(info, now, options_.health);
+  }
+  Result<Slot> join(const WorkerInfo& info, TimePoint now, const WorkerHealth::Options& health);
   /// Gone now, with all its leases and blocks. Unknown instances are ignored.
   void leave(std::string_view instance);
 
@@ -67,6 +70,7 @@ class Registry final {
     WorkerInfo info;
     WorkerHealth health;
     KvFollower follower;
+    bool suspect = false;  // and that was told
   };
 
   [[nodiscard]] Worker* worker_at(Slot slot) const noexcept {

@@ -118,6 +118,14 @@ void Assignment::failed(FaultClass fault) noexcept {
   }
 }
 
+void Assignment::canary_ended(bool well) noexcept {
+  if (dispatcher_ == nullptr) return;
+  const std::lock_guard lock(dispatcher_->mutex_);
+  if (fleet::WorkerHealth* health = dispatcher_->health_at(*this)) {
+    health->canary_ended(well, dispatcher_->clock_.now());
+  }
+}
+
 void Assignment::release() noexcept {
   if (dispatcher_ == nullptr) return;
   Dispatcher& dispatcher = *std::exchange(dispatcher_, nullptr);
@@ -145,23 +153,15 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       registry_(ledger_, index_, {.health = options.health, .follower = {}}),
       router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
       log_(options.decisions_max) {
-  for (std::unique_ptr<engine::Engine>& engine : engines) {
-    const std::size_t i = workers_.size();
-    const fleet::Role wanted = i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth;
-    const auto slot = ledger_.add(fleet::WorkerState::kReady, role_for(engine->info(), wanted));
-    CHECK(slot.has_value());
-    Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
-    worker.engine = std::move(engine);
-    if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
-      worker.own_follower = std::make_unique<fleet::KvFollower>(index_, *slot);
-      worker.cache = std::make_unique<KvReader>(*source, *worker.own_follower);
-    }
+  for (std::size_t i = 0; i < engines.size(); ++i) {
+    add_own(std::move(engines[i]), i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth,
+            options.health);
   }
 }
 
 Dispatcher::~Dispatcher() { CHECK_EQ(ledger_.in_flight(), 0U); }
 
-/// Null: the worker is of this process, or gone.
+/// Null: the worker is gone.
 fleet::WorkerHealth* Dispatcher::health_at(const Assignment& made) {
   return workers_[made.worker_].get() == made.at_ ? registry_.health(made.worker_) : nullptr;
 }
@@ -386,7 +386,7 @@ void Dispatcher::catch_up(TimePoint now) {
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
     if (workers_[slot] == nullptr) continue;
     Worker& worker = *workers_[slot];
-    if (worker.remote != nullptr) show_state(slot);
+    show_state(slot);
     if (router_.needs().cached && worker.cache != nullptr) {
       worker.cache->catch_up(now);
       ledger_.set_trust(slot, worker.cache->follower().trust());
@@ -531,8 +531,8 @@ DispatcherView Dispatcher::view() {
     WorkerView& shown = view.workers.emplace_back();
     shown = {.slot = slot,
              .instance = worker.instance,
-             .address = worker.remote != nullptr ? registry_.info(slot)->address : "",
-             .labels = worker.remote != nullptr ? registry_.info(slot)->labels : Labels{},
+             .address = registry_.info(slot)->address,
+             .labels = registry_.info(slot)->labels,
              .state = draining_ ? fleet::WorkerState::kDraining : fleet.state[slot],
              .role = fleet.role[slot],
              .trust = fleet.trust[slot],

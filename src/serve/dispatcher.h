@@ -37,7 +37,7 @@ struct DispatchOptions {
   std::uint32_t decisions_max = 256;  // the last ones are kept to be explained; 0: none
   std::size_t index_bytes_max = std::size_t{256} << 20;
   std::uint32_t joins_max = 0;          // workers of other processes, at once
-  fleet::WorkerHealth::Options health;  // of those
+  fleet::WorkerHealth::Options health;  // of those; of those here, what is about results
   std::vector<fleet::Role> roles;       // of the engines of this process; those beyond: kBoth
 };
 
@@ -100,6 +100,8 @@ class Assignment final {
   void finished() noexcept;
   /// It ended by somebody's fault.
   void failed(FaultClass fault) noexcept;
+  /// It was a canary (Dispatcher::Chore), and has given its token or not.
+  void canary_ended(bool well) noexcept;
   void release() noexcept;
 
  private:
@@ -157,10 +159,9 @@ struct DispatchedWorker {
   std::string instance;                    // of that
   bool was_connected = false;
   bool given_up = false;
-  std::uint32_t users = 0;                          // assignments that point here
-  std::unique_ptr<fleet::KvFollower> own_follower;  // of one of this process
-  std::unique_ptr<KvReader> cache;                  // null: it tells nothing
-  std::uint64_t refused = 0;                        // charged, but never accepted
+  std::uint32_t users = 0;          // assignments that point here
+  std::unique_ptr<KvReader> cache;  // null: it tells nothing
+  std::uint64_t refused = 0;        // charged, but never accepted
   std::uint64_t prefill_pass_seen = 0;
   std::uint64_t decode_pass_seen = 0;
   std::uint64_t fetch_seen = 0;
@@ -213,8 +214,8 @@ class Dispatcher final {
   Result<void> embed(engine::EmbedRequest request, engine::EmbedDone done,
                      const DispatchRequest& where = {});
 
-  // Workers of other processes (dispatcher_fleet.cc). They are known by their instance; one that is
-  // unknown by now is ignored. Thread: any, but for chores().
+  // Which workers there are (dispatcher_fleet.cc). Those of other processes are known by their
+  // instance; one that is unknown by now is ignored. Thread: any, but for chores().
 
   using Connect = std::function<std::unique_ptr<engine::RemoteEngine>()>;
   /// Takes a worker in under its instance. Fails as fleet::Registry::join, and when it is no worker
@@ -226,14 +227,12 @@ class Dispatcher final {
   bool heartbeat(std::string_view instance, bool draining);
   void leave(std::string_view instance);
   void probed(std::string_view instance, bool well);
-  void canary_ended(std::string_view instance, bool well);
 
-  /// A worker that has to be looked after.
+  /// A worker that has to be looked after: probed, or (then it has a place) asked for one token.
   struct Chore {
-    std::string instance;
-    engine::RemoteEngine* engine = nullptr;  // there until the next chores()
-    fleet::WorkerHealth::Check check{};
-    Assignment place;  // kCanary: what the request is charged as
+    std::string instance;                   // kProbe: whose
+    engine::RemoteEngine* probe = nullptr;  // kProbe: there until the next chores()
+    Assignment canary;                      // kCanary: what the request is charged as
   };
   /// Lets the time pass: states, leases, the ends of those that are gone. To be called every few
   /// moments, by one thread.
@@ -260,6 +259,8 @@ class Dispatcher final {
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void learn_transfer(const engine::TimedFetch& fetch);
   [[nodiscard]] fleet::Role role_for(const engine::EngineInfo& its, fleet::Role wanted) const;
+  void add_own(std::unique_ptr<engine::Engine> engine, fleet::Role wanted,
+               fleet::WorkerHealth::Options health);
   void show_state(kv::Slot slot);
   void retire_gone();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;

@@ -1,10 +1,11 @@
-// What a Dispatcher does with the workers of other processes.
+// What a Dispatcher knows of its workers: who there is, and how well.
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "serve/dispatcher.h"
 
@@ -34,6 +35,28 @@ std::string misfit(const engine::EngineInfo& ours, const engine::EngineInfo& its
 }
 
 }  // namespace
+
+/// A worker of this process: there from the beginning, without a name that others could use. Nobody
+/// has to say that it lives; what it makes of requests tells whether it is well.
+void Dispatcher::add_own(std::unique_ptr<engine::Engine> engine, fleet::Role wanted,
+                         fleet::WorkerHealth::Options health) {
+  health.silence_max = health.canary_after = health.gone_after = Nanos::max();
+  const TimePoint now = clock_.now();
+  const Result<kv::Slot> slot =
+      registry_.join({.instance = fmt::format("of this process {}", workers_.size()),
+                      .address = {},
+                      .labels = {},
+                      .role = role_for(engine->info(), wanted)},
+                     now, health);
+  CHECK(slot.has_value() && *slot == workers_.size());
+  Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
+  worker.engine = std::move(engine);
+  if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
+    worker.cache = std::make_unique<KvReader>(*source, *registry_.follower(*slot));
+  }
+  registry_.health(*slot)->probed(true, now);
+  show_state(*slot);
+}
 
 Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::EngineInfo& its,
                               const Connect& connect) {
@@ -99,11 +122,6 @@ void Dispatcher::probed(std::string_view instance, bool well) {
   if (fleet::WorkerHealth* health = health_of(instance)) health->probed(well, clock_.now());
 }
 
-void Dispatcher::canary_ended(std::string_view instance, bool well) {
-  const std::lock_guard lock(mutex_);
-  if (fleet::WorkerHealth* health = health_of(instance)) health->canary_ended(well, clock_.now());
-}
-
 std::vector<Dispatcher::Chore> Dispatcher::chores() {
   std::vector<std::unique_ptr<Worker>> unused;  // their engines end without the lock
   std::vector<engine::RemoteEngine*> gone;
@@ -118,16 +136,16 @@ std::vector<Dispatcher::Chore> Dispatcher::chores() {
     for (kv::Slot slot = 0; slot < workers_.size(); ++slot) show_state(slot);
     for (const auto& [slot, check] : due) {
       if (slot >= workers_.size() || workers_[slot] == nullptr) continue;
-      Chore& chore = chores.emplace_back();
-      chore.instance = workers_[slot]->instance;
-      chore.engine = workers_[slot]->remote;
-      chore.check = check;
-      if (check != fleet::WorkerHealth::Check::kCanary) continue;
-      chore.place = assign(
-          slot,
-          ledger_.charge(slot,
-                         {.prompt_tokens = 1, .uncached_tokens = 1, .new_blocks = 1, .locals = {}}),
-          now);
+      Worker& worker = *workers_[slot];
+      if (check == fleet::WorkerHealth::Check::kCanary) {
+        fleet::Lease lease = ledger_.charge(
+            slot, {.prompt_tokens = 1, .uncached_tokens = 1, .new_blocks = 1, .locals = {}});
+        chores.emplace_back().canary = assign(slot, std::move(lease), now);
+      } else if (worker.remote != nullptr) {
+        chores.push_back({.instance = worker.instance, .probe = worker.remote, .canary = {}});
+      } else {
+        registry_.health(slot)->probed(true, now);  // its process is this one
+      }
     }
     for (const std::unique_ptr<Worker>& worker : retired_) {
       if (!std::exchange(worker->given_up, true)) gone.push_back(worker->remote);
@@ -158,14 +176,11 @@ void Dispatcher::give_up_workers() {
 void Dispatcher::show_state(kv::Slot slot) {
   if (slot >= workers_.size() || workers_[slot] == nullptr) return;
   Worker& worker = *workers_[slot];
-  fleet::WorkerState state = fleet::WorkerState::kReady;
-  if (worker.remote != nullptr) {
-    const bool connected = worker.remote->connected();
-    worker.was_connected |= connected;
-    state = registry_.health(slot)->state();
-    if (state == fleet::WorkerState::kReady && !connected) {
-      state = worker.was_connected ? fleet::WorkerState::kSuspect : fleet::WorkerState::kStarting;
-    }
+  const bool connected = worker.engine->connected();
+  worker.was_connected |= connected;
+  fleet::WorkerState state = registry_.health(slot)->state();
+  if (state == fleet::WorkerState::kReady && !connected) {
+    state = worker.was_connected ? fleet::WorkerState::kSuspect : fleet::WorkerState::kStarting;
   }
   ledger_.set_state(slot, state);
 }

@@ -12,7 +12,6 @@ namespace penstock::serve {
 namespace {
 
 using fleet::WorkerState;
-using Check = fleet::WorkerHealth::Check;
 using testing::ElementsAre;
 
 constexpr std::uint32_t kBlockTokens = 16;
@@ -272,21 +271,21 @@ TEST_F(DispatcherFleetTest, ACanaryIsChargedAndDecides) {
     clock_.advance(std::chrono::seconds(3));
     dispatcher_.heartbeat("a", false);
   }
-  {
-    const std::vector<Dispatcher::Chore> chores = dispatcher_.chores();
+  const auto canary_ended = [&](bool well) {
+    std::vector<Dispatcher::Chore> chores = dispatcher_.chores();
     ASSERT_EQ(chores.size(), 1U);
-    EXPECT_EQ(chores[0].check, Check::kCanary);
-    EXPECT_EQ(chores[0].instance, "a");
+    ASSERT_TRUE(chores[0].canary);
+    EXPECT_EQ(chores[0].canary.worker(), 0U);
     EXPECT_EQ(dispatcher_.in_flight(), 1U);
-  }
+    chores[0].canary.canary_ended(well);
+  };
+  canary_ended(false);
   EXPECT_EQ(dispatcher_.in_flight(), 0U);
-  dispatcher_.canary_ended("a", false);
   EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect));
   dispatcher_.heartbeat("a", false);
   EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect));  // a hung worker's are worth nothing
   clock_.advance(std::chrono::seconds(2));
-  ASSERT_EQ(dispatcher_.chores().size(), 1U);
-  dispatcher_.canary_ended("a", true);
+  canary_ended(true);
   EXPECT_THAT(states(), ElementsAre(WorkerState::kReady));
 }
 

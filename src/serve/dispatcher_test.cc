@@ -233,6 +233,47 @@ TEST_F(DispatcherTest, RolesChangeWhileSomebodyIsLeftToAnswer) {
   for (std::uint32_t i = 0; i < 4; ++i) EXPECT_EQ(place(prompt_of(100, i))->worker(), 0U);
 }
 
+TEST_F(DispatcherTest, AWorkerHereThatFailsWhatItGetsGetsNothingUntilACanaryIsWell) {
+  make(2);
+  const auto fail_at_0 = [&](FaultClass fault) {
+    for (int i = 0; i < 3; ++i) place(prompt_of(10, 1), {.rank = 0})->failed(fault);
+  };
+  fail_at_0(FaultClass::kClient);
+  fail_at_0(FaultClass::kOverload);
+  EXPECT_EQ(dispatcher_->view().workers[0].state, fleet::WorkerState::kReady);
+  fail_at_0(FaultClass::kWorker);
+  EXPECT_EQ(dispatcher_->view().workers[0].state, fleet::WorkerState::kSuspect);
+  for (std::uint32_t i = 0; i < 10; ++i) EXPECT_EQ(place(prompt_of(100, i))->worker(), 1U);
+
+  const auto canary_ends = [&](bool well) {
+    std::vector<Dispatcher::Chore> chores = dispatcher_->chores();
+    ASSERT_EQ(chores.size(), 1U);
+    EXPECT_EQ(chores[0].canary.worker(), 0U);
+    EXPECT_EQ(dispatcher_->in_flight(), 1U);
+    chores[0].canary.canary_ended(well);
+  };
+  clock_.advance(std::chrono::seconds(1));
+  canary_ends(false);
+  clock_.advance(std::chrono::seconds(1));
+  EXPECT_TRUE(dispatcher_->chores().empty());  // twice as long now
+  clock_.advance(std::chrono::seconds(1));
+  canary_ends(true);
+  EXPECT_EQ(dispatcher_->view().workers[0].state, fleet::WorkerState::kReady);
+  EXPECT_EQ(dispatcher_->in_flight(), 0U);
+}
+
+TEST_F(DispatcherTest, WorkersHereAreNotAskedWhetherTheyLive) {
+  make(2);
+  for (int hour = 0; hour < 10; ++hour) {
+    clock_.advance(std::chrono::hours(1));
+    EXPECT_TRUE(dispatcher_->chores().empty());
+  }
+  for (const WorkerView& worker : dispatcher_->view().workers) {
+    EXPECT_EQ(worker.state, fleet::WorkerState::kReady);
+    EXPECT_EQ(worker.instance, "");
+  }
+}
+
 TEST_F(DispatcherTest, WhatIsHeldForOneSaltIsNothingToOthers) {
   make(3);
   const std::vector<Token> prompt = prompt_of(200, 1);

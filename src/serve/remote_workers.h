@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -8,9 +7,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
-#include <unordered_map>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -31,9 +27,9 @@ struct RemoteWorkersOptions {
 /// What is asked of a worker of another process: heartbeats are believed for a few of their gaps.
 [[nodiscard]] fleet::WorkerHealth::Options health_options(const RemoteWorkersOptions& options);
 
-/// The workers of other processes: lets them join, looks after them (probes, canaries, leases) on a
-/// thread of its own, and hands them to a dispatcher. A front end that begins anew knows them again
-/// within a heartbeat, since they ask to join for as long as they live.
+/// The door for workers of other processes: lets them join a dispatcher, whose Keeper looks after
+/// them. A front end that begins anew knows them again within a heartbeat, since they ask to join
+/// for as long as they live.
 class RemoteWorkers final : public engine::Membership {
  public:
   /// Listens at once; workers are asked to come again until serve(). Fails when it cannot listen.
@@ -52,8 +48,7 @@ class RemoteWorkers final : public engine::Membership {
                                            const std::function<bool()>& go_on);
   /// From now on workers join `dispatcher`.
   void serve(Dispatcher& dispatcher);
-  /// Nobody joins any more, what was given to workers ends, and `dispatcher` may be destroyed once
-  /// its assignments are. Nothing if serve() was not called.
+  /// Nobody joins any more. Nothing if serve() was not called.
   void stop_serving();
 
   Result<void> join(const engine::JoiningWorker& worker) override;
@@ -62,31 +57,6 @@ class RemoteWorkers final : public engine::Membership {
  private:
   RemoteWorkers(const RemoteWorkersOptions& options, const Clock& clock);
 
-  /// One token asked of a worker that has given none for long.
-  struct Canary {
-    std::string instance;
-    engine::RemoteEngine* engine = nullptr;
-    Assignment place;
-    TimePoint sent{};
-  };
-  class CanarySink final : public engine::OutputSink {
-   public:
-    void deliver(std::span<engine::Output> outputs) override;
-    /// Of those that have ended since: which, and whether there was a token.
-    std::vector<std::pair<RequestId, bool>> take();
-    void wait_for_one();
-
-   private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::vector<std::pair<RequestId, bool>> ended_;
-    std::unordered_map<RequestId, bool> tokens_;
-  };
-
-  void run();
-  void look_after(Dispatcher& dispatcher);
-  void send_canary(Dispatcher::Chore& chore);
-  void settle_canaries(Dispatcher& dispatcher);
   Result<void> check_card(const engine::EngineInfo& info) const;
 
   const RemoteWorkersOptions options_;
@@ -98,17 +68,9 @@ class RemoteWorkers final : public engine::Membership {
   std::uint32_t vocabulary_size_ = 0;
   std::optional<engine::EngineInfo> card_;
   Dispatcher* dispatcher_ = nullptr;
-  std::uint32_t using_ = 0;   // who is calling `dispatcher_`
-  std::uint32_t probes_ = 0;  // under way
-  bool stopping_ = false;
-
-  // The keeper's.
-  CanarySink canary_sink_;
-  std::unordered_map<RequestId, Canary> canaries_;
-  std::uint64_t last_canary_ = 0;
+  std::uint32_t using_ = 0;  // who is calling `dispatcher_`
 
   std::unique_ptr<engine::JoinServer> door_;
-  std::thread keeper_;
 };
 
 }  // namespace penstock::serve

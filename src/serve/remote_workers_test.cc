@@ -6,6 +6,7 @@
 #include "engine/remote/sanitizer_for_test.h"
 #include "engine/remote/until_for_test.h"
 #include "engine/simulated/simulated_engine.h"
+#include "serve/keeper.h"
 
 namespace penstock::serve {
 namespace {
@@ -39,6 +40,10 @@ class RemoteWorkersTest : public testing::Test {
         engine_->info(), std::vector<std::unique_ptr<engine::Engine>>{},
         DispatchOptions{.joins_max = 4, .health = health_options(workers_->options())}, clock_);
   }
+  void serve() {
+    keeper_ = std::make_unique<Keeper>(*dispatcher_, workers_->options().canary_timeout, clock_);
+    workers_->serve(*dispatcher_);
+  }
   Result<void> join() {
     return workers_->join({.instance = "life",
                            .address = "127.0.0.1:" + std::to_string(server_->port()),
@@ -54,12 +59,13 @@ class RemoteWorkersTest : public testing::Test {
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<engine::EngineServer> server_;
   std::unique_ptr<Dispatcher> dispatcher_;
-  std::unique_ptr<RemoteWorkers> workers_;  // before the dispatcher ends
+  std::unique_ptr<Keeper> keeper_;
+  std::unique_ptr<RemoteWorkers> workers_;  // before the others end
 };
 
 TEST_F(RemoteWorkersTest, H6_AWorkerThatGivesNoTokensIsFoundThoughItsProcessAnswers) {
   start(1e-9);
-  workers_->serve(*dispatcher_);
+  serve();
   ASSERT_TRUE(join());
   EXPECT_TRUE(until([&] { return state() == fleet::WorkerState::kReady; }));
   EXPECT_TRUE(until([&] { return state() == fleet::WorkerState::kSuspect; }));
@@ -70,11 +76,12 @@ TEST_F(RemoteWorkersTest, H6_AWorkerThatGivesNoTokensIsFoundThoughItsProcessAnsw
 
 TEST_F(RemoteWorkersTest, AWellWorkersCanariesAreAllThatItSees) {
   start(engine::SimulatedOptions::kSpeedupMax);
-  workers_->serve(*dispatcher_);
+  serve();
   ASSERT_TRUE(join());
   EXPECT_TRUE(until([&] { return engine_->load().completion_tokens >= 3; }));
   EXPECT_EQ(state(), fleet::WorkerState::kReady);
   workers_->stop_serving();
+  keeper_.reset();
   EXPECT_EQ(dispatcher_->in_flight(), 0U);
 }
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "engine/simulated/simulated_engine.h"
+#include "serve/keeper.h"
 #include "serve/remote_workers.h"
 
 namespace penstock::serve {
@@ -129,12 +130,16 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   }
   if (!info) return std::unexpected(info.error());
   model->dispatcher_ = std::make_unique<Dispatcher>(*info, std::move(engines), dispatch, clock);
+  model->keeper_ =
+      std::make_unique<Keeper>(*model->dispatcher_, dispatch.health.canary_timeout, clock);
   if (options.remote != nullptr) {
     model->remote_ = options.remote;
     model->remote_->serve(*model->dispatcher_);
   }
   return model;
 }
+
+ServedModel::ServedModel() = default;
 
 ServedModel::~ServedModel() {
   if (remote_ != nullptr) remote_->stop_serving();

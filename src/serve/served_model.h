@@ -17,6 +17,7 @@
 
 namespace penstock::serve {
 
+class Keeper;
 class RemoteWorkers;
 
 /// What a model's progress is while it waits for the first worker to join.
@@ -63,7 +64,7 @@ class ServedModel final {
   }
 
  private:
-  ServedModel() = default;
+  ServedModel();
 
   std::vector<std::string> names_;
   std::int64_t created_ = 0;
@@ -72,6 +73,7 @@ class ServedModel final {
   std::shared_ptr<engine::SharedStore> store_;
   std::unique_ptr<Dispatcher> dispatcher_;
   RemoteWorkers* remote_ = nullptr;
+  std::unique_ptr<Keeper> keeper_;
 };
 
 /// One worker by itself, as `options` have it (`workers`, `names` and what is about templates and
