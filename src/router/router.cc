@@ -9,6 +9,13 @@
 
 namespace penstock::router {
 
+std::unexpected<Error> nobody_ready() {
+  return std::unexpected(Error{.code = Code::kUnavailable,
+                               .message = "no worker is ready to take a request",
+                               .param = {},
+                               .retry_after_s = 1});
+}
+
 Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
                std::uint64_t seed, Nanos predict_for)
     : policy_(std::move(policy)),
@@ -28,7 +35,7 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
     slots = allowed_;
   }
   slots = in_reach(request, slots);
-  if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
+  if (slots.empty()) return nobody_ready();
   Question asked = question(request, fleet, slots);
   if (request.stage == Stage::kDecode) {
     asked.transfer = request.split;
@@ -121,7 +128,7 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
   }
   const fleet::FleetView fleet = ledger_.view();
   const std::span<const Slot> slots = candidates(fleet, requests.front().stage);
-  if (slots.empty()) return fail(Code::kUnavailable, "no worker is ready to take a request");
+  if (slots.empty()) return nobody_ready();
   cached_.resize(requests.size() * fleet.slots());
   questions_.clear();
   for (std::size_t i = 0; i < requests.size(); ++i) {

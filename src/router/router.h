@@ -48,6 +48,9 @@ struct Placement {
   fleet::Lease lease;  // the worker's load counts the request while it lives
 };
 
+/// What is said when no worker may be given a request now; to be tried again in a moment.
+[[nodiscard]] std::unexpected<Error> nobody_ready();
+
 /// Looks up where the prefix is, lets the policy choose, and charges the chosen worker, in one
 /// step. Owns policy and randomness; ledger and index are its surroundings and outlive it. Owned by
 /// the ledger's thread. Cost: O(workers + matched blocks); allocates nothing once it has seen the

@@ -195,7 +195,7 @@ Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone d
       made = assign(slot, {}, clock_.now());
     }
   }
-  if (!made) return fail(Code::kUnavailable, "no worker is ready to take a request");
+  if (!made) return router::nobody_ready();
   return made.engine().embed(std::move(request), std::move(done));
 }
 
@@ -360,7 +360,10 @@ Result<std::vector<kv::Slot>> Dispatcher::wished(const DispatchRequest& request)
   if (request.labels.empty() && !request.not_at) return std::vector<kv::Slot>();
   std::vector<kv::Slot> fit = fitting(request);
   if (request.labels.empty()) return fit;
-  if (fit.empty()) return fail(Code::kUnavailable, "no worker has these labels", kLabelsHeader);
+  if (fit.empty()) {
+    return std::unexpected(
+        Error{Code::kUnavailable, "no worker has these labels", kLabelsHeader, 1});
+  }
   if (request.rank && !std::ranges::binary_search(fit, only)) {
     return fail(Code::kInvalidArgument,
                 fmt::format("data-parallel rank {}: that worker has other labels", only),

@@ -97,8 +97,10 @@ class DispatcherFleetTest : public testing::Test {
 };
 
 TEST_F(DispatcherFleetTest, WithoutWorkersNothingIsPlaced) {
-  EXPECT_EQ(place().error().code, Code::kUnavailable);
-  EXPECT_EQ(dispatcher_.embed({}, {}).error().code, Code::kUnavailable);
+  for (const Error& error : {place().error(), dispatcher_.embed({}, {}).error()}) {
+    EXPECT_EQ(error.code, Code::kUnavailable);
+    EXPECT_EQ(error.retry_after_s, 1);
+  }
   join("a", "host:1");
   EXPECT_EQ(place()->worker(), 0U);
 }

@@ -137,7 +137,9 @@ class AnswersTest(WorkersTest):
             made = [d['worker'] for d in self.front_end.get('/debug/decisions').json()['decisions']
                     if d['request'] == answer.headers['x-request-id']]
             self.assertEqual([zones[worker] for worker in made], [f'zone={labels[-2:]},pool=a'])
-        self.assertEqual(ask('zone=mars', 503).error()['param'], 'x-worker-labels')
+        nowhere = ask('zone=mars', 503)
+        self.assertEqual(nowhere.error()['param'], 'x-worker-labels')
+        self.assertEqual(nowhere.headers['retry-after'], '1')
         self.assertEqual(ask('mars', 400).error()['param'], 'x-worker-labels')
 
     def test_conversations_stay_where_they_are_cached(self):
@@ -279,7 +281,7 @@ class LossTest(WorkersTest):
         self.start(speedups=('max',))
         self.workers[0].signal(signal.SIGKILL)
         self.front_end.wait_for({})
-        self.ask(words(10), 503)
+        self.assertEqual(self.ask(words(10), 503).headers['retry-after'], '1')
         self.assertEqual(self.front_end.get('/health').status, 200)
         self.workers = [self.add_worker()]
         self.front_end.wait_for({self.workers[0].instance: 'ready'})
