@@ -8,6 +8,16 @@
 #include "base/check.h"
 
 namespace penstock::router {
+namespace {
+
+bool takes(fleet::Role role, Stage stage) {
+  if (role == fleet::Role::kWhole) return stage == Stage::kWhole;
+  // A worker that decodes can compute the prompt as well.
+  return role == fleet::Role::kBoth ||
+         (role == fleet::Role::kPrefill) == (stage == Stage::kPrefill);
+}
+
+}  // namespace
 
 std::unexpected<Error> nobody_ready() {
   return std::unexpected(Error{.code = Code::kUnavailable,
@@ -29,11 +39,7 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   CHECK_GE(request.prompt_tokens, 1U);
   const fleet::FleetView fleet = ledger_.view();
   std::span<const Slot> slots = candidates(fleet, request.stage);
-  if (!request.among.empty()) {
-    allowed_.clear();
-    std::ranges::set_intersection(slots, request.among, std::back_inserter(allowed_));
-    slots = allowed_;
-  }
+  if (!request.among.empty()) slots = allowed(request, fleet, slots);
   slots = in_reach(request, slots);
   if (slots.empty()) return nobody_ready();
   Question asked = question(request, fleet, slots);
@@ -56,6 +62,21 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   }
   if (why != nullptr) why->reserve(slots.size());
   return charge(request, asked, pick(request, asked, why));
+}
+
+/// Those of the candidates that the request asked for; if there is none, the suspect ones of whom
+/// it asked for.
+std::span<const Slot> Router::allowed(const RouteRequest& request, const fleet::FleetView& fleet,
+                                      std::span<const Slot> slots) {
+  allowed_.clear();
+  std::ranges::set_intersection(slots, request.among, std::back_inserter(allowed_));
+  if (allowed_.empty()) {
+    std::ranges::copy_if(request.among, std::back_inserter(allowed_), [&](Slot slot) {
+      return fleet.state[slot] == fleet::WorkerState::kSuspect &&
+             takes(fleet.role[slot], request.stage);
+    });
+  }
+  return allowed_;
 }
 
 /// Who may answer what was computed elsewhere: where its KV does not come, only if it comes to
@@ -244,16 +265,11 @@ std::span<const Slot> Router::candidates(const fleet::FleetView& fleet, Stage st
   known.membership = fleet.membership;
   share_model();
   known.slots.clear();
-  const auto takes = [&](Slot slot) {
-    const fleet::Role role = fleet.role[slot];
-    if (role == fleet::Role::kWhole) return stage == Stage::kWhole;
-    // A worker that decodes can compute the prompt as well.
-    return role == fleet::Role::kBoth ||
-           (role == fleet::Role::kPrefill) == (stage == Stage::kPrefill);
-  };
   for (const auto wanted : {fleet::WorkerState::kReady, fleet::WorkerState::kSuspect}) {
     for (Slot slot = 0; slot < fleet.slots(); ++slot) {
-      if (fleet.state[slot] == wanted && takes(slot)) known.slots.push_back(slot);
+      if (fleet.state[slot] == wanted && takes(fleet.role[slot], stage)) {
+        known.slots.push_back(slot);
+      }
     }
     known.ready = wanted == fleet::WorkerState::kReady && !known.slots.empty();
     if (!known.slots.empty()) break;

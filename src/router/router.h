@@ -107,6 +107,8 @@ class Router final {
   std::span<const Slot> candidates(const fleet::FleetView& fleet, Stage stage);
   [[nodiscard]] Choice pick(const RouteRequest& request, const Question& question,
                             Explanation* why);
+  std::span<const Slot> allowed(const RouteRequest& request, const fleet::FleetView& fleet,
+                                std::span<const Slot> slots);
   std::span<const Slot> in_reach(const RouteRequest& request, std::span<const Slot> slots);
   std::optional<Split> split(const RouteRequest& request, const Question& question);
   void match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const;
@@ -127,7 +129,7 @@ class Router final {
   TimePoint expire_at_ = TimePoint::min();
   std::array<std::uint64_t, kStages> ordinals_{};
   std::array<Candidates, kStages> candidates_;
-  std::vector<Slot> allowed_;   // of the candidates, those a request asked for
+  std::vector<Slot> allowed_;   // of all, those a request asked for
   std::vector<Slot> in_reach_;  // of some, those that KV comes to, or from
   HandOvers hand_overs_;
   std::vector<std::uint32_t> cached_;

@@ -343,9 +343,10 @@ void Dispatcher::drain() {
   draining_ = true;
 }
 
-/// Whether one more request would run there at once.
+/// Whether one more request would run there at once, as far as can be told.
 bool Dispatcher::has_place(kv::Slot slot) const {
   return slot < workers_.size() && workers_[slot] != nullptr &&
+         ledger_.view().state[slot] == fleet::WorkerState::kReady &&
          ledger_.view().requests[slot] < workers_[slot]->engine->info().sequences_max;
 }
 

@@ -188,6 +188,31 @@ TEST_F(DispatcherFleetTest, LabelsAreAskedFor) {
   EXPECT_EQ(dispatcher_.view().workers[1].labels, (Labels{{"zone", "us"}, {"gpu", "h100"}}));
 }
 
+TEST_F(DispatcherFleetTest, WhoIsAskedForIsTriedThoughSuspect) {
+  const auto eu = join("a", "host:1", {{"zone", "eu"}});
+  join("b", "host:2", {{"zone", "us"}});
+  eu->connected = false;
+  std::vector<std::uint64_t> locals;
+  dispatcher_.hash_blocks(prompt_, {}, locals);
+  const Labels in_eu = {{"zone", "eu"}};
+  const DispatchRequest any{.prompt = prompt_, .locals = locals};
+  DispatchRequest labelled = any;
+  labelled.labels = in_eu;
+  DispatchRequest ranked = any;
+  ranked.rank = 0;
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(dispatcher_.place(any)->worker(), 1U);
+    for (const DispatchRequest& wanted : {labelled, ranked}) {
+      const Result<Assignment> placed = dispatcher_.place(wanted);
+      ASSERT_TRUE(placed.has_value()) << placed.error().message;
+      EXPECT_EQ(placed->worker(), 0U);
+    }
+  }
+  EXPECT_EQ(states()[0], WorkerState::kSuspect);
+  EXPECT_TRUE(dispatcher_.heartbeat("a", true));  // it does not want to be asked
+  EXPECT_EQ(dispatcher_.place(labelled).error().code, Code::kUnavailable);
+}
+
 TEST_F(DispatcherFleetTest, ARequestThatLostItsWorkerGoesToAnotherIfThereIsOne) {
   join("a", "host:1");
   EXPECT_EQ(place(0)->worker(), 0U);
