@@ -188,11 +188,12 @@ Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone d
     };
     catch_up(clock_.now());
     const std::span<const fleet::WorkerState> states = ledger_.view().state;
-    for (std::size_t i = 0; i < workers_.size() && !made; ++i) {
-      const auto slot = static_cast<kv::Slot>(turn_++ % workers_.size());
-      if (workers_[slot] == nullptr || !wanted(slot)) continue;
-      if (states[slot] != fleet::WorkerState::kReady) continue;
-      made = assign(slot, {}, clock_.now());
+    for (const auto state : {fleet::WorkerState::kReady, fleet::WorkerState::kSuspect}) {
+      for (std::size_t i = 0; i < workers_.size() && !made; ++i) {
+        const auto slot = static_cast<kv::Slot>(turn_++ % workers_.size());
+        if (workers_[slot] == nullptr || !wanted(slot) || states[slot] != state) continue;
+        made = assign(slot, {}, clock_.now());
+      }
     }
   }
   if (!made) return router::nobody_ready();

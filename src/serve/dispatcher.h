@@ -209,8 +209,8 @@ class Dispatcher final {
   /// service that lets nobody in any more.
   void drain();
 
-  /// Asks the workers in turn, since embeddings leave nothing cached; of `where`, rank and labels
-  /// count. As Engine::embed; fails as place() does.
+  /// Asks the ready workers in turn, since embeddings leave nothing cached, and suspect ones if
+  /// there is no other; of `where`, rank and labels count. As Engine::embed; fails as place() does.
   Result<void> embed(engine::EmbedRequest request, engine::EmbedDone done,
                      const DispatchRequest& where = {});
 

@@ -155,7 +155,12 @@ TEST_F(DispatcherFleetTest, EmbeddingsHeedRankAndLabelsAsWell) {
   EXPECT_EQ(dispatcher_.embed({}, {}, {.rank = 9}).error().code, Code::kInvalidArgument);
   EXPECT_EQ(dispatcher_.embed({}, {}, {.rank = 0, .labels = in_us}).error().code,
             Code::kInvalidArgument);
-  us->connected = false;
+  us->connected = false;  // suspect: asked if there is no other
+  EXPECT_TRUE(dispatcher_.embed({}, {}, {.labels = in_us}));
+  const std::uint32_t before = us->embeddings;
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(dispatcher_.embed({}, {}));
+  EXPECT_EQ(us->embeddings, before);
+  dispatcher_.heartbeat("b", true);
   EXPECT_EQ(dispatcher_.embed({}, {}, {.labels = in_us}).error().code, Code::kUnavailable);
 }
 
