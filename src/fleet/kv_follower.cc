@@ -51,6 +51,7 @@ void KvFollower::replayed(std::span<const KvBatch> batches, TimePoint now) {
 }
 
 void KvFollower::replay_unavailable(TimePoint now) {
+  ++counters_.unreplayable;
   replays_help_ = false;
   gap_ = {.tries = 0, .at = now};
 }

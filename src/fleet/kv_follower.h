@@ -66,6 +66,7 @@ class KvFollower final {
     std::uint64_t overflows = 0;  // came early and found no room; asked for again
     std::uint64_t restarts = 0;   // new lives after the first
     std::uint64_t replays_asked = 0;
+    std::uint64_t unreplayable = 0;  // times that what was missing was no longer kept
     std::uint64_t snapshots_asked = 0;
     std::uint64_t snapshots = 0;                  // taken in
     std::uint64_t orphans = 0;                    // stores behind blocks that the picture lacks

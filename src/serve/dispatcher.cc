@@ -529,6 +529,7 @@ DispatcherView Dispatcher::view() {
   view.transfer = transfer_;
   catch_up(clock_.now());
   view.index = index_.stats();
+  view.reports_stale = ledger_.reports_stale();
   const fleet::FleetView fleet = ledger_.view();
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
     if (workers_[slot] == nullptr) continue;
@@ -547,6 +548,7 @@ DispatcherView Dispatcher::view() {
              .load = worker.engine->load(),
              .cost = fleet.cost[slot],
              .forecast = worker.forecast,
+             .suspected = registry_.health(slot)->suspected(),
              .shed = worker.shed,
              .decisions = worker.decisions};
     if (worker.cache == nullptr) continue;
@@ -554,8 +556,10 @@ DispatcherView Dispatcher::view() {
     shown.doubt = first_doubt(follower);
     shown.agreement = follower.agreement();
     shown.events = follower.applied().sequence;
-    shown.gaps = follower.counters().gaps;
+    shown.gaps = follower.counters().unreplayable;
     shown.snapshots = follower.counters().snapshots;
+    shown.orphans = follower.counters().orphans;
+    shown.doubts = follower.counters().doubts;
   }
   return view;
 }

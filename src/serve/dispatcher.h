@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -136,10 +137,13 @@ struct WorkerView {
   engine::LoadReport load;     // what it says itself
   fleet::PassCost cost;        // as fitted
   CacheForecast forecast;
-  double agreement = 1;      // of predicted and reported, lately
-  std::uint64_t events = 0;  // of its cache, applied
-  std::uint64_t gaps = 0;
-  std::uint64_t snapshots = 0;
+  double agreement = 1;         // of predicted and reported, lately
+  std::uint64_t events = 0;     // of its cache, applied
+  std::uint64_t gaps = 0;       // events that were gone before they were read, so many times
+  std::uint64_t snapshots = 0;  // taken in
+  std::uint64_t orphans = 0;    // fleet::KvFollower::Counters, as what follows
+  std::array<std::uint64_t, fleet::kDoubts> doubts{};
+  std::array<std::uint64_t, fleet::kSuspicions> suspected{};  // times, by fleet::Suspicion
   std::uint64_t shed = 0;  // requests that would have come too late here
   std::vector<std::pair<std::string_view, std::uint64_t>> decisions;  // by rule
 };
@@ -149,6 +153,7 @@ struct DispatcherView {
   std::uint32_t block_tokens = 0;
   router::TransferCost transfer;  // of KV between workers, as measured
   kv::PrefixIndex::Stats index;
+  std::uint64_t reports_stale = 0;  // dropped: newer ones had come before
   std::vector<WorkerView> workers;
 };
 

@@ -523,6 +523,7 @@ TEST_F(DispatcherTest, AReaderLeftBehindTakesASnapshot) {
   const WorkerView worker = dispatcher_->view().workers[0];
   EXPECT_EQ(worker.trust, fleet::Trust::kExact);
   EXPECT_EQ(worker.snapshots, 1U);
+  EXPECT_EQ(worker.gaps, 1U);
   EXPECT_EQ(worker.events, 50U);
 }
 

@@ -16,6 +16,8 @@
 
 #include "base/clock.h"
 #include "serve/dispatcher.h"
+#include "serve/fleet_metrics.h"
+#include "serve/internal/counted_elsewhere.h"
 #include "tiers/stats.h"
 
 namespace penstock::serve {
@@ -31,13 +33,6 @@ prometheus::Histogram::BucketBoundaries decades(double lowest, double highest) {
   return bounds;
 }
 
-/// For what is counted elsewhere. A counter has no lock between reading and adding, but pages are
-/// asked for one after the other as good as always, and then it is exact.
-void raise_to(prometheus::Counter& counter, double total) {
-  const double more = total - counter.Value();
-  if (more > 0) counter.Increment(more);
-}
-
 constexpr std::array kTrusts = {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
                                 fleet::Trust::kDegraded, fleet::Trust::kLoadOnly};
 
@@ -45,6 +40,7 @@ constexpr std::array kTrusts = {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
 
 struct Metrics::Families {
   prometheus::Registry registry;
+  FleetMetrics fleet{registry};
   std::mutex workers_mutex;               // of what is set for workers
   std::map<kv::Slot, std::string> lives;  // that are shown, under their numbers
   std::set<std::string_view> rules;
@@ -61,6 +57,7 @@ struct Metrics::Families {
       const auto same = now.find(slot);
       if (same != now.end() && same->second == instance) continue;
       const std::string number = std::to_string(slot);
+      fleet.forget(number);
       for (auto* family :
            {&running, &waiting, &waiting_prefill, &kv_used, &kv_max, &kv_active, &kv_active_max,
             &steps, &evicted, &preemptions, &errors, &worker_requests, &kv_leases}) {
@@ -289,6 +286,7 @@ void Metrics::set(const DispatcherView& view) {
   f.index_bytes.Set(static_cast<double>(view.index.memory_bytes));
   const std::lock_guard lock(f.workers_mutex);
   f.forget_gone(view.workers);
+  f.fleet.set(view);
   for (const WorkerView& worker : view.workers) {
     const engine::LoadReport& load = worker.load;
     const std::string number = std::to_string(worker.slot);

@@ -78,6 +78,7 @@ void append_cache(std::string& out, const WorkerView& worker) {
   append_numbers(out, {{"events", number(worker.events)},
                        {"gaps", number(worker.gaps)},
                        {"snapshots", number(worker.snapshots)},
+                       {"orphans", number(worker.orphans)},
                        {"forecasts", number(forecast.compared)},
                        {"forecasts_equal", number(forecast.equal)},
                        {"predicted_cached_tokens", number(forecast.predicted_tokens)},
@@ -107,7 +108,8 @@ std::string workers_json(std::string_view model, const DispatcherView& view) {
   append_numbers(out, {{"blocks", number(view.index.blocks)},
                        {"bytes", number(view.index.memory_bytes)},
                        {"bytes_max", number(view.index.budget_bytes)},
-                       {"shed_runs", number(view.index.shed_runs)}});
+                       {"shed_runs", number(view.index.shed_runs)},
+                       {"refused_blocks", number(view.index.refused_blocks)}});
   out += fmt::format(R"(}},"transfer":{{"fixed_ms":{:.6g},"block_ms":{:.6g}}},"workers":[)",
                      view.transfer.fixed_ms, view.transfer.block_ms);
   for (std::size_t i = 0; i < view.workers.size(); ++i) {
