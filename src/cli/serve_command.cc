@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "base/clock.h"
+#include "base/labels.h"
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/descriptors.h"
@@ -43,6 +44,8 @@ struct ServeFlags {
   std::uint32_t prefill = 0;
   std::uint32_t decode = 0;
   double kv_lease_s = 30;
+  std::string labels;
+  std::uint64_t index_mib = 256;
   serve::DispatchOptions dispatch;
   serve::RemoteWorkersOptions remote;
   double worker_heartbeat_s = 1;
@@ -98,6 +101,9 @@ void declare(Command& command, ServeFlags& f) {
       .range(0.001, 3600.0);
   command.add_switch("--processes", f.processes,
                      "Each of those engines in a process of its own, started and kept running");
+  command.add(
+      "--labels", f.labels,
+      "NAME=VALUE,... of those engines, that requests may ask for (x-worker-labels: zone=eu)");
   declare_engine(command, "--model", f.engine);
 
   command.group("Router");
@@ -107,6 +113,10 @@ void declare(Command& command, ServeFlags& f) {
       .add("--decisions", f.dispatch.decisions_max,
            "Choices of a worker kept for /debug/decisions; 0: none")
       .range(0, 65536);
+  command
+      .add("--index-mib", f.index_mib,
+           "Memory for what is cached at which worker, MiB; when full, what is oldest is dropped")
+      .range(1, 1 << 20);
 
   command.add(
       "--join-listen", f.remote.door.address,
@@ -121,6 +131,8 @@ void declare(Command& command, ServeFlags& f) {
       .add("--worker-lease-s", f.worker_lease_s,
            "A worker without any sign of life for so long is forgotten, seconds")
       .range(0.1, 86400.0);
+  command.add("--workers-max", f.remote.workers_max, "Workers that may join, at once")
+      .range(1, 65536);
 
   command.group("Server");
   command.add("--host", f.http.address, "Address to listen on; 0.0.0.0 for every interface");
@@ -220,6 +232,14 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   if (Result<void> level = apply_log_level(f.process); !level) {
     return std::unexpected(level.error());
   }
+  Result<Labels> labels = parse_labels(f.labels);
+  if (!labels || find_label(*labels, serve::kProcessLabel) != nullptr) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("--labels {}", labels ? "process: that name is given by --processes"
+                                                  : labels.error().message));
+  }
+  f.dispatch.labels = std::move(*labels);
+  f.dispatch.index_bytes_max = f.index_mib << 20;
   f.http.body_bytes_max = f.body_mib_max << 20;
   f.http.bodies_bytes_max = std::max(f.http.bodies_bytes_max, f.http.body_bytes_max);
   f.http.header_timeout = from_seconds(f.header_timeout_s);
@@ -378,6 +398,7 @@ int run_serve(ServeFlags& flags) {
                                            .model_path = *loader.path(),
                                            .workers = flags.workers,
                                            .roles = flags.dispatch.roles,
+                                           .labels = flags.dispatch.labels,
                                            .join = own_door(flags, remote->port()),
                                            .secret = flags.remote.door.secret}),
                           clock);

@@ -66,6 +66,8 @@ std::vector<ProcessCommand> worker_commands(const WorkerSettings& s) {
   std::vector<ProcessCommand> commands;
   for (std::uint32_t i = 0; i < s.workers; ++i) {
     const fleet::Role role = i < s.roles.size() ? s.roles[i] : fleet::Role::kBoth;
+    Labels labels{{std::string(serve::kProcessLabel), std::to_string(i)}};
+    labels.insert(labels.end(), s.labels.begin(), s.labels.end());
     ProcessCommand& command = commands.emplace_back();
     // This very build, also when another one has taken its place since.
     command.program = "/proc/self/exe";
@@ -77,7 +79,7 @@ std::vector<ProcessCommand> worker_commands(const WorkerSettings& s) {
                          "--role",
                          std::string(to_string(role)),
                          "--labels",
-                         fmt::format("{}={}", serve::kProcessLabel, i),
+                         format_labels(labels),
                          "--log-level",
                          s.process.log_level,
                          "--drain-timeout-s",

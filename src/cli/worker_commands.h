@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/labels.h"
 #include "cli/engine_flags.h"
 #include "cli/worker_processes.h"
 #include "fleet/worker_state.h"
@@ -17,6 +18,7 @@ struct WorkerSettings {
   std::string model_path;  // of the file that engine.model stands for
   std::uint32_t workers = 1;
   const std::vector<fleet::Role>& roles;  // of the first ones; the others: kBoth
+  const Labels& labels;                   // that all of them have
   std::string join;                       // HOST:PORT
   std::string secret;
 };

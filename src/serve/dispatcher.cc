@@ -142,6 +142,7 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       info_(info),
       block_tokens_(info.block_tokens),
       computed_tokens_min_(info.computed_tokens_min),
+      joins_max_(options.joins_max),
       ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()) + options.joins_max,
                .count_distinct_blocks = make_policy(options.policy)->needs().active}),
       // Prompts are not trusted, so whoever makes them must not know where they collide.
@@ -153,10 +154,7 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       registry_(ledger_, index_, {.health = options.health, .follower = {}}),
       router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
       log_(options.decisions_max) {
-  for (std::size_t i = 0; i < engines.size(); ++i) {
-    add_own(std::move(engines[i]), i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth,
-            options.health);
-  }
+  for (std::unique_ptr<engine::Engine>& engine : engines) add_own(std::move(engine), options);
 }
 
 Dispatcher::~Dispatcher() { CHECK_EQ(ledger_.in_flight(), 0U); }

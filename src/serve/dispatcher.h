@@ -40,6 +40,7 @@ struct DispatchOptions {
   std::uint32_t joins_max = 0;          // workers of other processes, at once
   fleet::WorkerHealth::Options health;  // of those; of those here, what is about results
   std::vector<fleet::Role> roles;       // of the engines of this process; those beyond: kBoth
+  Labels labels;                        // that those have
 };
 
 /// What has to be known of a request to choose its worker. Views are the caller's.
@@ -264,8 +265,7 @@ class Dispatcher final {
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void learn_transfer(const engine::TimedFetch& fetch);
   [[nodiscard]] fleet::Role role_for(const engine::EngineInfo& its, fleet::Role wanted) const;
-  void add_own(std::unique_ptr<engine::Engine> engine, fleet::Role wanted,
-               fleet::WorkerHealth::Options health);
+  void add_own(std::unique_ptr<engine::Engine> engine, const DispatchOptions& options);
   void show_state(kv::Slot slot);
   void retire_gone();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;
@@ -286,6 +286,7 @@ class Dispatcher final {
   const engine::EngineInfo info_;
   const std::uint32_t block_tokens_;
   const std::uint32_t computed_tokens_min_;
+  const std::uint32_t joins_max_;
 
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> workers_;            // by slot; null: nobody has it

@@ -38,17 +38,18 @@ std::string misfit(const engine::EngineInfo& ours, const engine::EngineInfo& its
 
 /// A worker of this process: there from the beginning, without a name that others could use. Nobody
 /// has to say that it lives; what it makes of requests tells whether it is well.
-void Dispatcher::add_own(std::unique_ptr<engine::Engine> engine, fleet::Role wanted,
-                         fleet::WorkerHealth::Options health) {
+void Dispatcher::add_own(std::unique_ptr<engine::Engine> engine, const DispatchOptions& options) {
+  const std::size_t i = workers_.size();
+  const fleet::Role wanted = i < options.roles.size() ? options.roles[i] : fleet::Role::kBoth;
+  fleet::WorkerHealth::Options health = options.health;
   health.silence_max = health.canary_after = health.gone_after = Nanos::max();
   const TimePoint now = clock_.now();
-  const Result<kv::Slot> slot =
-      registry_.join({.instance = fmt::format("of this process {}", workers_.size()),
-                      .address = {},
-                      .labels = {},
-                      .role = role_for(engine->info(), wanted)},
-                     now, health);
-  CHECK(slot.has_value() && *slot == workers_.size());
+  const Result<kv::Slot> slot = registry_.join({.instance = fmt::format("of this process {}", i),
+                                                .address = {},
+                                                .labels = options.labels,
+                                                .role = role_for(engine->info(), wanted)},
+                                               now, health);
+  CHECK(slot.has_value() && *slot == i);
   Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
   worker.engine = std::move(engine);
   if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
@@ -78,6 +79,12 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
   }
   const Result<kv::Slot> slot = registry_.join(known, clock_.now());
   retire_gone();  // the address may have been another's
+  if (!slot && slot.error().code == Code::kOverloaded) {
+    return fail(Code::kOverloaded,
+                fmt::format("there is no room for another worker: {} have joined, as many as this "
+                            "front end lets in (serve --workers-max)",
+                            joins_max_));
+  }
   if (!slot) return std::unexpected(slot.error());
   if (*slot >= workers_.size()) workers_.resize(*slot + 1);
   if (workers_[*slot] != nullptr) return {};  // it asked twice at once

@@ -353,8 +353,11 @@ TEST_F(DispatcherFleetTest, WhoDoesNotFitStaysOut) {
   join("b", "host:2");
   const Result<void> third = refused([](Info&) {});
   EXPECT_TRUE(third.has_value());  // known: the same instance
-  EXPECT_EQ(dispatcher_.join({.instance = "c", .address = "host:3"}, info_, connect).error().code,
-            Code::kOverloaded);
+  const Error full =
+      dispatcher_.join({.instance = "c", .address = "host:3"}, info_, connect).error();
+  EXPECT_EQ(full.code, Code::kOverloaded);
+  EXPECT_THAT(full.message, testing::HasSubstr("2 have joined"));
+  EXPECT_THAT(full.message, testing::HasSubstr("--workers-max"));
   EXPECT_EQ(connected, 1);  // and nobody has an engine who is not in
 }
 

@@ -425,6 +425,15 @@ TEST_F(DispatcherTest, ARankIsThatWorkerOrARefusal) {
   EXPECT_EQ(none.error().param, "x-data-parallel-rank");
 }
 
+TEST_F(DispatcherTest, WorkersHereHaveLabelsToo) {
+  const Labels eu = {{"zone", "eu"}};
+  const Labels us = {{"zone", "us"}};
+  make(2, {.labels = eu});
+  EXPECT_EQ(dispatcher_->view().workers[1].labels, eu);
+  EXPECT_TRUE(place(prompt_of(100, 1), {.labels = eu}).has_value());
+  EXPECT_EQ(place(prompt_of(100, 1), {.labels = us}).error().code, Code::kUnavailable);
+}
+
 TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
   make(2);
   // 4,000 tokens are queued at each, and 100 take 100 ms.

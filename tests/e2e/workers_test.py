@@ -349,6 +349,8 @@ class JoinTest(WorkersTest):
         for arguments, said in [
                 (('serve', '--model', 'simulated', '--workers', '0'), '--join-listen'),
                 (('serve', '--model', 'simulated', '--join-listen', '0.0.0.0:0'), '--join-secret'),
+                (('serve', '--model', 'simulated', '--labels', 'eu'), '--labels'),
+                (('serve', '--model', 'simulated', '--labels', 'process=1'), '--labels'),
                 (('serve', '--model', 'demo', '--join-listen', '0.0.0.0:0', '--join-secret',
                   'sixteen-characters-or-more', '--kv-transfer', 'tcp'), '--kv-transfer tcp'),
                 (('worker', '--join', '127.0.0.1:1'), '--model'),
