@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/counted_new.h"
 #include "base/rng.h"
+#include "percentiles.h"
 #include "router/router.h"
 
 namespace penstock::bench {
@@ -133,18 +134,6 @@ class Fleet final {
   std::vector<std::uint32_t> depths_ = std::vector<std::uint32_t>(workers_);
   std::vector<char> from_ = std::vector<char>(std::size_t{workers_} * 192);
   std::vector<char> to_ = std::vector<char>(from_.size());
-};
-
-struct Percentiles {
-  explicit Percentiles(std::vector<double> values) : sorted(std::move(values)) {
-    std::ranges::sort(sorted);
-  }
-  [[nodiscard]] double us(double percent) const {
-    return sorted[static_cast<std::size_t>(static_cast<double>(sorted.size() - 1) * percent /
-                                           100)] /
-           1e3;
-  }
-  std::vector<double> sorted;
 };
 
 Percentiles measure(Fleet& fleet, const auto& once) {
