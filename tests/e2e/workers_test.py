@@ -326,7 +326,8 @@ class JoinTest(WorkersTest):
         self.assertEqual(self.front_end.states(), {self.workers[0].instance: 'ready'})
 
     def test_own_workers_and_others_serve_together(self):
-        self.front_end = Server('--workers', '1', '--join-listen', '127.0.0.1:0', *FAST)
+        self.front_end = Server('--workers', '1', '--join-listen', '127.0.0.1:0', *FAST,
+                                '--labels', 'zone=here')
         self.addCleanup(self.front_end.kill)
         self.front_end.__class__ = FrontEnd
         self.front_end.join_port = int(re.search(r'workers join at [\d.]+:(\d+)',
@@ -336,6 +337,13 @@ class JoinTest(WorkersTest):
         for i in range(20):
             self.ask(words(100, 200 * i))
         self.assertTrue(all(w['completion_tokens'] > 0 for w in self.front_end.workers()))
+        self.assertEqual([w['labels'] for w in self.front_end.workers()], ['zone=here', None])
+        for _ in range(5):
+            answer = self.front_end.request('POST', '/v1/completions', completion_body(),
+                                            [('x-worker-labels', 'zone=here')])
+            self.assertEqual(answer.status, 200, answer)
+        decisions = self.front_end.get('/debug/decisions').json()['decisions']
+        self.assertEqual([d['worker'] for d in decisions[:5]], [0] * 5)
 
     def test_ready_says_who_is_missing(self):
         self.front_end = FrontEnd()
