@@ -196,6 +196,20 @@ Result<void> share_with_joined(const ServeFlags& f, serve::ModelOptions& model) 
   return {};
 }
 
+Result<void> settle_labels(ServeFlags& f) {
+  Result<Labels> labels = parse_labels(f.labels);
+  std::string wrong = labels ? "" : labels.error().message;
+  if (labels && find_label(*labels, serve::kProcessLabel) != nullptr) {
+    wrong = fmt::format("{}: that one is given by --processes", serve::kProcessLabel);
+  }
+  if (labels && !labels->empty() && f.workers == 0) {
+    wrong = "are of this server's own workers, and --workers is 0";
+  }
+  if (!wrong.empty()) return fail(Code::kInvalidArgument, fmt::format("--labels {}", wrong));
+  f.dispatch.labels = std::move(*labels);
+  return {};
+}
+
 /// Turns what was typed into the options of each part. Fails with what is wrong.
 Result<serve::ModelOptions> settle(ServeFlags& f) {
   if ((f.prefill > 0) != (f.decode > 0)) {
@@ -232,13 +246,7 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   if (Result<void> level = apply_log_level(f.process); !level) {
     return std::unexpected(level.error());
   }
-  Result<Labels> labels = parse_labels(f.labels);
-  if (!labels || find_label(*labels, serve::kProcessLabel) != nullptr) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("--labels {}", labels ? "process: that name is given by --processes"
-                                                  : labels.error().message));
-  }
-  f.dispatch.labels = std::move(*labels);
+  if (Result<void> labels = settle_labels(f); !labels) return std::unexpected(labels.error());
   f.dispatch.index_bytes_max = f.index_mib << 20;
   f.http.body_bytes_max = f.body_mib_max << 20;
   f.http.bodies_bytes_max = std::max(f.http.bodies_bytes_max, f.http.body_bytes_max);
