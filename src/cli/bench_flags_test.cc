@@ -138,12 +138,14 @@ TEST(BenchFlagsTest, WhatDoesNotGoTogetherIsSaid) {
 }
 
 TEST(BenchFlagsTest, TheEnvironmentGivesWhatTheLineDoesNot) {
+  // NOLINTBEGIN(concurrency-mt-unsafe): the test has one thread
   ::setenv("PENSTOCK_BENCH_MAX_TOKENS", "7", 1);
   ::setenv("PENSTOCK_BENCH_SLO_TTFT_MS", "2.5", 1);
   const auto plan = plan_of({});
   const auto line = plan_of({"--max-tokens", "8"});
   ::unsetenv("PENSTOCK_BENCH_MAX_TOKENS");
   ::unsetenv("PENSTOCK_BENCH_SLO_TTFT_MS");
+  // NOLINTEND(concurrency-mt-unsafe)
   EXPECT_EQ((*plan)->options.request.max_tokens, 7U);
   EXPECT_EQ((*plan)->options.slo.ttft, Nanos(2500us));
   EXPECT_EQ((*line)->options.request.max_tokens, 8U);

@@ -18,7 +18,7 @@ using testing::HasSubstr;
 
 /// A program whose subcommand has a flag of each kind, and a file.
 class CommandLineTest : public testing::Test {
- protected:
+ public:
   CommandLineTest() : serve_(line_.add_command("serve", "Serves", "COMMAND_LINE_TEST_")) {
     serve_.add_config_file();
     serve_.add("--port", port_, "TCP port").range(0, 65535);
@@ -31,10 +31,11 @@ class CommandLineTest : public testing::Test {
     line_.add_command("worker", "Works", "COMMAND_LINE_TEST_").on_run([] { return 8; });
   }
   ~CommandLineTest() override {
-    unsetenv("COMMAND_LINE_TEST_PORT");
+    unsetenv("COMMAND_LINE_TEST_PORT");  // NOLINT(concurrency-mt-unsafe): one thread
     std::remove(path_.c_str());
   }
 
+ protected:
   /// What is wrong with these arguments, or nothing.
   std::string parse(const std::vector<std::string>& arguments) {
     const auto run = line_.parse(arguments);
@@ -119,7 +120,7 @@ TEST_F(CommandLineTest, TheCommandLineAndTheEnvironmentWin) {
 }
 
 TEST_F(CommandLineTest, TheEnvironmentWins) {
-  setenv("COMMAND_LINE_TEST_PORT", "9", 1);
+  setenv("COMMAND_LINE_TEST_PORT", "9", 1);  // NOLINT(concurrency-mt-unsafe): one thread
   EXPECT_EQ(apply("port = 8123\n"), "");
   EXPECT_EQ(port_, 9);
 }

@@ -32,8 +32,10 @@ constexpr const char* kDescription =
 /// After one large request body, buffers of megabytes then come from heaps that fragment and never
 /// shrink: 60 MiB more after the hostile-input table than with fixed sizes (7 MiB).
 void give_large_blocks_back() {
+  // NOLINTBEGIN(concurrency-mt-unsafe): there is one thread yet
   mallopt(M_MMAP_THRESHOLD, 1 << 20);
   mallopt(M_TRIM_THRESHOLD, 4 << 20);
+  // NOLINTEND(concurrency-mt-unsafe)
 }
 
 /// Of a process that is started with a standard stream closed, the next file or socket would get

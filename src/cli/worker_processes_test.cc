@@ -29,11 +29,13 @@ ProcessCommand shell(const std::string& script) {
 }
 
 class WorkerProcessesTest : public testing::Test {
- protected:
+ public:
   WorkerProcessesTest() : file_(testing::TempDir() + "/penstock-" + std::to_string(getpid())) {
     std::ofstream(file_).flush();
   }
   ~WorkerProcessesTest() override { unlink(file_.c_str()); }
+
+ protected:
   [[nodiscard]] std::vector<std::string> lines() const {
     std::ifstream in(file_);
     std::vector<std::string> made;

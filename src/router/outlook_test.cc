@@ -115,7 +115,7 @@ TEST_F(OutlookTest, CountsTheStepsOfAnswersAndTheRoomInAFullPool) {
     return outlook.added({.tokens = 300, .blocks = 10}, 0);
   };
   const Added half_full = added(1, 40);  // a step of 25 ms becomes one of 30
-  EXPECT_DOUBLE_EQ(half_full.steps_ms, 200 * (30 + 4 / 2 * 5));
+  EXPECT_DOUBLE_EQ(half_full.steps_ms, 200 * (30 + 2 * 5));
   EXPECT_DOUBLE_EQ(half_full.work_ms, 30);
   EXPECT_DOUBLE_EQ(added(2, 85).work_ms, 30 + 0.1 * 3000);
 }

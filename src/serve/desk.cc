@@ -336,7 +336,7 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
   for (std::uint32_t k = 0; k < r.n; ++k) {
     const bool last = k + 1 == r.n;
     engine::GenerateRequest leg =
-        request_of(r, tenant, last ? std::move(prompt) : prompt, *max_tokens);
+        request_of(r, tenant, last ? std::exchange(prompt, {}) : prompt, *max_tokens);
     leg.grammar = grammar;
     if (leg.sampling.seed) *leg.sampling.seed += k;
     if (Result<void> queued = generation->add_choice(std::move(leg), k == 0); !queued) {

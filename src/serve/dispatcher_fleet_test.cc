@@ -278,7 +278,7 @@ TEST_F(DispatcherFleetTest, AnotherLifeAtTheSameAddressTakesThePlaceAndHoldsNoth
                       .tokens = {tokens.begin(), tokens.end()}});
     parent = hash;
   }
-  place();
+  ASSERT_TRUE(place().has_value());
   EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlockTokens);
   join("b", "host:1");
   EXPECT_THAT(instances(), ElementsAre("b"));

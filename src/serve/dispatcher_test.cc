@@ -68,7 +68,8 @@ std::vector<Token> prompt_of(std::size_t tokens, std::uint32_t seed) {
 
 class DispatcherTest : public testing::Test {
  protected:
-  void make(std::size_t workers, DispatchOptions options = {}, std::size_t events_max = 8192) {
+  void make(std::size_t workers, const DispatchOptions& options = {},
+            std::size_t events_max = 8192) {
     std::vector<std::unique_ptr<engine::Engine>> all;
     for (std::size_t i = 0; i < workers; ++i) {
       auto engine = std::make_unique<FakeEngine>(events_max, i < hand_over_);
@@ -279,8 +280,8 @@ TEST_F(DispatcherTest, WhatIsHeldForOneSaltIsNothingToOthers) {
   const std::vector<Token> prompt = prompt_of(200, 1);
   engines_[2]->hold(prompt, "tenant");
   EXPECT_EQ(place(prompt, {}, "tenant")->worker(), 2U);
-  place(prompt, {}, "other");
-  place(prompt);
+  ASSERT_TRUE(place(prompt, {}, "other").has_value());
+  ASSERT_TRUE(place(prompt).has_value());
   const std::vector<Decision> decisions = dispatcher_->decisions();
   ASSERT_EQ(decisions.size(), 3U);
   EXPECT_EQ(decisions[0].predicted_cached_tokens, 0U);
@@ -384,8 +385,8 @@ TEST_F(DispatcherTest, DecisionsSayWhyAndWhatCameOfIt) {
   make(3, {.decisions_max = 2});
   const std::vector<Token> prompt = prompt_of(100, 1);
   engines_[1]->hold(prompt);
-  place(prompt, {.id = "first"});
-  place(prompt, {.id = "second"});
+  ASSERT_TRUE(place(prompt, {.id = "first"}).has_value());
+  ASSERT_TRUE(place(prompt, {.id = "second"}).has_value());
   Result<Assignment> third = place(prompt, {.id = "third"});
   clock_.advance(std::chrono::milliseconds(40));
   third->first_token({.prompt_tokens = 100, .cached_tokens = 99});
@@ -449,7 +450,7 @@ TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
                                           .work = {.prefill_tokens = tokens},
                                           .took = std::chrono::milliseconds(tokens)};
     }
-    place(prompt_of(100, 1));
+    ASSERT_TRUE(place(prompt_of(100, 1)).has_value());
   }
   const std::vector<Token> prompt = prompt_of(100, 2);
   Result<Assignment> patient =

@@ -389,7 +389,8 @@ void Generation::complete() {
 }
 
 void Generation::fail_with(const Error& error) {
-  const Error copy = error;  // `error` may be ours, and we are about to go
+  // `error` may be ours, and we are about to go.
+  const Error copy = error;  // NOLINT(performance-unnecessary-copy-initialization)
   settled_ = true;
   desk_.metrics().request_done(endpoint(plan_.kind), http_status(copy.code),
                                to_seconds(desk_.clock().now() - plan_.arrived));

@@ -36,7 +36,7 @@ Result<std::unique_ptr<engine::Engine>> make_engine(const ModelOptions& options,
   if (!options.simulated) {
     engine::LlamaOptions llama = options.llama;
     llama.kv_event_tokens = tells_tokens;
-    return engine::make_llama_engine(std::move(file), std::move(llama), clock);
+    return engine::make_llama_engine(std::move(file), llama, clock);
   }
   engine::SimulatedOptions simulated;
   simulated.worker.speedup = options.speedup;

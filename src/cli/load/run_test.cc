@@ -272,7 +272,7 @@ class RawPort final {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    ::bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    EXPECT_EQ(::bind(descriptor_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
     ::listen(descriptor_, 8);
     socklen_t size = sizeof address;
     ::getsockname(descriptor_, reinterpret_cast<sockaddr*>(&address), &size);
