@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <numeric>
 #include <thread>
 #include <vector>
 
 #include "base/rng.h"
+#include "must.h"
 #include "router/policy.h"
 #include "sim/simulation.h"
 
@@ -79,12 +79,6 @@ class Player final : public router::Policy {
  private:
   std::span<const Placing> placings_;
 };
-
-sim::Report must(Result<sim::Report> report) {
-  if (report) return std::move(*report);
-  fmt::print(stderr, "{}\n", report.error().message);
-  std::exit(1);
-}
 
 sim::Report play(const sim::Trace& trace, const sim::Setup& setup,
                  std::span<const Placing> placings) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cells.h"
+#include "must.h"
 #include "oracle.h"
 #include "router/policy.h"
 #include "sim/generators.h"
@@ -68,21 +69,16 @@ class Traces final {
     const bool file = name == "conversation" || name == "azure";
     const std::lock_guard lock(mutex_);
     std::optional<sim::Trace>& trace = traces_[{std::string(name), file ? 0 : seed}];
-    if (!trace) trace = file ? read(name) : made(sim::generate(name, seed, SIZE_MAX));
+    if (!trace) trace = file ? read(name) : must(sim::generate(name, seed, SIZE_MAX));
     return *trace;
   }
 
  private:
-  static sim::Trace made(Result<sim::Trace> trace) {
-    if (trace) return std::move(*trace);
-    fmt::print(stderr, "{}\n", trace.error().message);
-    std::exit(1);
-  }
   [[nodiscard]] sim::Trace read(std::string_view name) const {
     const std::string path =
         data_ + (name == "azure" ? "/azure_llm_code_2023.csv" : "/mooncake_conversation.jsonl");
     std::ifstream in(path);
-    return made(sim::read_trace(in, path, {}));
+    return must(sim::read_trace(in, path, {}));
   }
 
   const std::string data_;
@@ -130,13 +126,8 @@ Results run_all(std::span<const Cell> cells, std::span<const std::string> polici
     sim::Setup setup = cells[job.cell].setup;
     setup.policy = policies[job.policy];
     setup.seed = job.seed + 1;
-    const Result<sim::Report> report =
-        sim::simulate(traces.get(cells[job.cell].trace, setup.seed), setup);
-    if (!report) {
-      fmt::print(stderr, "{}\n", report.error().message);
-      std::exit(1);
-    }
-    results[job.cell][job.policy][job.seed] = *report;
+    results[job.cell][job.policy][job.seed] =
+        must(sim::simulate(traces.get(cells[job.cell].trace, setup.seed), setup));
   });
   return results;
 }

@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <utility>
 
+#include "must.h"
 #include "router/policy.h"
 
 namespace penstock::bench {
@@ -50,10 +50,7 @@ sim::Report play(const sim::Trace& trace, const sim::Setup& setup, bool threshol
   const auto make = [&]() -> std::unique_ptr<router::Policy> {
     return threshold ? std::make_unique<Threshold>() : router::find_policy("latency")->make();
   };
-  Result<sim::Report> report = sim::simulate(trace, setup, make);
-  if (report) return std::move(*report);
-  fmt::print(stderr, "{}\n", report.error().message);
-  std::exit(1);
+  return must(sim::simulate(trace, setup, make));
 }
 
 /// A model of 70 billion parameters on two H100 a worker: some 7,300 prompt tokens/s, 80 layers of
