@@ -2,6 +2,10 @@
 
 namespace penstock::engine {
 
+Result<void> Engine::clear_cache() {
+  return fail(Code::kUnprocessable, "this worker keeps no KV of earlier requests");
+}
+
 std::string_view to_string(FinishReason reason) noexcept {
   switch (reason) {
     case FinishReason::kStop: return "stop";

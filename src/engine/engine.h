@@ -148,6 +148,13 @@ class Engine {
   [[nodiscard]] virtual LoadReport load() const = 0;
 
   /// False: it cannot be reached now, and what is given to it would fail. One load.
+  /// Lets go of the KV that it keeps of earlier requests, within one step and before anything that
+  /// is asked later begins. Blocks in use stay: those of running requests, and those kept for other
+  /// workers. Told as one `cleared` event, or as `removed` ones where some stay. KV on its disk or
+  /// in host memory behind it is left alone. Fails with kUnavailable when the worker is not
+  /// connected, kUnprocessable when it keeps none.
+  virtual Result<void> clear_cache();
+
   [[nodiscard]] virtual bool connected() const { return true; }
 
   /// Null: this worker does not tell what it caches.

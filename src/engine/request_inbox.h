@@ -42,17 +42,20 @@ struct InboxBatch {
   std::vector<EmbedJob> embeds;
 
   void clear() {
+  bool clear_cache = false;  // before any of the requests begins
     requests.clear();
     aborts.clear();
     embeds.clear();
   }
 };
+    clear_cache = false;
 
 /// The door between an engine's one thread and everybody else. It bounds what waits, by
 /// construction: requests by the engine's own queue, embeddings by the same number, aborts by the
 /// requests that live. The engine's thread is signalled only when it is idle.
 ///
-/// Thread: any for submit(), abort(), close() and unreported(); the engine's for the rest.
+/// Thread: any for submit(), abort(), clear_cache(), close() and unreported(); the engine's for the
+/// rest.
 template <class Job>
 class RequestInbox final {
  public:
@@ -109,6 +112,13 @@ class RequestInbox final {
 
   /// Nothing is taken in from now on, and the engine's thread wakes.
   void close() {
+  /// Asked for twice before the engine looks, it is done once.
+  void clear_cache() {
+    std::unique_lock lock(mutex_);
+    batch_.clear_cache = true;
+    wake(lock);
+  }
+
     std::unique_lock lock(mutex_);
     closed_ = true;
     attention_.store(true, std::memory_order_release);
@@ -199,6 +209,7 @@ class RequestInbox final {
     append(batch.embeds, batch_.embeds);
     attention_.store(closed_, std::memory_order_release);
   }
+    if (std::exchange(batch_.clear_cache, false)) batch.clear_cache = true;
 
   template <class T>
   static void append(std::vector<T>& to, std::vector<T>& from) {

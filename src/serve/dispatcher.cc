@@ -230,6 +230,14 @@ Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
   return {};
 }
 
+Result<void> Dispatcher::clear_cache(kv::Slot slot) {
+  const std::lock_guard lock(mutex_);
+  if (slot >= workers_.size() || workers_[slot] == nullptr) {
+    return fail(Code::kNotFound, fmt::format("there is no worker {}", slot));
+  }
+  return workers_[slot]->engine->clear_cache();
+}
+
 /// What it can be of what is wanted: blocks are of use to workers of the same key only.
 fleet::Role Dispatcher::role_for(const engine::EngineInfo& its, fleet::Role wanted) const {
   const bool shares = its.hands_kv_over && its.kv_compatibility_key == info_.kv_compatibility_key;

@@ -211,6 +211,9 @@ class Dispatcher final {
   /// left to answer.
   Result<void> set_role(kv::Slot slot, fleet::Role role);
 
+  /// See engine::Engine::clear_cache; and fails with kNotFound when there is none of that number.
+  Result<void> clear_cache(kv::Slot slot);
+
   /// Shows the workers as draining. Requests that were let in before are still placed: it is the
   /// service that lets nobody in any more.
   void drain();

@@ -242,11 +242,12 @@ void Service::answer_models(net::Exchange& exchange, std::string_view id) {
 void Service::answer_debug(net::Exchange& exchange) {
   const net::HttpRequest& request = exchange.request();
   const std::string_view page = request.path().substr(std::string_view("/debug/").size());
-  if (page.starts_with("workers/") && page.ends_with("/role")) return change_role(exchange, page);
+  if (page.starts_with("workers/")) return command_worker(exchange, page);
   if (page != "requests" && page != "workers" && page != "decisions") {
     return answer_error(exchange, {Code::kNotFound,
                                    "no such page: there are /debug/requests, /debug/workers, "
-                                   "/debug/decisions and POST /debug/workers/N/role?to=ROLE",
+                                   "/debug/decisions, POST /debug/workers/N/role?to=ROLE and "
+                                   "POST /debug/workers/N/clear-cache",
                                    "", 0});
   }
   if (!authorised(request)) {
@@ -267,8 +268,8 @@ void Service::answer_debug(net::Exchange& exchange) {
                    decisions_json(dispatcher.policy(), dispatcher.terms(), dispatcher.decisions()));
 }
 
-/// POST /debug/workers/N/role?to=prefill, decode or both.
-void Service::change_role(net::Exchange& exchange, std::string_view page) {
+/// POST /debug/workers/N/role?to=prefill, decode or both, and /debug/workers/N/clear-cache.
+void Service::command_worker(net::Exchange& exchange, std::string_view page) {
   const net::HttpRequest& request = exchange.request();
   if (!authorised(request)) {
     return answer_error(
@@ -278,11 +279,24 @@ void Service::change_role(net::Exchange& exchange, std::string_view page) {
   ServedModel* model = model_.load();
   if (model == nullptr) return answer_error(exchange, not_ready());
   page.remove_prefix(std::string_view("workers/").size());
-  page.remove_suffix(std::string_view("/role").size());
+  const std::string_view number = page.substr(0, page.find('/'));
+  const std::string_view command = page.substr(std::min(page.size(), number.size() + 1));
   kv::Slot slot = 0;
-  const auto number = std::from_chars(page.data(), page.data() + page.size(), slot);
-  if (page.empty() || number.ec != std::errc{} || number.ptr != page.data() + page.size()) {
+  const auto read = std::from_chars(number.data(), number.data() + number.size(), slot);
+  if (number.empty() || read.ec != std::errc{} || read.ptr != number.data() + number.size()) {
     return answer_error(exchange, {Code::kNotFound, "there is no such worker", "", 0});
+  }
+  if (command == "clear-cache") {
+    const Result<void> asked = model->dispatcher().clear_cache(slot);
+    if (!asked) return answer_error(exchange, asked.error());
+    log::info("worker {} clears its cache", slot);
+    return exchange.respond(202, kJson, fmt::format(R"({{"worker":{}}})", slot));
+  }
+  if (command != "role") {
+    return answer_error(exchange, {Code::kNotFound,
+                                   "a worker takes POST /debug/workers/N/role?to=ROLE and "
+                                   "POST /debug/workers/N/clear-cache",
+                                   "", 0});
   }
   const Result<fleet::Role> role = role_of(request.query());
   const Result<void> done =

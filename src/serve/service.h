@@ -80,7 +80,7 @@ class Service final : public net::HttpHandler {
   void answer_models(net::Exchange& exchange, std::string_view id);
   void answer_requests(net::Exchange& exchange);
   void answer_debug(net::Exchange& exchange);
-  void change_role(net::Exchange& exchange, std::string_view page);
+  void command_worker(net::Exchange& exchange, std::string_view page);
   [[nodiscard]] bool authorised(const net::HttpRequest& request) const;
   [[nodiscard]] Error not_ready() const;
 

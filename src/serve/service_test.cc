@@ -307,6 +307,7 @@ TEST_F(SplitServiceTest, AnswersAreThoseOfOneWorkerAndLeaveNothingBehind) {
   ask("/debug/workers/0/role?to=prefill", "", 400);  // nobody would answer
   ask("/debug/workers/0/role?to=decode", "", 200);
   ask("/debug/workers/2/role?to=both", "", 404);
+  ask("/debug/workers/0/rule", "", 404);
   ask("/debug/workers/0/role?to=all", "", 400);
   ask("/debug/workers/0/role?to=both", "", 405, "GET");
   for (int seed = 1; seed <= 4; ++seed) EXPECT_EQ(answer(seed, 2), split[seed - 1]);

@@ -264,7 +264,16 @@ void BlockPool::drop(Block& block) {
 }
 
 void BlockPool::clear() {
-  while (!evictable_.empty()) drop(*evictable_.begin()->second);
+  if (blocks_.empty()) return;
+  if (pinned_ > 0) {
+    while (!evictable_.empty()) drop(*evictable_.begin()->second);
+    return;
+  }
+  for (const auto& [hash, block] : blocks_) free_.push_back(block->slot);
+  evictable_.clear();
+  first_.clear();
+  blocks_.clear();
+  events_.cleared();
 }
 
 }  // namespace penstock::engine::llama

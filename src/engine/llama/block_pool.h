@@ -111,7 +111,8 @@ class BlockPool final {
     return {hash.high, hash.low};
   }
 
-  /// Drops every block that is not pinned, leaf first.
+  /// Drops every block that is not pinned and that no pinned one comes after. One `cleared` event
+  /// if none is left.
   void clear();
 
   [[nodiscard]] std::size_t block_bytes() const noexcept { return options_.block_bytes; }

@@ -40,6 +40,7 @@ class LlamaEngine final : public Engine {
   Result<void> generate(GenerateRequest request) override;
   void abort(RequestId id, CancelReason reason) override { inbox_.abort(id, reason); }
   Result<void> embed(EmbedRequest request, EmbedDone done) override;
+  Result<void> clear_cache() override;
   LoadReport load() const override;
   const kv::EventSource* kv_events() const override { return &events_; }
 
@@ -151,6 +152,12 @@ Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
     return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
   }
   if (request.tokens.empty() || request.tokens.size() > info_.context_tokens_max) {
+Result<void> LlamaEngine::clear_cache() {
+  if (info_.kv_blocks_max == 0) return Engine::clear_cache();
+  inbox_.clear_cache();
+  return {};
+}
+
     return fail(Code::kInvalidArgument,
                 fmt::format("the input has {} tokens; this model takes 1 to {}",
                             request.tokens.size(), info_.context_tokens_max),
@@ -197,7 +204,8 @@ bool LlamaEngine::take_inbox() {
   }
   for (const Abort& abort : batch_.aborts) cancel(abort.id);
   cache_.sweep(ended_);
-  std::ranges::move(batch_.embeds, std::back_inserter(embeddings_));
+  if (batch_.clear_cache) cache_.clear();
+  embeddings_.add(batch_.embeds);
   counts_.accepted += batch_.requests.size();
   batch_.clear();
   return open;

@@ -8,6 +8,8 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <string>
+#include <thread>
 
 #include "kv/local_hash.h"
 #include "text/tiny_model.h"
@@ -247,6 +249,47 @@ TEST_F(LlamaEngineTest, EventsAlwaysAddUpToTheSnapshot) {
   EXPECT_EQ(snapshot.size(), held.size());
   for (const kv::Event& event : snapshot) EXPECT_TRUE(held.contains(event.hash));
   EXPECT_GT(e->load().blocks_evicted, 0u);
+}
+
+/// What has happened since the event `from`, in short: + stored, - removed, 0 cleared.
+std::string events_since(const Engine& engine, std::uint64_t from) {
+  std::vector<kv::Event> events;
+  EXPECT_TRUE(engine.kv_events()->read(from, 1000, events).has_value());
+  std::string kinds;
+  for (const kv::Event& event : events) kinds += "+-0"[static_cast<int>(event.kind)];
+  return kinds;
+}
+
+TEST_F(LlamaEngineTest, AClearedCacheHoldsNothingButWhatIsInUse) {
+  const auto e = engine();
+  const std::vector<Token> prompt = tokens(300, 7);
+  run(*e, request(prompt));
+  ASSERT_TRUE(e->clear_cache().has_value());
+  EXPECT_EQ(run(*e, request(prompt)).usage.cached_tokens, 0u);
+  EXPECT_EQ(events_since(*e, 1), "++++0++++");
+  EXPECT_EQ(e->load().kv_blocks_used, 4u);
+
+  GenerateRequest busy = request(tokens(130, 8), 900);
+  const RequestId busy_id = busy.id;
+  ASSERT_TRUE(e->generate(std::move(busy)).has_value());
+  sink_.wait_for_token(busy_id);
+  ASSERT_TRUE(e->clear_cache().has_value());
+  EXPECT_EQ(run(*e, request(prompt)).usage.cached_tokens, 0u);
+  EXPECT_EQ(events_since(*e, 10), "++----++++");
+  e->abort(busy_id, CancelReason::kClientGone);
+  sink_.wait(busy_id);
+  EXPECT_EQ(run(*e, request(tokens(130, 8))).usage.cached_tokens, 128u);
+
+  ASSERT_TRUE(e->clear_cache().has_value());
+  run(*e, request(tokens(10, 1)));
+  EXPECT_EQ(events_since(*e, 20), "0");
+  EXPECT_EQ(e->load().kv_blocks_used, 0u);
+  EXPECT_EQ(e->load().blocks_evicted, 0u);
+  ASSERT_TRUE(e->clear_cache().has_value());  // nothing is there, so nothing is told
+  EXPECT_EQ(run(*e, request(prompt)).usage.cached_tokens, 0u);
+  EXPECT_EQ(events_since(*e, 21), "++++");
+
+  EXPECT_EQ(engine({.reuse_bytes = 0})->clear_cache().error().code, Code::kUnprocessable);
 }
 
 TEST_F(LlamaEngineTest, RefusesWhatCanNeverRun) {

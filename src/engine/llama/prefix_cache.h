@@ -75,6 +75,8 @@ class PrefixCache final {
   void leave(Sequence& sequence);
   /// Ends the lease on what a prefill_only request left; others are ignored.
   void end_lease(RequestId id) { leases_.end(id); }
+  /// Empties the pool, but for what is in use. The store behind it is others' as well.
+  void clear() { pool_.clear(); }
   /// Takes back what nobody reads or writes any more. Appends the requests whose leases are over.
   void sweep(std::vector<RequestId>& gone);
   /// How long until there is something to sweep; max(): nothing is kept.

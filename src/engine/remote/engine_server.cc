@@ -185,6 +185,10 @@ class Server final : public EngineServer, public CallRegistry {
    private:
     Server& server_;
   };
+    ServerUnaryReactor* ClearCache(CallbackServerContext* context, const ps::ClearCacheRequest*,
+                                   ps::ClearCacheResponse*) override {
+      return answer(context, server_.clear_cache(*context));
+    }
 
   [[nodiscard]] grpc::Status check(const CallbackServerContext& context) const {
     return rpc::check_headers(context, options_.secret, options_.instance);
@@ -201,6 +205,7 @@ class Server final : public EngineServer, public CallRegistry {
                      oe::AbortResponse& response);
   grpc::ServerWriteReactor<oe::SubscribeKvEventsResponse>* subscribe(
       const CallbackServerContext& context, const oe::SubscribeKvEventsRequest& request);
+  grpc::Status clear_cache(const CallbackServerContext& context);
   void describe(oe::ServerInfo& info) const;
   void describe(oe::LoadInfo& info) const;
   grpc::Status describe(const CallbackServerContext& context, const std::string& model,
@@ -284,6 +289,12 @@ grpc::Status Server::abort(const CallbackServerContext& context, const oe::Abort
                            oe::AbortResponse& response) {
   if (grpc::Status fine = check(context); !fine.ok()) return fine;
   std::vector<RequestId> found;
+grpc::Status Server::clear_cache(const CallbackServerContext& context) {
+  if (grpc::Status fine = check(context); !fine.ok()) return fine;
+  const Result<void> asked = engine_.clear_cache();
+  return asked ? grpc::Status::OK : rpc::to_status(asked.error());
+}
+
   {
     const std::lock_guard lock(mutex_);
     if (request.has_all_requests()) {

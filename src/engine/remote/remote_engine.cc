@@ -27,7 +27,7 @@ namespace {
 using namespace wire;  // NOLINT(google-build-using-namespace): oe and ps, on every line
 using Context = std::shared_ptr<grpc::ClientContext>;
 
-constexpr auto kProbeTimeout = std::chrono::seconds(2);
+constexpr auto kAskTimeout = std::chrono::seconds(2);
 constexpr std::uint64_t kHeldBlocksMax = 1 << 22;  // of a worker, whatever it says that it has
 
 /// By number, as tickets name it: without an IPv6 address's brackets.
@@ -78,6 +78,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   [[nodiscard]] LoadReport load() const override;
   [[nodiscard]] const kv::EventSource* kv_events() const override {
     return options_.tells_kv_events ? &events_ : nullptr;
+  Result<void> clear_cache() override;
   }
   void probe(std::move_only_function<void(bool)> done) override;
   void give_up() override;
@@ -245,6 +246,30 @@ Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
 LoadReport Remote::load() const {
   const std::lock_guard lock(mutex_);
   LoadReport report = report_;
+/// Whether it was done is told by the events.
+Result<void> Remote::clear_cache() {
+  if (options_.info.kv_blocks_max == 0) return Engine::clear_cache();
+  if (!connected_.load()) return not_connected();
+  struct Call {
+    Context context;
+    ps::ClearCacheRequest request;
+    ps::ClearCacheResponse response;
+  };
+  auto call = std::make_shared<Call>();
+  call->context = new_context();
+  call->context->set_deadline(std::chrono::system_clock::now() + kAskTimeout);
+  if (!ask(call->context)) return not_connected();
+  worker_->async()->ClearCache(call->context.get(), &call->request, &call->response,
+                               [this, call](const grpc::Status& status) {
+                                 if (!status.ok()) {
+                                   log::warn("worker {}: its cache was not cleared: {}",
+                                             options_.address, status.error_message());
+                                 }
+                                 over();
+                               });
+  return {};
+}
+
   const std::uint64_t taken = report.accepted - std::min(report.accepted, others_);
   report.accepted = std::clamp(taken, given_ - live_.size(), given_);
   report.generation = ++generation_;
@@ -260,7 +285,7 @@ void Remote::probe(std::move_only_function<void(bool)> done) {
   };
   auto call = std::make_shared<Call>();
   call->context = new_context();
-  call->context->set_deadline(std::chrono::system_clock::now() + kProbeTimeout);
+  call->context->set_deadline(std::chrono::system_clock::now() + kAskTimeout);
   call->done = std::move(done);
   if (!ask(call->context)) return call->done(false);
   control_->async()->Health(call->context.get(), &call->request, &call->response,
@@ -388,8 +413,12 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
     std::ranges::move(events, std::back_inserter(held_));
     if (held_.size() > held_max() + 1) return lies();
     if (batch.goes_on()) return true;
-    // The first only says that the others are all.
-    events_.reset(batch.sequence_number(), std::span(held_).subspan(1));
+    if (held_.size() == 1 && batch.sequence_number() == events_.last_sequence() + 1) {
+      events_.cleared();
+    } else {
+      // The first only says that the others are all.
+      events_.reset(batch.sequence_number(), std::span(held_).subspan(1));
+    }
     held_.clear();
   } else {
     if (batch.sequence_number() != events_.last_sequence() + events.size()) return false;

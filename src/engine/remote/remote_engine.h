@@ -33,6 +33,8 @@ struct RemoteOptions {
 ///
 /// - KV that a prefill_only request leaves is kept for as long as its call lives: until abort(), or
 ///   the connection breaks, or this is gone. Its lease runs at the worker as well.
+/// - clear_cache() asks the worker and waits for nothing: what is given to it right afterwards may
+///   begin before.
 ///
 /// abort() and deadlines take effect at once, whatever the worker does. Destruction cancels what
 /// runs and waits only for gRPC.

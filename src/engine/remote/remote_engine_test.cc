@@ -385,6 +385,24 @@ TEST_F(RemoteEngineTest, KvEventsAreFollowedAlsoAcrossALoss) {
   expect_same_events(*engine_, *remote_);
 }
 
+TEST_F(RemoteEngineTest, AClearedCacheIsOneEventHereAsWell) {
+  start(fast());
+  ASSERT_TRUE(remote_->generate(request(1, sink_, 1, 100)));
+  sink_.wait(1);
+  expect_same_events(*engine_, *remote_);
+  const std::uint64_t before = remote_->kv_events()->last_sequence();
+  ASSERT_TRUE(remote_->clear_cache());
+  ASSERT_TRUE(until([&] { return remote_->kv_events()->last_sequence() > before; }));
+  std::vector<kv::Event> events;
+  ASSERT_TRUE(remote_->kv_events()->read(before + 1, 100, events));
+  ASSERT_EQ(events.size(), 1U);
+  EXPECT_EQ(events[0].kind, kv::Event::Kind::kCleared);
+  expect_same_events(*engine_, *remote_);
+  server_.reset();
+  ASSERT_TRUE(until([&] { return !remote_->connected(); }));
+  EXPECT_EQ(remote_->clear_cache().error().code, Code::kUnavailable);
+}
+
 TEST_F(RemoteEngineTest, AListOfAllBlocksMayTakeSeveralMessages) {
   SimulatedOptions options = fast();
   options.kv_events_max = 8;

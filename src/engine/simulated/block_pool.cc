@@ -34,22 +34,21 @@ void BlockPool::acquire(std::span<const Slot> slots) {
 
 bool BlockPool::allocate(std::uint32_t count, std::vector<Slot>& owned) {
   if (count > available()) return false;
+  removed_.clear();
   for (std::uint32_t i = 0; i < count; ++i) {
     Slot slot = free_;
     if (slot != kNone) {
       free_ = slots_[slot].next;
       --free_count_;
     } else {
-      slot = evict();
+      slot = take_oldest();
+      ++evictions_;
     }
     slots_[slot].references = 1;
     owned.push_back(slot);
   }
   active_ += count;
-  if (!removed_.empty()) {
-    listener_->removed(removed_);
-    removed_.clear();
-  }
+  if (!removed_.empty()) listener_->removed(removed_);
   return true;
 }
 
@@ -81,12 +80,22 @@ void BlockPool::release(std::vector<Slot>& owned) {
     if (block.next_copy != kUnnamed) {
       push_inactive(slot);
     } else {
-      block.next = free_;
-      free_ = slot;
-      ++free_count_;
+      free(slot);
     }
   }
   owned.clear();
+}
+
+std::span<const kv::BlockHash> BlockPool::clear() {
+  removed_.clear();
+  while (slots_[capacity_].next != capacity_) free(take_oldest());
+  return removed_;
+}
+
+void BlockPool::free(Slot slot) noexcept {
+  slots_[slot].next = free_;
+  free_ = slot;
+  ++free_count_;
 }
 
 /// True if the name is new.
@@ -107,7 +116,7 @@ bool BlockPool::name(Slot slot, const kv::BlockHash& key) {
   return false;
 }
 
-/// Takes an evicted slot's name away, and out of the index with the last copy.
+/// Takes an inactive slot's name away, and out of the index with the last copy.
 void BlockPool::forget(Slot slot) {
   Block& block = slots_[slot];
   const std::size_t at = probe(block.key, tag_of(block.key));
@@ -138,11 +147,11 @@ void BlockPool::erase_entry(std::size_t at) {
   index_[hole].slot = kNone;
 }
 
-BlockPool::Slot BlockPool::evict() {
+/// Off the LRU list, and without its name.
+BlockPool::Slot BlockPool::take_oldest() {
   const Slot slot = slots_[capacity_].next;
   unlink_inactive(slot);
   forget(slot);
-  ++evictions_;
   return slot;
 }
 

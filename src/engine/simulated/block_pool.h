@@ -77,6 +77,10 @@ class BlockPool final {
   /// parents. Empties `owned`. Private slots become free.
   void release(std::vector<Slot>& owned);
 
+  /// Makes every inactive slot free, which is no eviction. Gives the names that are gone with them
+  /// (none without a listener), of which the listener is not told. Valid until the next call.
+  std::span<const kv::BlockHash> clear();
+
   [[nodiscard]] std::uint32_t capacity() const noexcept { return capacity_; }
   /// Slots referenced by somebody; a shared one counts once.
   [[nodiscard]] std::uint32_t active() const noexcept { return active_; }
@@ -131,7 +135,8 @@ class BlockPool final {
   [[nodiscard]] bool name(Slot slot, const kv::BlockHash& key);
   void forget(Slot slot);
   void erase_entry(std::size_t at);
-  [[nodiscard]] Slot evict();
+  void free(Slot slot) noexcept;
+  [[nodiscard]] Slot take_oldest();
   void push_inactive(Slot slot) noexcept;
   void unlink_inactive(Slot slot) noexcept;
 
@@ -145,7 +150,7 @@ class BlockPool final {
   std::uint32_t active_ = 0;
   std::uint32_t names_ = 0;
   std::uint64_t evictions_ = 0;
-  std::vector<kv::BlockHash> removed_;  // of the running allocation
+  std::vector<kv::BlockHash> removed_;  // by the call under way
 };
 
 }  // namespace penstock::engine::simulated

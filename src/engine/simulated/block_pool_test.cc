@@ -98,6 +98,29 @@ TEST(BlockPool, ReleasedBlocksStayFindableUntilTheirRoomIsNeeded) {
   EXPECT_EQ(reader.lines, (std::vector<std::string>{"+0 1 2 3 <1000", "+2 9 <2"}));
 }
 
+TEST(BlockPool, ClearingLeavesWhatIsReferencedAndOfCopiesTheName) {
+  LineReader reader;
+  BlockPool pool(6, &reader);
+  EXPECT_TRUE(pool.clear().empty());
+  auto a = compute(pool, keys({1, 2}));
+  auto b = compute(pool, keys({1, 5}));
+  std::vector<Slot> copy;
+  ASSERT_TRUE(pool.allocate(1, copy));
+  pool.complete(copy, {.first_block = 1, .parent = key(1), .keys = keys({2})});
+  pool.release(a);
+  const auto gone = pool.clear();  // 2 is still held by its copy, 1 by the other sequence
+  EXPECT_TRUE(gone.empty());
+  EXPECT_EQ(pool.names(), 3U);
+  pool.check_invariants(std::vector<std::span<const Slot>>{b, copy});
+  pool.release(b);
+  EXPECT_EQ(pool.clear().size(), 2U);
+  EXPECT_TRUE(holds(pool, 2));
+  EXPECT_FALSE(holds(pool, 1));
+  pool.check_invariants(std::vector<std::span<const Slot>>{copy});
+  EXPECT_EQ(pool.evictions(), 0U);
+  EXPECT_EQ(reader.lines.back(), "+1 5 <1");  // of clearing the listener hears nothing
+}
+
 TEST(BlockPool, EvictsTheLeastRecentlyReleasedAndOfOneSequenceTheLastBlockFirst) {
   LineReader reader;
   BlockPool pool(4, &reader);

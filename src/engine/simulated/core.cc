@@ -99,6 +99,15 @@ void Core::cancel(std::uint32_t index) {
   end(index, add_output(requests_[index]), FinishReason::kCancelled);
 }
 
+void Core::clear_cache() {
+  const std::span<const kv::BlockHash> gone = model_.clear_cache();
+  if (model_.pool().names() > 0) {
+    removed(gone);
+  } else if (!gone.empty()) {
+    events_.cleared();
+  }
+}
+
 Nanos Core::start_pass() {
   const Pass& pass = model_.start_pass();
   // Nothing is held or reserved here, so the head of the queue always fits once nothing runs.

@@ -18,8 +18,8 @@ namespace penstock::engine::simulated {
 /// The simulated engine without its thread: requests in, passes over them, outputs to sinks. Time
 /// comes in as arguments, so that a test can move it by hand.
 ///
-/// Rounds: accept() and abort() between passes; start_pass(), its duration, finish_pass(); once or
-/// more often; then settle() and deliver(). Not thread safe.
+/// Rounds: accept(), abort() and clear_cache() between passes; start_pass(), its duration,
+/// finish_pass(); once or more often; then settle() and deliver(). Not thread safe.
 class Core final : private PoolListener {
  public:
   /// Both must outlive the core.
@@ -36,6 +36,9 @@ class Core final : private PoolListener {
 
   /// Ends those whose deadline has passed.
   void expire(TimePoint now);
+
+  /// See Engine::clear_cache. Between passes.
+  void clear_cache();
 
   /// No request is left.
   [[nodiscard]] bool idle() const noexcept { return model_.idle(); }

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kv/block.h"
@@ -94,6 +95,39 @@ TEST(Core, AnswersAsPredictedWithUsage) {
   EXPECT_EQ(outputs.front().usage.completion_tokens, 1U);
   EXPECT_EQ(outputs.back().usage.completion_tokens, 6U);
   EXPECT_EQ(outputs.front().logprob, 0);
+}
+
+TEST(Core, AClearedCacheHoldsNothingButWhatIsInUse) {
+  Bench b;
+  const auto told_from = [&](std::uint64_t from) {
+    std::vector<kv::Event> events;
+    EXPECT_TRUE(b.events.read(from, 100, events));
+    std::string kinds;
+    for (const kv::Event& event : events) kinds += "+-0"[static_cast<int>(event.kind)];
+    return kinds;
+  };
+  b.core.clear_cache();
+  EXPECT_EQ(b.events.last_sequence(), 0U);  // nothing is there
+  b.core.accept(b.request(1, prompt_of(10, 100), 1));
+  b.run();
+  b.core.clear_cache();
+  EXPECT_EQ(told_from(1), "++0");
+  EXPECT_EQ(b.core.load().kv_blocks_used, 0U);
+  EXPECT_EQ(b.core.load().blocks_evicted, 0U);
+
+  b.core.accept(b.request(2, prompt_of(10, 100), 1));
+  b.run();
+  EXPECT_EQ(b.sink.by_request[2].back().usage.cached_tokens, 0U);
+  b.core.accept(b.request(3, prompt_of(10, 200), 5));
+  b.pass();
+  b.core.clear_cache();
+  EXPECT_EQ(told_from(4), "++++--");
+  EXPECT_EQ(b.core.load().kv_blocks_used, 2U);
+  b.run();
+  EXPECT_EQ(b.sink.tokens(3), whole_answer(b.options, b.request(3, prompt_of(10, 200), 5)).tokens);
+  b.core.accept(b.request(4, prompt_of(10, 200), 1));
+  b.run();
+  EXPECT_EQ(b.sink.by_request[4].back().usage.cached_tokens, 8U);
 }
 
 TEST(Core, PassesTakeTheModelsTime) {

@@ -132,6 +132,9 @@ class SchedulerModel final {
   /// with nothing to compute.
   void activate(SequenceId id);
 
+  /// Forgets the blocks that no sequence owns; see BlockPool::clear. Between passes.
+  std::span<const kv::BlockHash> clear_cache() { return pool_.clear(); }
+
   [[nodiscard]] const ModelOptions& options() const noexcept { return options_; }
   [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
   [[nodiscard]] bool in_pass() const noexcept { return in_pass_; }

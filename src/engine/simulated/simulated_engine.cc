@@ -67,6 +67,7 @@ class SimulatedEngine final : public Engine {
   Result<void> generate(GenerateRequest request) override;
   void abort(RequestId id, CancelReason reason) override { inbox_.abort(id, reason); }
   Result<void> embed(EmbedRequest request, EmbedDone done) override;
+  Result<void> clear_cache() override;
   [[nodiscard]] LoadReport load() const override;
   [[nodiscard]] const kv::EventSource* kv_events() const override {
     return options_.worker.prefix_caching ? &events_ : nullptr;
@@ -135,6 +136,12 @@ Result<void> SimulatedEngine::embed(EmbedRequest request, EmbedDone done) {
   return inbox_.submit(std::move(request), std::move(done));
 }
 
+Result<void> SimulatedEngine::clear_cache() {
+  if (info_.kv_blocks_max == 0) return Engine::clear_cache();
+  inbox_.clear_cache();
+  return {};
+}
+
 LoadReport SimulatedEngine::load() const {
   const std::lock_guard lock(load_mutex_);
   LoadReport report = load_;
@@ -163,6 +170,7 @@ void SimulatedEngine::run() {
 }
 
 void SimulatedEngine::accept_batch() {
+  if (batch_.clear_cache) core_.clear_cache();
   for (GenerateRequest& request : batch_.requests) core_.accept(std::move(request));
   for (const Abort& abort : batch_.aborts) core_.abort(abort.id);
   for (EmbedJob& job : batch_.embeds) {

@@ -212,6 +212,21 @@ TEST_F(SimulatedEngineTest, TellsWhatItCachesAndHowMuchItDid) {
   EXPECT_EQ(make_simulated_engine(options, clock_)->kv_events(), nullptr);
 }
 
+TEST_F(SimulatedEngineTest, ACacheIsClearedBeforeWhatIsAskedNext) {
+  const auto engine = make_simulated_engine(fast_worker(), clock_);
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    GenerateRequest r = short_request(id, sink_, 1, 200);
+    r.prompt.assign(200, 7);
+    ASSERT_TRUE(engine->generate(std::move(r)));
+    EXPECT_EQ(sink_.wait_for_end(id).usage.cached_tokens, id == 2 ? 192U : 0U);
+    if (id == 2) ASSERT_TRUE(engine->clear_cache());
+  }
+  SimulatedOptions options = fast_worker();
+  options.worker.prefix_caching = false;
+  EXPECT_EQ(make_simulated_engine(options, clock_)->clear_cache().error().code,
+            Code::kUnprocessable);
+}
+
 /// Answers from within deliver(), as a front end might.
 class Chain final : public OutputSink {
  public:
