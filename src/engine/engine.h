@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -100,9 +101,9 @@ struct GenerateRequest {
 };
 
 struct EmbedRequest {
-  RequestId id;
   std::vector<Token> tokens;
   Deadline deadline;
+  std::stop_token stop;  // requested: nobody wants the answer any more
 };
 
 using EmbedDone = std::move_only_function<void(Result<std::vector<float>>)>;
@@ -119,6 +120,7 @@ struct EngineInfo {
   std::uint32_t vocabulary_size = 0;
   std::uint32_t embedding_size = 0;  // 0: the model cannot embed
   bool hands_kv_over = false;        // takes prefill_only, and fetches from others that do
+  bool embeds_only = false;          // the model cannot generate
 };
 
 /// One worker, whatever runs behind it: token ids in, tokens out. Thread: any, for every call.
@@ -131,8 +133,8 @@ class Engine {
 
   /// Queues the request. On success exactly one Output with `finish` will reach `sink`, also after
   /// abort() and on shutdown. Fails with kOverloaded when the queue is full, kInvalidArgument when
-  /// the prompt or grammar can never run (the message says why), kUnavailable when stopping; then
-  /// nothing reaches the sink.
+  /// the prompt or grammar can never run (the message says why), kUnprocessable when the model does
+  /// not do that, kUnavailable when stopping; then nothing reaches the sink.
   virtual Result<void> generate(GenerateRequest request) = 0;
 
   /// Ends a request before its time, within one step, and the lease on the KV of one that was
@@ -140,14 +142,12 @@ class Engine {
   virtual void abort(RequestId id, CancelReason reason) = 0;
 
   /// Calls `done` once, on the engine's thread, with info().embedding_size L2-normalised floats, or
-  /// with kDeadlineExceeded in place of beginning after the deadline.
+  /// with kDeadlineExceeded or kCancelled when it is seen too late or stopped; a long input is
+  /// looked after while it is computed.
   /// Fails at once (and never calls) with kUnprocessable when the model cannot embed, kOverloaded
   /// when the queue is full.
   virtual Result<void> embed(EmbedRequest request, EmbedDone done) = 0;
 
-  [[nodiscard]] virtual LoadReport load() const = 0;
-
-  /// False: it cannot be reached now, and what is given to it would fail. One load.
   /// Lets go of the KV that it keeps of earlier requests, within one step and before anything that
   /// is asked later begins. Blocks in use stay: those of running requests, and those kept for other
   /// workers. Told as one `cleared` event, or as `removed` ones where some stay. KV on its disk or
@@ -155,6 +155,9 @@ class Engine {
   /// connected, kUnprocessable when it keeps none.
   virtual Result<void> clear_cache();
 
+  [[nodiscard]] virtual LoadReport load() const = 0;
+
+  /// False: it cannot be reached now, and what is given to it would fail. One load.
   [[nodiscard]] virtual bool connected() const { return true; }
 
   /// Null: this worker does not tell what it caches.

@@ -23,9 +23,11 @@ struct EmbedJob {
   EmbedDone done;
 };
 
-/// What an embedding ends with whose deadline has passed before it began.
-[[nodiscard]] inline std::unexpected<Error> too_late() {
-  return fail(Code::kDeadlineExceeded, "the embedding was not begun in time");
+/// Whether an embedding that is not complete goes on; if not, what it ends with.
+[[nodiscard]] inline Result<void> goes_on(const EmbedRequest& request, TimePoint now) {
+  if (request.stop.stop_requested()) return fail(Code::kCancelled, "nobody waits for it");
+  if (!request.deadline.passed(now)) return {};
+  return fail(Code::kDeadlineExceeded, "the embedding was not complete in time");
 }
 
 struct Abort {
@@ -40,15 +42,15 @@ struct InboxBatch {
   std::vector<Job> requests;
   std::vector<Abort> aborts;  // of requests given out before or in this batch; each at most once
   std::vector<EmbedJob> embeds;
+  bool clear_cache = false;  // before any of the requests begins
 
   void clear() {
-  bool clear_cache = false;  // before any of the requests begins
     requests.clear();
     aborts.clear();
     embeds.clear();
+    clear_cache = false;
   }
 };
-    clear_cache = false;
 
 /// The door between an engine's one thread and everybody else. It bounds what waits, by
 /// construction: requests by the engine's own queue, embeddings by the same number, aborts by the
@@ -110,8 +112,6 @@ class RequestInbox final {
     wake(lock);
   }
 
-  /// Nothing is taken in from now on, and the engine's thread wakes.
-  void close() {
   /// Asked for twice before the engine looks, it is done once.
   void clear_cache() {
     std::unique_lock lock(mutex_);
@@ -119,6 +119,8 @@ class RequestInbox final {
     wake(lock);
   }
 
+  /// Nothing is taken in from now on, and the engine's thread wakes.
+  void close() {
     std::unique_lock lock(mutex_);
     closed_ = true;
     attention_.store(true, std::memory_order_release);
@@ -207,9 +209,9 @@ class RequestInbox final {
     append(batch.requests, batch_.requests);
     append(batch.aborts, batch_.aborts);
     append(batch.embeds, batch_.embeds);
+    if (std::exchange(batch_.clear_cache, false)) batch.clear_cache = true;
     attention_.store(closed_, std::memory_order_release);
   }
-    if (std::exchange(batch_.clear_cache, false)) batch.clear_cache = true;
 
   template <class T>
   static void append(std::vector<T>& to, std::vector<T>& from) {

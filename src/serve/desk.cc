@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stop_token>
 #include <utility>
 
 #include "base/clock.h"
@@ -194,6 +195,12 @@ Result<void> Desk::check_fields(const api::GenerationParams& p, const ServedMode
                 fmt::format("the model \"{}\" is not served here; available: {}",
                             p.model.substr(0, 60), fmt::join(model.names(), ", ")),
                 "model");
+  }
+  if (model.info().embeds_only) {
+    return fail(
+        Code::kUnprocessable,
+        fmt::format("the model \"{}\" makes embeddings only: ask /v1/embeddings", model.name()),
+        "model");
   }
   for (const Token t : p.stop_token_ids) {
     if (!model.tokenizer().valid(t)) {
@@ -441,7 +448,10 @@ class Embedding final : public net::Transaction {
         arrived_(desk.clock().now()) {
     for (const auto& input : inputs_) tokens_ += static_cast<std::uint32_t>(input.size());
   }
-  ~Embedding() override { *alive_ = false; }
+  ~Embedding() override {
+    *alive_ = false;
+    stop_.request_stop();  // of the one that is asked for
+  }
 
   void on_client_gone() override {
     desk_.metrics().request_done("embeddings", 499, age_s());
@@ -456,9 +466,9 @@ class Embedding final : public net::Transaction {
     }
     // The engine calls on its own thread, so the rest is posted to the loop.
     const Result<void> queued = model_.dispatcher().embed(
-        {.id = {},
-         .tokens = std::move(inputs_[vectors_.size()]),
-         .deadline = Deadline(arrived_ + desk_.options().request_timeout)},
+        {.tokens = std::move(inputs_[vectors_.size()]),
+         .deadline = Deadline(arrived_ + desk_.options().request_timeout),
+         .stop = stop_.get_token()},
         [this, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
           loop->post([this, alive, vector = std::move(vector)]() mutable {
             if (*alive) take(std::move(vector));
@@ -497,6 +507,7 @@ class Embedding final : public net::Transaction {
   std::uint32_t tokens_ = 0;
   TimePoint arrived_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // read and written on the loop only
+  std::stop_source stop_;
 };
 
 }  // namespace

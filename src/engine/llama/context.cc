@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -68,10 +68,11 @@ std::string devices() {
   return names;
 }
 
-bool pools_embeddings(const text::ModelFile& model) {
-  const std::string pooling =
-      model.metadata(model.metadata("general.architecture") + ".pooling_type");
-  return !pooling.empty() && pooling != "0" && pooling != "4";  // none, rank
+/// Text is made from what came before alone, with KV kept of it. BERT and its like keep none, or
+/// look ahead; what has an encoder would want its input there first.
+bool can_generate(llama_context* context) {
+  return llama_get_memory(context) != nullptr && llama_get_causal_attn(context) &&
+         !llama_model_has_encoder(llama_get_model(context));
 }
 
 }  // namespace
@@ -91,9 +92,9 @@ Result<void> Context::start(const LlamaOptions& options) {
       options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
   sequences_max_ = options.sequences_max;
   const std::uint32_t trained = model_->context_tokens_trained();
-  context_tokens_ =
+  const std::uint32_t tokens =
       trained == 0 ? options.context_tokens : std::min(options.context_tokens, trained);
-  context_tokens_ = (context_tokens_ + kCellPadding - 1) / kCellPadding * kCellPadding;
+  context_tokens_ = (tokens + kCellPadding - 1) / kCellPadding * kCellPadding;
 
   llama_context_params params = llama_context_default_params();
   params.n_ctx = context_tokens_ * sequences_max_;
@@ -120,35 +121,28 @@ Result<void> Context::start(const LlamaOptions& options) {
   pool_ = ggml_threadpool_new(&pool_params);
   llama_attach_threadpool(context_, pool_, pool_);
 
-  if (pools_embeddings(*model_)) {
-    llama_context_params embedding = params;
-    embedding.n_seq_max = 1;
-    embedding.n_ctx = context_tokens_;
-    embedding.n_batch = context_tokens_;
-    embedding.n_ubatch = context_tokens_;
-    embedding.embeddings = true;
-    embedding_context_ = llama_init_from_model(model_->handle(), embedding);
-    if (embedding_context_ != nullptr) {
-      llama_attach_threadpool(embedding_context_, pool_, pool_);
-      embedding_size_ = static_cast<std::uint32_t>(llama_model_n_embd_out(model_->handle()));
-    } else {
-      log::warn(
-          "embeddings are off: llama.cpp cannot make a context of {} tokens for them; lower "
-          "--context",
-          context_tokens_);
-    }
+  const bool generates = can_generate(context_);
+  if (!generates) {
+    llama_free(std::exchange(context_, nullptr));
+    context_tokens_ = tokens;  // nothing is padded, and a table of positions may end there
+  }
+  embedder_ = Embedder::make(*model_, params, context_tokens_, !generates, pool_);
+  if (!generates && embedder_ == nullptr) {
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("{} can neither generate text here nor make embeddings", model_->path()));
   }
   compatibility_key_ =
       // The context's size as well: some models' rotations depend on it.
       fmt::format("llama.cpp {} {}/{}/state{}/{}/{}/{} tokens", llama_version(), llama_commit(),
                   devices(), LLAMA_STATE_SEQ_VERSION, model_->fingerprint(),
                   options.quantized_kv ? "q8_0" : "f16", context_tokens_);
-  learn_codec();
+  if (generates) learn_codec();
   return {};
 }
 
 Context::~Context() {
-  if (embedding_context_ != nullptr) llama_free(embedding_context_);
+  embedder_.reset();  // before its threads
   if (context_ != nullptr) llama_free(context_);
   if (pool_ != nullptr) ggml_threadpool_free(pool_);
 }
@@ -239,29 +233,6 @@ void Context::shrink_staging() {
   if (staging_.capacity() <= kStagingKeptBytes) return;
   staging_.clear();
   staging_.shrink_to_fit();
-}
-
-Result<std::vector<float>> Context::embed(std::span<const Token> tokens) {
-  if (embedding_context_ == nullptr) {
-    return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
-  }
-  std::vector<Row> rows;
-  for (std::uint32_t i = 0; i < tokens.size(); ++i) rows.push_back({tokens[i], i, 0, true});
-  Batch batch(rows);
-  if (llama_memory_t memory = llama_get_memory(embedding_context_); memory != nullptr) {
-    llama_memory_clear(memory, false);
-  }
-  const std::int32_t status = llama_model_has_decoder(model_->handle())
-                                  ? llama_decode(embedding_context_, batch.get())
-                                  : llama_encode(embedding_context_, batch.get());
-  const float* values = status == 0 ? llama_get_embeddings_seq(embedding_context_, 0) : nullptr;
-  if (values == nullptr) return fail(Code::kInternal, "llama.cpp could not compute the embedding");
-  std::vector<float> vector(values, values + embedding_size_);
-  double squares = 0;
-  for (const float v : vector) squares += static_cast<double>(v) * v;
-  const auto scale = static_cast<float>(squares > 0 ? 1.0 / std::sqrt(squares) : 0.0);
-  for (float& v : vector) v *= scale;
-  return vector;
 }
 
 }  // namespace penstock::engine::llama

@@ -9,6 +9,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "engine/llama/embedder.h"
 #include "engine/llama/llama_engine.h"
 #include "engine/llama/state_codec.h"
 
@@ -18,7 +19,8 @@ struct ggml_threadpool;
 namespace penstock::engine::llama {
 
 /// llama.cpp's context as the worker uses it: `sequences_max` streams of cells, one a running
-/// sequence, each filled from its first cell on. One thread.
+/// sequence, each filled from its first cell on; and the embedder beside it, on the same threads.
+/// One thread.
 class Context final {
  public:
   struct Row {
@@ -50,11 +52,11 @@ class Context final {
   [[nodiscard]] llama_context* handle() const noexcept { return context_; }
   [[nodiscard]] std::uint32_t threads() const noexcept { return threads_; }
   [[nodiscard]] std::uint32_t context_tokens() const noexcept { return context_tokens_; }
-  [[nodiscard]] std::uint32_t embedding_size() const noexcept { return embedding_size_; }
   [[nodiscard]] const std::string& compatibility_key() const noexcept { return compatibility_key_; }
-
-  /// See Engine::embed.
-  Result<std::vector<float>> embed(std::span<const Token> tokens);
+  /// False: the model makes embeddings only, there are no streams, and nothing may be computed.
+  [[nodiscard]] bool generates() const noexcept { return context_ != nullptr; }
+  /// Null: the model makes no embeddings.
+  [[nodiscard]] Embedder* embedder() noexcept { return embedder_.get(); }
 
  private:
   Context() = default;
@@ -64,12 +66,11 @@ class Context final {
 
   std::shared_ptr<const text::ModelFile> model_;
   llama_context* context_ = nullptr;
-  llama_context* embedding_context_ = nullptr;
   ggml_threadpool* pool_ = nullptr;
+  std::unique_ptr<Embedder> embedder_;
   std::uint32_t threads_ = 1;
   std::uint32_t context_tokens_ = 0;
   std::uint32_t sequences_max_ = 0;
-  std::uint32_t embedding_size_ = 0;
   std::string compatibility_key_;
   std::optional<StateCodec> codec_;
   std::vector<std::uint8_t> staging_;  // one state on its way in or out

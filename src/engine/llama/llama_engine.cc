@@ -4,7 +4,6 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <deque>
 #include <limits>
 #include <list>
 #include <mutex>
@@ -17,6 +16,7 @@
 #include "engine/kv_event_log.h"
 #include "engine/llama/batch_shape.h"
 #include "engine/llama/context.h"
+#include "engine/llama/embedding_queue.h"
 #include "engine/llama/outbox.h"
 #include "engine/llama/prefix_cache.h"
 #include "engine/llama/request_check.h"
@@ -57,7 +57,6 @@ class LlamaEngine final : public Engine {
   std::uint32_t compute_prompts();  // tokens
   bool decode();                    // false: nothing was to be decoded
   void end_pass(std::uint32_t prefill_tokens, bool decoded);
-  void run_embeddings();
   void publish(std::span<const RequestId> ended);
   void settle();
 
@@ -96,7 +95,7 @@ class LlamaEngine final : public Engine {
   TenantShares shares_;               // of all that wait or run
   std::vector<SequencePtr> running_;  // in the order they started
   std::vector<std::uint32_t> free_streams_;
-  std::deque<EmbedJob> embeddings_;
+  EmbeddingQueue embeddings_{context_->embedder()};
   InboxBatch<SequencePtr> batch_;
   std::vector<RequestId> ended_;  // since the last settle()
   Outbox outbox_;
@@ -126,8 +125,9 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
            .kv_blocks_max = cache_.pool().blocks_max(),
            .vocabulary_size = static_cast<std::uint32_t>(
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
-           .embedding_size = context_->embedding_size(),
-           .hands_kv_over = cache_.hands_over()};
+           .hands_kv_over = cache_.hands_over(),
+           .embeds_only = !context_->generates()};
+  if (context_->embedder() != nullptr) info_.embedding_size = context_->embedder()->size();
   for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
   thread_ = std::thread([this] { run(); });
 }
@@ -148,22 +148,14 @@ Result<void> LlamaEngine::generate(GenerateRequest request) {
 }
 
 Result<void> LlamaEngine::embed(EmbedRequest request, EmbedDone done) {
-  if (info_.embedding_size == 0) {
-    return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
-  }
-  if (request.tokens.empty() || request.tokens.size() > info_.context_tokens_max) {
+  if (Result<void> fine = check(request, info_); !fine) return fine;
+  return inbox_.submit(std::move(request), std::move(done));
+}
+
 Result<void> LlamaEngine::clear_cache() {
   if (info_.kv_blocks_max == 0) return Engine::clear_cache();
   inbox_.clear_cache();
   return {};
-}
-
-    return fail(Code::kInvalidArgument,
-                fmt::format("the input has {} tokens; this model takes 1 to {}",
-                            request.tokens.size(), info_.context_tokens_max),
-                "input");
-  }
-  return inbox_.submit(std::move(request), std::move(done));
 }
 
 LoadReport LlamaEngine::load() const {
@@ -185,13 +177,14 @@ void LlamaEngine::run() {
     const bool decoded = decode();
     end_pass(prefill_tokens, decoded);
     if (prefill_tokens == 0 && !decoded) wait_for_fetch();
-    run_embeddings();
+    // As much as of a prompt, so that those who decode wait no longer for it.
+    embeddings_.step(clock_.now(), prompt_budget(any_decoding()));
     settle();
     if (running_.empty()) outbox_.forget_sinks();
   }
   for (const SequencePtr& s : running_) finish(*s, FinishReason::kCancelled);
   for (const SequencePtr& s : waiting_) finish(*s, FinishReason::kCancelled);
-  for (EmbedJob& e : embeddings_) e.done(fail(Code::kUnavailable, "the engine is stopping"));
+  embeddings_.end_all({Code::kUnavailable, "the engine is stopping", "", 0});
   settle();
 }
 
@@ -528,14 +521,6 @@ void LlamaEngine::finish(Sequence& s, FinishReason reason, std::string error) {
   s.request.sink = nullptr;  // ended; swept by end_expired()
   shares_.left(s.request.tenant);
   if (!leaves) ended_.push_back(s.request.id);
-}
-
-void LlamaEngine::run_embeddings() {
-  if (embeddings_.empty()) return;
-  EmbedJob next = std::move(embeddings_.front());
-  embeddings_.pop_front();
-  if (next.request.deadline.passed(clock_.now())) return next.done(too_late());
-  next.done(context_->embed(next.request.tokens));
 }
 
 void LlamaEngine::publish(std::span<const RequestId> ended) {

@@ -508,29 +508,5 @@ TEST_F(LlamaEngineTest, SamplingOptionsBind) {
   EXPECT_LE(s.tokens.size(), 1u);
 }
 
-TEST_F(LlamaEngineTest, EmbedsIfTheModelCan) {
-  EXPECT_EQ(engine()->embed({.tokens = {1, 2}}, [](auto) {}).error().code, Code::kUnprocessable);
-  model_ = text::tiny_model(1, 1);
-  const auto e = engine();
-  ASSERT_EQ(e->info().embedding_size, 64u);
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::vector<std::vector<float>> vectors;
-  for (int i = 0; i < 2; ++i) {
-    ASSERT_TRUE(e->embed({.tokens = tokens(30, 2)}, [&](Result<std::vector<float>> v) {
-                   ASSERT_TRUE(v.has_value());
-                   const std::lock_guard lock(mutex);
-                   vectors.push_back(std::move(*v));
-                   changed.notify_all();
-                 }).has_value());
-  }
-  std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return vectors.size() == 2; });
-  EXPECT_EQ(vectors[0], vectors[1]);
-  float squares = 0;
-  for (const float v : vectors[0]) squares += v * v;
-  EXPECT_NEAR(squares, 1.0F, 1e-4F);
-}
-
 }  // namespace
 }  // namespace penstock::engine

@@ -8,6 +8,9 @@ namespace penstock::engine::llama {
 
 Result<void> check(const GenerateRequest& r, const EngineInfo& info) {
   CHECK(r.sink != nullptr);
+  if (info.embeds_only) {
+    return fail(Code::kUnprocessable, "this model makes embeddings only", "model");
+  }
   if (r.prompt.empty()) return fail(Code::kInvalidArgument, "the prompt is empty", "prompt");
   if (r.max_tokens == 0 && !r.prefill_only) {
     return fail(Code::kInvalidArgument, "max_tokens: expected at least 1", "max_tokens");
@@ -26,6 +29,19 @@ Result<void> check(const GenerateRequest& r, const EngineInfo& info) {
                               info.vocabulary_size),
                   "prompt");
     }
+  }
+  return {};
+}
+
+Result<void> check(const EmbedRequest& r, const EngineInfo& info) {
+  if (info.embedding_size == 0) {
+    return fail(Code::kUnprocessable, "this model does not make embeddings", "model");
+  }
+  if (r.tokens.empty() || r.tokens.size() > info.context_tokens_max) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("the input has {} tokens; this model takes 1 to {}", r.tokens.size(),
+                            info.context_tokens_max),
+                "input");
   }
   return {};
 }

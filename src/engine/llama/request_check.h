@@ -9,4 +9,7 @@ namespace penstock::engine::llama {
 /// token ids. Fails with kInvalidArgument, which says what is wrong.
 Result<void> check(const GenerateRequest& request, const EngineInfo& info);
 
+/// The same of an embedding. Both fail with kUnprocessable where the model does not do that at all.
+Result<void> check(const EmbedRequest& request, const EngineInfo& info);
+
 }  // namespace penstock::engine::llama

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <charconv>
 #include <mutex>
+#include <stop_token>
 #include <unordered_map>
 #include <utility>
 
@@ -53,7 +54,9 @@ class EmbedCall final : public ServerUnaryReactor {
     }
     release();
   }
+  [[nodiscard]] std::stop_token stop_token() const noexcept { return stop_.get_token(); }
   void OnCancel() override {
+    stop_.request_stop();
     if (answered_.exchange(true)) return;
     --open_;
     Finish(grpc::Status::CANCELLED);
@@ -68,6 +71,7 @@ class EmbedCall final : public ServerUnaryReactor {
 
   ps::EmbedResponse* const response_;  // gRPC's, until answered
   std::atomic<std::size_t>& open_;     // the server's, which outlives what is not answered
+  std::stop_source stop_;
   std::atomic<bool> answered_ = false;
   std::atomic<int> users_ = 2;
 };
@@ -181,14 +185,14 @@ class Server final : public EngineServer, public CallRegistry {
                               ps::EmbedResponse* response) override {
       return server_.embed(context, *request, response);
     }
-
-   private:
-    Server& server_;
-  };
     ServerUnaryReactor* ClearCache(CallbackServerContext* context, const ps::ClearCacheRequest*,
                                    ps::ClearCacheResponse*) override {
       return answer(context, server_.clear_cache(*context));
     }
+
+   private:
+    Server& server_;
+  };
 
   [[nodiscard]] grpc::Status check(const CallbackServerContext& context) const {
     return rpc::check_headers(context, options_.secret, options_.instance);
@@ -201,11 +205,11 @@ class Server final : public EngineServer, public CallRegistry {
                                                            const oe::GenerateRequest& request);
   ServerUnaryReactor* embed(CallbackServerContext* context, const ps::EmbedRequest& request,
                             ps::EmbedResponse* response);
+  grpc::Status clear_cache(const CallbackServerContext& context);
   grpc::Status abort(const CallbackServerContext& context, const oe::AbortRequest& request,
                      oe::AbortResponse& response);
   grpc::ServerWriteReactor<oe::SubscribeKvEventsResponse>* subscribe(
       const CallbackServerContext& context, const oe::SubscribeKvEventsRequest& request);
-  grpc::Status clear_cache(const CallbackServerContext& context);
   void describe(oe::ServerInfo& info) const;
   void describe(oe::LoadInfo& info) const;
   grpc::Status describe(const CallbackServerContext& context, const std::string& model,
@@ -274,10 +278,10 @@ ServerUnaryReactor* Server::embed(CallbackServerContext* context, const ps::Embe
                                   ps::EmbedResponse* response) {
   if (const grpc::Status fine = check(*context); !fine.ok()) return answer(context, fine);
   if (draining_) return answer(context, rpc::to_status(draining()));
-  EmbedRequest wanted{.id = {},
-                      .tokens = {request.token_ids().begin(), request.token_ids().end()},
-                      .deadline = deadline_of(*context, clock_.now())};
   auto* call = new EmbedCall(response, embeds_);
+  EmbedRequest wanted{.tokens = {request.token_ids().begin(), request.token_ids().end()},
+                      .deadline = deadline_of(*context, clock_.now()),
+                      .stop = call->stop_token()};
   Result<void> taken = engine_.embed(std::move(wanted), [call](Result<std::vector<float>> values) {
     call->done(std::move(values));
   });
@@ -285,16 +289,16 @@ ServerUnaryReactor* Server::embed(CallbackServerContext* context, const ps::Embe
   return call;
 }
 
-grpc::Status Server::abort(const CallbackServerContext& context, const oe::AbortRequest& request,
-                           oe::AbortResponse& response) {
-  if (grpc::Status fine = check(context); !fine.ok()) return fine;
-  std::vector<RequestId> found;
 grpc::Status Server::clear_cache(const CallbackServerContext& context) {
   if (grpc::Status fine = check(context); !fine.ok()) return fine;
   const Result<void> asked = engine_.clear_cache();
   return asked ? grpc::Status::OK : rpc::to_status(asked.error());
 }
 
+grpc::Status Server::abort(const CallbackServerContext& context, const oe::AbortRequest& request,
+                           oe::AbortResponse& response) {
+  if (grpc::Status fine = check(context); !fine.ok()) return fine;
+  std::vector<RequestId> found;
   {
     const std::lock_guard lock(mutex_);
     if (request.has_all_requests()) {

@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
+#include <optional>
 #include <random>
+#include <stop_token>
 #include <unordered_map>
 #include <utility>
 
@@ -75,10 +78,10 @@ class Remote final : public RemoteEngine, public AskedRequests {
     if (const Context context = context_of(id)) context->TryCancel();
   }
   Result<void> embed(EmbedRequest request, EmbedDone done) override;
+  Result<void> clear_cache() override;
   [[nodiscard]] LoadReport load() const override;
   [[nodiscard]] const kv::EventSource* kv_events() const override {
     return options_.tells_kv_events ? &events_ : nullptr;
-  Result<void> clear_cache() override;
   }
   void probe(std::move_only_function<void(bool)> done) override;
   void give_up() override;
@@ -163,7 +166,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   std::size_t pending_ = 0;  // calls, streams and alarms that gRPC has not done with
   std::unordered_map<RequestId, Context> live_;
   std::unordered_map<RequestId, Context> kv_leases_;       // ended; the worker keeps their KV
-  std::vector<std::weak_ptr<grpc::ClientContext>> asked_;  // probes, embeddings; some are over
+  std::vector<std::weak_ptr<grpc::ClientContext>> asked_;  // calls but requests; some are over
   std::uint64_t given_ = 0;                                // requests, since the start
   LoadReport report_;                                      // the last
   std::uint64_t others_ = 0;  // requests the worker had taken before, or from others
@@ -220,6 +223,7 @@ Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
     ps::EmbedRequest request;
     ps::EmbedResponse response;
     EmbedDone done;
+    std::optional<std::stop_callback<std::function<void()>>> on_stop;  // last: gone before context
   };
   auto call = std::make_shared<Call>();
   call->context = new_context();
@@ -227,6 +231,7 @@ Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
   call->done = std::move(done);
   call->request.mutable_token_ids()->Assign(request.tokens.begin(), request.tokens.end());
   if (!ask(call->context)) return not_connected();
+  call->on_stop.emplace(request.stop, [context = call->context.get()] { context->TryCancel(); });
   worker_->async()->Embed(
       call->context.get(), &call->request, &call->response,
       [this, call](const grpc::Status& status) {
@@ -241,11 +246,6 @@ Result<void> Remote::embed(EmbedRequest request, EmbedDone done) {
   return {};
 }
 
-/// The worker counts the requests of all who ask it, and does not say which are this one's. What is
-/// certain: those that have ended it had taken (or refused), and no more than were given.
-LoadReport Remote::load() const {
-  const std::lock_guard lock(mutex_);
-  LoadReport report = report_;
 /// Whether it was done is told by the events.
 Result<void> Remote::clear_cache() {
   if (options_.info.kv_blocks_max == 0) return Engine::clear_cache();
@@ -270,6 +270,11 @@ Result<void> Remote::clear_cache() {
   return {};
 }
 
+/// The worker counts the requests of all who ask it, and does not say which are this one's. What is
+/// certain: those that have ended it had taken (or refused), and no more than were given.
+LoadReport Remote::load() const {
+  const std::lock_guard lock(mutex_);
+  LoadReport report = report_;
   const std::uint64_t taken = report.accepted - std::min(report.accepted, others_);
   report.accepted = std::clamp(taken, given_ - live_.size(), given_);
   report.generation = ++generation_;

@@ -174,8 +174,8 @@ void SimulatedEngine::accept_batch() {
   for (GenerateRequest& request : batch_.requests) core_.accept(std::move(request));
   for (const Abort& abort : batch_.aborts) core_.abort(abort.id);
   for (EmbedJob& job : batch_.embeds) {
-    if (job.request.deadline.passed(clock_.now())) {
-      job.done(too_late());
+    if (const Result<void> fine = goes_on(job.request, clock_.now()); !fine) {
+      job.done(std::unexpected(fine.error()));
       continue;
     }
     job.done(simulated::embedding(job.request.tokens, options_.embedding_size));

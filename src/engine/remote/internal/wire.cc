@@ -360,6 +360,7 @@ void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out) {
   out.set_tells_kv_events(tells_kv_events);
   out.set_kv_hash(std::string(kKvHash));
   out.set_hands_kv_over(info.hands_kv_over);
+  out.set_embeds_only(info.embeds_only);
 }
 
 Result<EngineInfo> read(const ps::ModelCard& in) {
@@ -382,7 +383,8 @@ Result<EngineInfo> read(const ps::ModelCard& in) {
                     .kv_blocks_max = in.kv_blocks_max(),
                     .vocabulary_size = in.vocabulary_size(),
                     .embedding_size = in.embedding_size(),
-                    .hands_kv_over = in.hands_kv_over()};
+                    .hands_kv_over = in.hands_kv_over(),
+                    .embeds_only = in.embeds_only()};
 }
 
 void write(const kv::Event& event, oe::KvEvent& out) {
