@@ -67,7 +67,7 @@ TURNS = 60  # that follow the first of a 240 kB conversation
 def penstock(speedup):
     port = free_port()
     return Server('penstock', [PENSTOCK, 'serve', '--model', 'simulated', '--port', str(port),
-                               '--speedup', speedup, '--context', '131072'], port, '/ready')
+                               '--speedup', speedup], port, '/ready')
 
 
 def nginx(upstream, work):

@@ -157,6 +157,8 @@ void Command::add_config_file() {
       .configurable(false);
 }
 
+bool Command::given(const char* flag) const { return sub_.get_option(flag)->count() > 0; }
+
 CLI::Option& Command::settle(CLI::Option* option) {
   std::string env = env_prefix_;
   for (const char c : option->get_lnames().front()) {

@@ -73,6 +73,10 @@ class Command final {
   /// level or under [NAME OF THE SUBCOMMAND]. Command line and environment win.
   void add_config_file();
 
+  /// Whether "--name" was given by the command line, the environment or a file; known once all of
+  /// them have been read. It must have been added.
+  [[nodiscard]] bool given(const char* flag) const;
+
   /// What the command does; gives the exit status: 0 done, 1 failed, 2 wrong usage.
   void on_run(std::function<int()> run) { run_ = std::move(run); }
 

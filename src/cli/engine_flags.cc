@@ -7,7 +7,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
+#include <span>
+#include <utility>
 
 #include "base/log.h"
 #include "cli/model_path.h"
@@ -17,6 +18,13 @@ namespace penstock::cli {
 namespace {
 
 constexpr std::uint64_t kKvHostMib = 256;  // beside --kv-disk, unless said otherwise
+constexpr std::uint32_t kContextTokensMin = 64;
+
+/// Flags of what the simulated engine has not, and of what it alone has.
+constexpr const char* kOfModels[] = {
+    "--kv-cache-mib", "--kv-disk",     "--kv-disk-mib", "--kv-disk-writes-gib", "--kv-host-mib",
+    "--kv-type",      "--kv-transfer", "--threads",     "--slice-ms",           "--exact"};
+constexpr const char* kOfSimulated[] = {"--speedup", "--kv-blocks"};
 
 }  // namespace
 
@@ -36,16 +44,20 @@ Result<void> apply_log_level(const ProcessFlags& f) {
 }
 
 void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
+  f.command = &command;
   command.group("Model");
   command.add(model_names, f.model, "demo, simulated, a .gguf file, or a folder with one (needed)");
   command.group("Engine");
   command
       .add("--sequences", f.sequences,
-           "Requests computed at once by a worker; 0: 8, divided among workers")
+           "Requests computed at once by a worker, which sets memory aside for --context tokens of "
+           "each (23 kB a token for the demo model); 0: 8, divided among workers (simulated: 256)")
       .range(0, 256);
   command
-      .add("--context", f.llama.context_tokens, "Tokens of prompt and answer together, a sequence")
-      .range(64, 1 << 24);
+      .add_optional("--context", f.context,
+                    "Tokens of prompt and answer together, a sequence; memory for them times "
+                    "--sequences is set aside (default: 4096; simulated: 131072, and no memory)")
+      .range<std::uint32_t>(kContextTokensMin, 1 << 24);
   command.add("--block-tokens", f.llama.block_tokens, "Tokens in a reusable KV block")
       .range(1, 4096);
   command
@@ -75,12 +87,15 @@ void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
   command
       .add("--threads", f.llama.threads, "Compute threads a worker; 0: cores divided among workers")
       .range(0, 1024);
-  command.add("--queue", f.llama.queue_max, "Requests waiting at a worker before 429")
+  command
+      .add_optional("--queue", f.queue,
+                    "Requests waiting at a worker before 429 (default: 256; simulated: 1024)")
       .range(1, 1 << 20);
   command
-      .add("--step-tokens", f.llama.step_tokens,
-           "Prompt tokens a worker computes between two looks at its queue")
-      .range(64, 4096);
+      .add_optional("--step-tokens", f.step_tokens,
+                    "Prompt tokens a worker computes between two looks at its queue (default: 512; "
+                    "simulated: 8192)")
+      .range(64, 8192);
   command
       .add("--slice-ms", f.llama.slice_ms,
            "Prompt work that running answers wait for at a time, ms (aim)")
@@ -89,7 +104,59 @@ void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
                      "Every token as if its request ran alone (slower when many run)");
   command.add("--speedup", f.speedup,
               "Of --model simulated: 1 is real time, N is N times faster, max never waits");
+  command
+      .add("--kv-blocks", f.kv_blocks,
+           "Of --model simulated: KV blocks of a worker, for what runs and what is kept")
+      .range(1, 1 << 22);
 }
+
+namespace {
+
+/// Whoever set a flag believes that it does something.
+Result<void> check_meaning(const EngineFlags& f) {
+  using Names = std::span<const char* const>;
+  for (const char* flag : f.simulated() ? Names(kOfModels) : Names(kOfSimulated)) {
+    if (!f.command->given(flag)) continue;
+    return fail(Code::kInvalidArgument,
+                fmt::format("{} means nothing to --model {}: leave it out{}", flag, f.model,
+                            f.simulated() ? ", or name a model with weights"
+                                          : " (only --model simulated has it)"));
+  }
+  return {};
+}
+
+Result<engine::SimulatedOptions> simulated_options(const EngineFlags& f) {
+  engine::SimulatedOptions options;
+  engine::simulated::ModelOptions& worker = options.worker;
+  if (f.sequences != 0) worker.sequences_max = f.sequences;
+  worker.block_tokens = f.llama.block_tokens;
+  worker.kv_blocks = f.kv_blocks;
+  worker.pass_tokens_max = f.step_tokens.value_or(worker.pass_tokens_max);
+  options.context_tokens_max = f.context.value_or(options.context_tokens_max);
+  options.queue_max = f.queue.value_or(options.queue_max);
+  // What nobody asked for by a number may be less where the blocks hold less.
+  const std::uint32_t needed = f.context.value_or(kContextTokensMin);
+  if (std::uint64_t{f.kv_blocks} * f.llama.block_tokens < needed) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("--kv-blocks {}: with --block-tokens {} they hold fewer tokens than "
+                            "the {} of a sequence",
+                            f.kv_blocks, f.llama.block_tokens, needed));
+  }
+  if (f.speedup == "max") {
+    worker.speedup = engine::SimulatedOptions::kSpeedupMax;
+    return options;
+  }
+  char* end = nullptr;
+  worker.speedup = std::strtod(f.speedup.c_str(), &end);
+  if (end == f.speedup.c_str() || *end != '\0' || !(worker.speedup > 0) ||
+      !std::isfinite(worker.speedup)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
+  }
+  return options;
+}
+
+}  // namespace
 
 Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t workers) {
   if (f.model.empty()) {
@@ -99,12 +166,21 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
   if (const Result<std::string> found = find_model(f.model); !found) {
     return std::unexpected(found.error());
   }
+  if (const Result<void> fine = check_meaning(f); !fine) return std::unexpected(fine.error());
   serve::ModelOptions model;
-  model.simulated = f.model == "simulated";
   model.workers = workers;
+  if (f.simulated()) {
+    Result<engine::SimulatedOptions> simulated = simulated_options(f);
+    if (!simulated) return std::unexpected(simulated.error());
+    model.simulated = std::move(*simulated);
+    return model;
+  }
   model.llama = f.llama;
   model.llama.sequences_max =
       f.sequences != 0 ? f.sequences : std::max(2U, 8 / std::max(1U, workers));
+  model.llama.context_tokens = f.context.value_or(model.llama.context_tokens);
+  model.llama.queue_max = f.queue.value_or(model.llama.queue_max);
+  model.llama.step_tokens = f.step_tokens.value_or(model.llama.step_tokens);
   model.llama.reuse_bytes = f.kv_cache_mib << 20;
   model.llama.quantized_kv = f.kv_type == "q8_0";
   model.store.disk_folder = f.kv_disk;
@@ -116,17 +192,6 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
   if (model.store.host_bytes > 0 && f.kv_cache_mib == 0) {
     return fail(Code::kInvalidArgument,
                 "--kv-disk and --kv-host-mib stand behind --kv-cache-mib, which is 0");
-  }
-  if (f.speedup == "max") {
-    model.speedup = std::numeric_limits<double>::infinity();
-    return model;
-  }
-  char* end = nullptr;
-  model.speedup = std::strtod(f.speedup.c_str(), &end);
-  if (end == f.speedup.c_str() || *end != '\0' || !(model.speedup > 0) ||
-      !std::isfinite(model.speedup)) {
-    return fail(Code::kInvalidArgument,
-                fmt::format("--speedup {}: expected a number above 0, or max", f.speedup));
   }
   return model;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -20,10 +21,14 @@ void declare_process(Command& command, ProcessFlags& flags);
 /// Sets the log's level. Fails with what is wrong.
 Result<void> apply_log_level(const ProcessFlags& flags);
 
-/// What `serve` and `worker` let be said of the engines that they run.
+/// What `serve` and `worker` let be said of the engines that they run. Absent: the engine's own.
 struct EngineFlags {
   std::string model;
   std::uint32_t sequences = 0;
+  std::optional<std::uint32_t> context;
+  std::optional<std::uint32_t> queue;
+  std::optional<std::uint32_t> step_tokens;
+  std::uint32_t kv_blocks = 16384;
   std::uint64_t kv_cache_mib = 1024;
   std::string kv_disk;
   std::uint64_t kv_disk_mib = 8192;
@@ -33,6 +38,9 @@ struct EngineFlags {
   std::string kv_transfer = "auto";
   std::string speedup = "1";
   engine::LlamaOptions llama;
+
+  [[nodiscard]] bool simulated() const { return model == "simulated"; }
+  const Command* command = nullptr;  // which they were declared in, and outlives them
 };
 
 /// The flags under "Engine", and the model by `model_names` ("--model").

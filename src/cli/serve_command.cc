@@ -57,12 +57,15 @@ struct ServeFlags {
   double idle_timeout_s = 75;
   double stall_timeout_s = 30;
   std::uint64_t body_mib_max = 64;
+  std::optional<std::uint32_t> max_tokens_default;
   std::string api_key_file;
   bool check_only = false;
   bool processes = false;
   net::HttpServerOptions http;
   serve::ServiceOptions service;
 };
+
+constexpr std::uint32_t kSimulatedAnswerTokens = 256;  // two seconds of real time
 
 /// One table gives flags, environment, file and help: NAME, where it goes, what it says.
 void declare(Command& command, ServeFlags& f) {
@@ -147,8 +150,9 @@ void declare(Command& command, ServeFlags& f) {
       .range(1, 1 << 20);
   command.add("--max-body-mib", f.body_mib_max, "Largest request body, MiB (413 above)")
       .range(1, 4096);
-  command.add("--max-tokens-default", f.service.max_tokens_default,
-              "Answer length when the client names none; 0: what the context holds");
+  command.add_optional("--max-tokens-default", f.max_tokens_default,
+                       "Answer length when the client names none; 0: what the context holds "
+                       "(default: 0; simulated, whose answers have no end of their own: 256)");
   command
       .add("--request-timeout-s", f.request_timeout_s,
            "From request to complete answer, seconds (504 above)")
@@ -254,6 +258,8 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   f.http.body_timeout = from_seconds(f.body_timeout_s);
   f.http.idle_timeout = from_seconds(f.idle_timeout_s);
   f.http.write_stall_timeout = from_seconds(f.stall_timeout_s);
+  f.service.max_tokens_default =
+      f.max_tokens_default.value_or(model.simulated ? kSimulatedAnswerTokens : 0);
   f.service.request_timeout = from_seconds(f.request_timeout_s);
   f.service.heartbeat = from_seconds(f.heartbeat_s);
   f.service.kv_lease = from_seconds(f.kv_lease_s);

@@ -15,18 +15,26 @@ namespace {
 
 std::vector<std::string> engine_arguments(const EngineFlags& f, std::uint32_t workers,
                                           std::uint32_t index) {
-  const std::uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
-  const std::uint32_t sequences = f.sequences != 0 ? f.sequences : std::max(2U, 8 / workers);
-  const std::uint32_t threads =
-      f.llama.threads != 0 ? f.llama.threads : std::max(1U, cores / workers);
   std::vector<std::string> made;
   const auto add = [&made](const char* name, const auto& value) {
     made.emplace_back(name);
     made.push_back(fmt::format("{}", value));
   };
-  add("--sequences", sequences);
-  add("--context", f.llama.context_tokens);
+  if (f.context) add("--context", *f.context);
+  if (f.queue) add("--queue", *f.queue);
+  if (f.step_tokens) add("--step-tokens", *f.step_tokens);
   add("--block-tokens", f.llama.block_tokens);
+  if (f.simulated()) {
+    add("--sequences", f.sequences);
+    add("--kv-blocks", f.kv_blocks);
+    add("--speedup", f.speedup);
+    return made;
+  }
+  const std::uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
+  const std::uint32_t sequences = f.sequences != 0 ? f.sequences : std::max(2U, 8 / workers);
+  const std::uint32_t threads =
+      f.llama.threads != 0 ? f.llama.threads : std::max(1U, cores / workers);
+  add("--sequences", sequences);
   add("--kv-cache-mib", f.kv_cache_mib / workers);
   if (!f.kv_disk.empty()) {
     add("--kv-disk", fmt::format("{}/worker-{}", f.kv_disk, index));
@@ -39,11 +47,8 @@ std::vector<std::string> engine_arguments(const EngineFlags& f, std::uint32_t wo
   add("--kv-type", f.kv_type);
   add("--kv-transfer", f.kv_transfer);
   add("--threads", threads);
-  add("--queue", f.llama.queue_max);
-  add("--step-tokens", f.llama.step_tokens);
   add("--slice-ms", f.llama.slice_ms);
   if (f.llama.exact) made.emplace_back("--exact");
-  add("--speedup", f.speedup);
   return made;
 }
 
@@ -62,7 +67,7 @@ std::vector<std::string> environment(const std::string& secret) {
 }  // namespace
 
 std::vector<ProcessCommand> worker_commands(const WorkerSettings& s) {
-  const std::string model = s.engine.model == "simulated" ? s.engine.model : s.model_path;
+  const std::string model = s.engine.simulated() ? s.engine.model : s.model_path;
   std::vector<ProcessCommand> commands;
   for (std::uint32_t i = 0; i < s.workers; ++i) {
     const fleet::Role role = i < s.roles.size() ? s.roles[i] : fleet::Role::kBoth;

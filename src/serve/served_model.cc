@@ -7,7 +7,6 @@
 #include <chrono>
 #include <thread>
 
-#include "engine/simulated/simulated_engine.h"
 #include "serve/keeper.h"
 #include "serve/remote_workers.h"
 
@@ -38,8 +37,7 @@ Result<std::unique_ptr<engine::Engine>> make_engine(const ModelOptions& options,
     llama.kv_event_tokens = tells_tokens;
     return engine::make_llama_engine(std::move(file), llama, clock);
   }
-  engine::SimulatedOptions simulated;
-  simulated.worker.speedup = options.speedup;
+  engine::SimulatedOptions simulated = *options.simulated;
   simulated.vocabulary = plain_words(tokenizer);
   simulated.vocabulary_size = tokenizer.size();
   simulated.kv_event_tokens = tells_tokens;
@@ -124,7 +122,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     dispatch.health = health_options(options.remote->options());
     if (engines.empty()) {
       info = options.remote->wait_for_card(
-          options.simulated ? engine::SimulatedOptions().model : file->fingerprint(),
+          options.simulated ? options.simulated->model : file->fingerprint(),
           model->tokenizer_->size(), [&progress] { return progress(kAwaitsWorker); });
     }
   }

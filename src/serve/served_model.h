@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "engine/kv_exchange.h"
 #include "engine/llama/llama_engine.h"
 #include "engine/llama/shared_store.h"
+#include "engine/simulated/simulated_engine.h"
 #include "serve/dispatcher.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -26,8 +28,8 @@ inline constexpr float kAwaitsWorker = -1;
 struct ModelOptions {
   std::string path;                // a GGUF file
   std::vector<std::string> names;  // what clients call it; the first is the one shown
-  bool simulated = false;          // no weights: timing and tokens are made up
-  double speedup = 1;              // of the simulated engine; infinity: no waiting
+  // No weights: timing and tokens are made up. Its vocabulary comes from the file.
+  std::optional<engine::SimulatedOptions> simulated;
   std::uint32_t workers = 1;  // engines here, each with its own context and thread; 0: see `remote`
   RemoteWorkers* remote = nullptr;  // where workers of other processes join; outlives the model
   std::string chat_template;        // replaces the model's own, if not empty

@@ -1,7 +1,6 @@
 #include "serve/service.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "api/openai.h"
 #include "serve/internal/service_for_test.h"
@@ -188,8 +187,7 @@ TEST_F(ServiceTest, DrainRefusesNewWorkAndFinishesOld) {
 class RoutedServiceTest : public ServiceTest {
  protected:
   void configure(ModelOptions& options) override {
-    options.simulated = true;
-    options.speedup = std::numeric_limits<double>::infinity();
+    options.simulated.emplace().worker.speedup = engine::SimulatedOptions::kSpeedupMax;
     options.workers = 3;
   }
 
@@ -307,9 +305,9 @@ TEST_F(SplitServiceTest, AnswersAreThoseOfOneWorkerAndLeaveNothingBehind) {
   ask("/debug/workers/0/role?to=prefill", "", 400);  // nobody would answer
   ask("/debug/workers/0/role?to=decode", "", 200);
   ask("/debug/workers/2/role?to=both", "", 404);
-  ask("/debug/workers/0/rule", "", 404);
   ask("/debug/workers/0/role?to=all", "", 400);
   ask("/debug/workers/0/role?to=both", "", 405, "GET");
+  ask("/debug/workers/0/rule", "", 404);
   for (int seed = 1; seed <= 4; ++seed) EXPECT_EQ(answer(seed, 2), split[seed - 1]);
   EXPECT_EQ(loads()[0].kv_blocks_fetched, 4U * 9);  // they are the other way round by now
   wait_until_nothing_is_kept();

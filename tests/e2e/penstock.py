@@ -306,13 +306,17 @@ def run(*arguments, env=None, seconds=WAIT_S):
         return status, process.stdout(), process.stderr()
 
 
+def model_flags(model, speedup):
+    return ['--model', model, *(['--speedup', str(speedup)] if model == MODEL else [])]
+
+
 class Server(Process):
-    """`penstock serve` on a free port, by default with the simulated engine."""
+    """`penstock serve` on a free port, by default with the simulated engine, at `speedup`."""
 
     def __init__(self, *flags, model=MODEL, speedup='max', port=0, ready=True, env=None, key=None):
         """`ready`: wait until it serves its model, not only until it listens."""
-        super().__init__('serve', '--model', model, '--speedup', str(speedup), '--port', str(port),
-                         *flags, env=env)
+        super().__init__('serve', *model_flags(model, speedup), '--port', str(port), *flags,
+                         env=env)
         self.key = key
         try:
             self.port = self.wait_until(self.listening_port, 'it listens', START_S)

@@ -9,7 +9,7 @@ import threading
 import unittest
 
 from penstock import START_S, WAIT_S, Closed, Connection, Process, Server, run, wait_until
-from penstock import completion_body
+from penstock import completion_body, model_flags
 
 SECRET = 'open-sesame'
 CANCELS = 300
@@ -47,8 +47,9 @@ class Worker(Process):
     """`penstock worker`, by default with the simulated engine."""
 
     def __init__(self, front_end, *flags, model='simulated', speedup='max', listen=0):
-        super().__init__('worker', model, '--join', f'127.0.0.1:{front_end.join_port}',
-                         '--speedup', str(speedup), '--listen', f'127.0.0.1:{listen}', *flags)
+        super().__init__('worker', *model_flags(model, speedup), '--join',
+                         f'127.0.0.1:{front_end.join_port}', '--listen', f'127.0.0.1:{listen}',
+                         *flags)
         match = self.wait_until(
             lambda: re.search(r'^worker (\w+) listening on 127\.0\.0\.1:(\d+)$', self.stdout(),
                               re.MULTILINE), 'it listens', START_S)
