@@ -447,23 +447,48 @@ TEST_F(LlamaEngineTest, DeadlineAndDestructionEndEveryRequest) {
   for (const RequestId id : ids) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kCancelled);
 }
 
-TEST_F(LlamaEngineTest, C3_RandomCancelsLeaveNothingBehind) {
-  const auto e = engine({.sequences_max = 4, .queue_max = 1000});
+TEST_F(LlamaEngineTest, C3_CancelsAtRandomMomentsLeaveNothingBehind) {
+  constexpr int kCancels = 2000;
+  constexpr std::uint64_t kBlockBytes = 16 * 2 * 2 * 32 * 2;
+  const auto e = engine(
+      {.sequences_max = 4, .block_tokens = 16, .reuse_bytes = 100 * kBlockBytes, .queue_max = 32});
   std::mt19937 random(8);
   std::vector<RequestId> ids;
-  for (int i = 0; i < 600; ++i) {
-    GenerateRequest r = request(tokens(1 + random() % 200, random() % 5), 1 + random() % 20);
+  for (int i = 0; i < kCancels; ++i) {
+    const GenerateRequest r = request(tokens(1 + random() % 200, random() % 9), 1 + random() % 40);
+    while (!e->generate(r)) std::this_thread::yield();  // as many wait as may
     ids.push_back(r.id);
-    ASSERT_TRUE(e->generate(std::move(r)).has_value());
-    if (random() % 2 == 0) e->abort(ids[random() % ids.size()], CancelReason::kClientGone);
+    const RequestId id = ids[ids.size() - 1 - random() % std::min<std::size_t>(ids.size(), 20)];
+    if (random() % 3 == 0) sink_.wait_for_token(id);
+    e->abort(id, CancelReason::kClientGone);
   }
-  for (const RequestId id : ids) EXPECT_TRUE(sink_.wait(id).finish.has_value());
+  std::size_t cancelled = 0;
+  for (const RequestId id : ids) {
+    cancelled += sink_.wait(id).finish == FinishReason::kCancelled ? 1 : 0;
+  }
+  EXPECT_GT(cancelled, ids.size() / 4);
   EXPECT_EQ(sink_.finished(), ids.size());
-  const Answer after = run(*e, request(tokens(50, 1), 3));  // the report is made after this one
-  EXPECT_EQ(after.tokens.size(), 3u);
-  const LoadReport load = e->load();
+  EXPECT_EQ(run(*e, request(tokens(10, 1), 3)).tokens.size(), 3u);  // reported before it is told
+  LoadReport load = e->load();
+  EXPECT_EQ(load.running, 0u);
   EXPECT_EQ(load.waiting, 0u);
+  EXPECT_EQ(load.kv_blocks_active, 0u);
   EXPECT_EQ(load.sequence_errors, 0u);
+  EXPECT_GT(load.kv_blocks_used, 0u);
+
+  ASSERT_TRUE(e->clear_cache().has_value());  // leaves what is pinned
+  run(*e, request(tokens(10, 1), 3));
+  EXPECT_EQ(e->load().kv_blocks_used, 0u);
+  for (std::uint32_t i = 0; i < 10; ++i) run(*e, request(tokens(16 * 11, 100 + i), 1));
+  load = e->load();
+  EXPECT_EQ(load.kv_blocks_used, 100u);  // so each slot is somebody's or free
+  EXPECT_EQ(load.kv_blocks_max, 100u);
+  for (int i = 0; i < 4; ++i) {
+    const GenerateRequest r = request(tokens(10, 1), 900);
+    ASSERT_TRUE(e->generate(r).has_value());
+    sink_.wait_for_token(r.id);
+  }
+  EXPECT_EQ(e->load().running, 4u);
 }
 
 TEST_F(LlamaEngineTest, SamplingOptionsBind) {
