@@ -14,21 +14,29 @@ import stock
 from penstock import Server
 
 TOKENS = 16
+MORE_TOKENS = 64
+MORE = [f"short-{i}" for i in range(6)]  # answered at such length: mistakes add up
 
 
 class ExactTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.cases = dict(exact_prompts.conversations())
+        cls.cases = {
+            name: fields | {"max_tokens": MORE_TOKENS if name in MORE else TOKENS}
+            for name, fields in exact_prompts.conversations()
+        }
         assert len(cls.cases) >= 40
-        # What is sent as token ids to the one is what the other made of the conversation.
-        with Server("--sequences", "1", "--kv-cache-mib", "0", model="demo") as alone:
-            cls.alone = ask_all(alone, cls.cases, clients=1)
+        # Without any flag; a salt of its own finds each prompt a cold cache. What is sent as token
+        # ids to the one is what the other made of the conversation.
+        salted = {name: fields | {"cache_salt": name} for name, fields in cls.cases.items()}
+        with Server(model="demo") as alone:
+            cls.alone = ask_all(alone, salted, clients=1)
         with stock.LlamaServer(
             "-c", "4096", "-np", "1", "-t", "2", "-tb", "2", "--cache-ram", "0"
         ) as server:
             cls.expected = {
-                name: stock_answer(server, answer.prompt) for name, answer in cls.alone.items()
+                name: stock_answer(server, answer.prompt, cls.cases[name]["max_tokens"])
+                for name, answer in cls.alone.items()
             }
             cls.stock_prompts = {
                 name: stock_prompt(server, fields["messages"])
@@ -49,7 +57,8 @@ class ExactTest(unittest.TestCase):
         self.assertFalse(wrong, f"{what}: {len(wrong)} of {len(got)} differ:\n" + "\n".join(wrong))
 
     def test_alone_and_cold_needs_no_setting(self):
-        self.compare(self.alone, "alone, cold, without --exact")
+        self.compare(self.alone, "alone, cold, without a flag")
+        self.assertEqual({answer.cached for answer in self.alone.values()}, {0})
 
     def test_prompts_are_stock_prompts(self):
         self.assertEqual(len(self.stock_prompts), len(self.cases) - 3)
@@ -79,9 +88,7 @@ class ExactTest(unittest.TestCase):
 
 
 def ask_all(server, cases, clients=12):
-    return stock.at_once(
-        clients, lambda fields: stock.ask(server, max_tokens=TOKENS, **fields), cases
-    )
+    return stock.at_once(clients, lambda fields: stock.ask(server, **fields), cases)
 
 
 def full_blocks(answer):
@@ -89,10 +96,10 @@ def full_blocks(answer):
     return len(answer.prompt) // 64 * 64
 
 
-def stock_answer(server, prompt):
+def stock_answer(server, prompt, tokens):
     body = {
         "prompt": prompt,
-        "n_predict": TOKENS,
+        "n_predict": tokens,
         "temperature": 0,
         "cache_prompt": False,
         "return_tokens": True,
