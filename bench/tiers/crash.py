@@ -12,12 +12,10 @@ computed must agree.
 """
 
 import argparse
-import array
 import http.client
 import json
 import os
 import random
-import struct
 import sys
 import tempfile
 import threading
@@ -26,70 +24,12 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import servers
+from random_model import write_model
 
-WIDTH, FEED, LAYERS, HEADS, CONTEXT = 256, 512, 4, 4, 2048
+CONTEXT = 2048
 PROMPT_TOKENS, ANSWER_TOKENS, BLOCK_TOKENS = 320, 4, 16
 ASKED_AGAIN = 2
 BAD_READS = ('corrupt', 'wrong_record', 'truncated', 'io_error')
-
-
-def write_model(path):
-    """A random llama with a byte-level vocabulary, as GGUF."""
-    string_type, u32, i32, f32, bool_type, list_type = 8, 4, 5, 6, 7, 9
-    text = lambda s: struct.pack('<Q', len(s.encode())) + s.encode()
-    printable = [b for b in range(256)
-                 if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
-    spelled = {b: chr(b) for b in printable}
-    spelled.update((b, chr(256 + i)) for i, b in
-                   enumerate(b for b in range(256) if b not in spelled))
-    tokens = [spelled[b] for b in range(256)] + ['<|im_start|>', '<|im_end|>', '<|endoftext|>']
-    values = [
-        ('general.architecture', string_type, text('llama')),
-        ('llama.context_length', u32, struct.pack('<I', CONTEXT)),
-        ('llama.embedding_length', u32, struct.pack('<I', WIDTH)),
-        ('llama.block_count', u32, struct.pack('<I', LAYERS)),
-        ('llama.feed_forward_length', u32, struct.pack('<I', FEED)),
-        ('llama.attention.head_count', u32, struct.pack('<I', HEADS)),
-        ('llama.attention.head_count_kv', u32, struct.pack('<I', HEADS)),
-        ('llama.attention.layer_norm_rms_epsilon', f32, struct.pack('<f', 1e-5)),
-        ('llama.rope.dimension_count', u32, struct.pack('<I', WIDTH // HEADS)),
-        ('tokenizer.ggml.model', string_type, text('gpt2')),
-        ('tokenizer.ggml.pre', string_type, text('gpt-2')),
-        ('tokenizer.ggml.tokens', list_type,
-         struct.pack('<IQ', string_type, len(tokens)) + b''.join(map(text, tokens))),
-        ('tokenizer.ggml.token_type', list_type,
-         struct.pack('<IQ', i32, len(tokens)) + struct.pack('<259i', *[1] * 256, 3, 3, 3)),
-        ('tokenizer.ggml.merges', list_type, struct.pack('<IQ', string_type, 0)),
-        ('tokenizer.ggml.bos_token_id', u32, struct.pack('<I', 256)),
-        ('tokenizer.ggml.eos_token_id', u32, struct.pack('<I', 257)),
-        ('tokenizer.ggml.add_bos_token', bool_type, b'\0'),
-        ('tokenizer.chat_template', string_type,
-         text("{% for m in messages %}{{ m['content'] }}{% endfor %}")),
-    ]
-    shapes = [('token_embd.weight', WIDTH, len(tokens))]
-    for layer in range(LAYERS):
-        at = f'blk.{layer}.'
-        shapes += [(at + 'attn_norm.weight', WIDTH, 0), (at + 'ffn_norm.weight', WIDTH, 0)]
-        shapes += [(f'{at}attn_{part}.weight', WIDTH, WIDTH) for part in ('q', 'k', 'v', 'output')]
-        shapes += [(at + 'ffn_gate.weight', WIDTH, FEED), (at + 'ffn_up.weight', WIDTH, FEED),
-                   (at + 'ffn_down.weight', FEED, WIDTH)]
-    shapes += [('output_norm.weight', WIDTH, 0), ('output.weight', WIDTH, len(tokens))]
-    chance = random.Random(1)
-    with open(path, 'wb') as file:
-        file.write(b'GGUF' + struct.pack('<IQQ', 3, len(shapes), len(values)))
-        for name, kind, value in values:
-            file.write(text(name) + struct.pack('<I', kind) + value)
-        offset = 0
-        for name, columns, rows in shapes:
-            sizes = [columns, rows] if rows else [columns]
-            file.write(text(name))
-            file.write(struct.pack(f'<I{len(sizes)}QIQ', len(sizes), *sizes, 0, offset))
-            offset += 4 * columns * max(rows, 1)
-        file.write(b'\0' * (-file.tell() % 32))
-        for name, columns, rows in shapes:
-            numbers = ((chance.random() - 0.5 for _ in range(columns * rows)) if rows
-                       else (1.0 for _ in range(columns)))
-            array.array('f', numbers).tofile(file)
 
 
 class Service(servers.Server):
@@ -164,7 +104,7 @@ def main():
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         model, store = os.path.join(folder, 'm.gguf'), os.path.join(folder, 'kv')
-        write_model(model)
+        write_model(model, context=CONTEXT)
         for _ in range(flags.rounds):
             if time.monotonic() - began > flags.seconds:
                 break
