@@ -137,7 +137,17 @@ Result<void> Context::start(const LlamaOptions& options) {
       fmt::format("llama.cpp {} {}/{}/state{}/{}/{}/{} tokens", llama_version(), llama_commit(),
                   devices(), LLAMA_STATE_SEQ_VERSION, model_->fingerprint(),
                   options.quantized_kv ? "q8_0" : "f16", context_tokens_);
-  if (generates) learn_codec();
+  if (!generates) return {};
+  learn_codec();
+  if (options.exact && sequences_max_ > 1) {
+    // Kernels take a few rows at once, and what is left by another way.
+    rows_alike_ = try_rows(2) && try_rows(std::min(sequences_max_, 5U));
+    if (!rows_alike_) {
+      log::info(
+          "--exact: each answer decodes by itself; with weights of this type llama.cpp rounds "
+          "otherwise where several rows are multiplied");
+    }
+  }
   return {};
 }
 
@@ -168,12 +178,9 @@ void Context::truncate(std::uint32_t stream, std::uint32_t from) {
 /// stream and compares it with what that stream then says of itself. Warms the weights up as well.
 void Context::learn_codec() {
   const std::array<Row, 2> rows = {Row{0, 0, 0, false}, Row{1, 1, 0, true}};
-  const auto clean = [&] {
-    for (std::uint32_t s = 0; s < sequences_max_; ++s) truncate(s, 0);
-  };
   if (Result<void> computed = compute(rows); !computed) {
     log::warn("KV reuse is off: {}", computed.error().message);
-    clean();
+    clear();
     return;
   }
   staging_.resize(llama_state_seq_get_size(context_, 0));
@@ -207,7 +214,34 @@ void Context::learn_codec() {
     log::warn("KV reuse is off: {}",
               learned ? "blocks did not come back as they were saved" : learned.error().message);
   }
-  clean();
+  clear();
+}
+
+void Context::clear() {
+  for (std::uint32_t s = 0; s < sequences_max_; ++s) truncate(s, 0);
+}
+
+/// Computes a row of each of `count` streams, together and alone.
+bool Context::try_rows(std::uint32_t count) {
+  const auto values =
+      static_cast<std::size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_->handle())));
+  std::vector<Row> rows;
+  for (std::uint32_t s = 0; s < count; ++s) {
+    rows.push_back({static_cast<Token>(s % values), 0, s, true});
+  }
+  const auto logits = [&](std::size_t row) {
+    const float* at = llama_get_logits_ith(context_, static_cast<std::int32_t>(row));
+    return at == nullptr ? std::vector<float>() : std::vector<float>(at, at + values);
+  };
+  bool alike = compute(rows).has_value();
+  std::vector<std::vector<float>> together;
+  for (std::size_t i = 0; alike && i < count; ++i) together.push_back(logits(i));
+  clear();
+  for (std::size_t i = 0; alike && i < count; ++i) {
+    alike = compute({&rows[i], 1}).has_value() && !together[i].empty() && logits(0) == together[i];
+  }
+  clear();
+  return alike;
 }
 
 std::span<const std::uint8_t> Context::save(std::uint32_t stream, std::uint32_t cells) {

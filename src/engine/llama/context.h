@@ -49,6 +49,11 @@ class Context final {
   [[nodiscard]] bool load(std::uint32_t stream, std::span<const std::span<const std::byte>> blocks,
                           std::uint32_t block_tokens);
 
+  /// Whether the next row of each of several streams comes out alike, to the bit, computed alone
+  /// and with the others. Tried out at the start if `exact`, else false: for some types of weights
+  /// (F32, F16) llama.cpp multiplies one row otherwise than several.
+  [[nodiscard]] bool rows_alike() const noexcept { return rows_alike_; }
+
   [[nodiscard]] llama_context* handle() const noexcept { return context_; }
   [[nodiscard]] std::uint32_t threads() const noexcept { return threads_; }
   [[nodiscard]] std::uint32_t context_tokens() const noexcept { return context_tokens_; }
@@ -62,6 +67,8 @@ class Context final {
   Context() = default;
   Result<void> start(const LlamaOptions& options);
   void learn_codec();
+  [[nodiscard]] bool try_rows(std::uint32_t count);
+  void clear();
   void shrink_staging();
 
   std::shared_ptr<const text::ModelFile> model_;
@@ -71,6 +78,7 @@ class Context final {
   std::uint32_t threads_ = 1;
   std::uint32_t context_tokens_ = 0;
   std::uint32_t sequences_max_ = 0;
+  bool rows_alike_ = false;
   std::string compatibility_key_;
   std::optional<StateCodec> codec_;
   std::vector<std::uint8_t> staging_;  // one state on its way in or out

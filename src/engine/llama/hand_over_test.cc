@@ -20,7 +20,7 @@ namespace {
 using namespace std::chrono_literals;
 
 struct HandedOver {
-  std::vector<Token> tokens;
+  std::vector<std::pair<Token, float>> tokens;  // with their log probabilities
   Usage usage;
   std::optional<FinishReason> finish;
   std::shared_ptr<const KvTicket> kv;
@@ -33,7 +33,7 @@ class HandOverSink final : public OutputSink {
     for (Output& o : outputs) {
       HandedOver& answer = answers_[o.request.value];
       EXPECT_FALSE(answer.finish.has_value()) << "an output after the end";
-      if (o.token) answer.tokens.push_back(*o.token);
+      if (o.token) answer.tokens.emplace_back(*o.token, o.logprob);
       if (!o.finish) continue;
       answer.usage = o.usage;
       answer.finish = o.finish;
@@ -98,6 +98,7 @@ class HandOver : public ::testing::Test {
     made.max_tokens = 12;
     made.sampling.temperature = 0;
     made.ignore_eos = true;
+    made.top_logprobs = 0;
     return made;
   }
   RequestId give(Engine& engine, GenerateRequest request) {

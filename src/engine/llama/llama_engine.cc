@@ -407,7 +407,7 @@ std::uint32_t LlamaEngine::compute_prompts() {
 
 void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
   std::uint32_t rows = next_rows(s.computed, s.prompt_tokens(), budget);
-  if (s.request.prefill_only) rows = std::min(rows, std::max(s.prompt_left(), kTiledRows));
+  if (s.request.prefill_only) rows = std::min(rows, whole_groups(s.prompt_left()));
   std::vector<Context::Row> batch;
   batch.reserve(rows);
   for (std::uint32_t i = 0; i < rows; ++i) {
@@ -419,7 +419,7 @@ void LlamaEngine::compute_part(Sequence& s, std::uint32_t budget) {
     finish(s, FinishReason::kError, computed.error().message);
     return;
   }
-  if (rows >= kTiledRows && s.settled == s.computed) s.settled += rows;
+  if (rows >= kTiledRows && s.settled == s.computed) s.settled += rows / kRowGroup * kRowGroup;
   s.computed += rows;
   ++counts_.steps;
   if (s.request.prefill_only) {
@@ -441,7 +441,8 @@ bool LlamaEngine::decode() {
   std::vector<Sequence*> alone;
   for (const SequencePtr& s : running_) {
     if (s->request.sink == nullptr || !s->decoding() || s->computed >= s->tokens.size()) continue;
-    const bool shares = !options_.exact || may_share_step(s->computed, context_->threads());
+    const bool shares = !options_.exact || (context_->rows_alike() &&
+                                            may_share_step(s->computed, context_->threads()));
     (shares ? together : alone).push_back(s.get());
   }
   if (together.empty() && alone.empty()) return false;

@@ -151,10 +151,15 @@ TEST_F(LlamaEngineTest, ExactAnswersDependOnNothingElse) {
     p.insert(p.end(), rest.begin(), rest.end());
     prompts.push_back(std::move(p));
   }
-  std::vector<std::vector<Token>> expected;
+  const auto ask = [&](const std::vector<Token>& prompt) {
+    GenerateRequest r = request(prompt, 16);
+    r.top_logprobs = 0;  // tokens alone would hide what rounds otherwise
+    return r;
+  };
+  std::vector<Answer> expected;
   for (const auto& p : prompts) {
     const auto fresh = engine({.sequences_max = 1, .exact = true});
-    expected.push_back(run(*fresh, request(p, 16)).tokens);
+    expected.push_back(run(*fresh, ask(p)));
   }
   // One worker, everything at once, several times: concurrent twins, warm and half-evicted cache.
   const std::uint64_t block_bytes = 64 * 2 * 2 * 32 * 2;  // tokens, layers, K and V, width, f16
@@ -168,15 +173,16 @@ TEST_F(LlamaEngineTest, ExactAnswersDependOnNothingElse) {
     for (int round = 0; round < 2; ++round) {
       std::vector<RequestId> ids;
       for (const auto& p : prompts) {
-        GenerateRequest r = request(p, 16);
+        GenerateRequest r = ask(p);
         ids.push_back(r.id);
         ASSERT_TRUE(e->generate(std::move(r)).has_value());
       }
       std::uint64_t cached = 0;
       for (std::size_t i = 0; i < ids.size(); ++i) {
         const Answer a = sink_.wait(ids[i]);
-        EXPECT_EQ(a.tokens, expected[i])
+        EXPECT_EQ(a.tokens, expected[i].tokens)
             << "prompt " << i << " of " << prompts[i].size() << ", budget " << budget;
+        EXPECT_EQ(a.logprobs, expected[i].logprobs) << "prompt " << i << ", budget " << budget;
         cached += a.usage.cached_tokens;
       }
       if (budget >= 1ULL << 26) {
