@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <set>
+#include <thread>
 
 #include "engine/remote/engine_server.h"
 #include "engine/remote/membership.h"
