@@ -5,7 +5,7 @@
 namespace penstock::serve {
 namespace {
 
-constexpr Nanos kRound = std::chrono::milliseconds(50);
+constexpr Nanos kLookEvery = std::chrono::milliseconds(50);
 
 /// Names no generation has (generation_legs.cc counts from 1).
 constexpr std::uint64_t kCanaryIds = std::uint64_t{1} << 63;
@@ -45,7 +45,7 @@ void Keeper::run() {
     lock.unlock();
     look_after();
     lock.lock();
-    changed_.wait_for(lock, kRound, [this] { return stopping_; });
+    changed_.wait_for(lock, kLookEvery, [this] { return stopping_; });
   }
 }
 
