@@ -90,10 +90,10 @@ TEST(EngineFlags, WhatMeansNothingToTheEngineIsRefusedByName) {
   for (const char* flag : {"--speedup", "--kv-blocks"}) {
     EXPECT_THAT(problem_of({"--model", "demo", flag, "2"}), HasSubstr(flag));
   }
-  setenv("ENGINE_FLAGS_TEST_THREADS", "2", 1);
+  setenv("ENGINE_FLAGS_TEST_THREADS", "2", 1);  // NOLINT(concurrency-mt-unsafe): one thread
   EXPECT_THAT(problem_of({"--model", "simulated"}), HasSubstr("--threads"));
   EXPECT_EQ(problem_of({"--model", "demo"}), "");
-  unsetenv("ENGINE_FLAGS_TEST_THREADS");
+  unsetenv("ENGINE_FLAGS_TEST_THREADS");  // NOLINT(concurrency-mt-unsafe): one thread
 }
 
 TEST(EngineFlags, SimulatedBlocksMustHoldASequence) {
