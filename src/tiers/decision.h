@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace penstock::tiers {
 
@@ -18,10 +19,13 @@ struct LoadCosts {
 };
 
 struct LoadChoice {
-  std::uint32_t blocks = 0;  // of the prefix's beginning to load; 0: recompute all of it
-  double load_ns = 0;        // predicted for these
-  double recompute_ns = 0;   // what these would have cost
+  std::uint32_t blocks = 0;    // of the prefix's beginning to load; 0: recompute all of it
+  Tier slowest = Tier::kHost;  // that any of them lies in
+  double load_ns = 0;          // predicted for these
+  double recompute_ns = 0;     // what these would have cost
 };
+
+[[nodiscard]] std::string_view to_string(Tier tier) noexcept;
 
 /// How much of a prefix, whose blocks lie in `tiers` in this order, is cheaper to load than to
 /// compute: the beginning that saves most. Pure.

@@ -38,6 +38,12 @@ TEST(ChooseLoad, SavesAsMuchAsAnyOtherBeginning) {
   }
 }
 
+TEST(ChooseLoad, NamesTheSlowestTierOfWhatIsLoaded) {
+  const std::vector<Tier> tiers{Tier::kHost, Tier::kDisk, Tier::kDisk};
+  EXPECT_EQ(choose_load(tiers, {1, 2, 0, 10}).slowest, Tier::kDisk);
+  EXPECT_EQ(choose_load(tiers, {1, 20, 0, 10}).slowest, Tier::kHost);
+}
+
 TEST(ChooseLoad, AQueueThatIsTooLongIsNotWaitedFor) {
   const std::vector<Tier> tiers{Tier::kHost, Tier::kDisk, Tier::kDisk};
   EXPECT_EQ(choose_load(tiers, {1, 2, 0, 10}).blocks, 3U);

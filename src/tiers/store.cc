@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "tiers/admission.h"
 #include "tiers/internal/state.h"
 
 namespace penstock::tiers {
@@ -14,7 +15,6 @@ using Host = Store::Entry::Host;
 
 constexpr std::uint32_t kBlockBytesMax = 1U << 30;
 constexpr int kVictimsSeenMax = 64;
-constexpr std::uint64_t kRefusalsAnUpdate = 64;
 // A disk and a copy, until they are measured.
 constexpr double kReadFixedNs = 200e3;
 constexpr double kReadNsPerByte = 1;
@@ -85,16 +85,42 @@ Result<void> Store::State::take_memory() {
   return {};
 }
 
-Store::Entry* Store::State::find(const Key& key) {
+const Store::Entry* Store::State::find(const Key& key) const {
   const auto found = index.find(key);
   return found == index.end() ? nullptr : &found->second;
 }
-
-double Store::State::value(const Key& key, double recompute_ns) const noexcept {
-  return recompute_ns * sketch.estimate(key);  // all blocks have as many bytes
+Store::Entry* Store::State::find(const Key& key) {
+  return const_cast<Entry*>(std::as_const(*this).find(key));  // ours, and we may change it
 }
+
+/// Where the blocks lie, from the first one on up to the first that cannot be had.
+std::vector<Tier> Store::State::leading(std::span<const Key> keys) const {
+  const bool disk_works = reads_work(clock.now());
+  std::vector<Tier> tiers;
+  for (const Key& key : keys) {
+    const Entry* entry = find(key);
+    if (entry != nullptr && entry->host == Host::kReady) {
+      tiers.push_back(Tier::kHost);
+    } else if (entry != nullptr && entry->segment != nullptr && disk_works) {
+      tiers.push_back(Tier::kDisk);
+    } else {
+      break;
+    }
+  }
+  return tiers;
+}
+
+LoadChoice Store::State::choose(std::span<const Tier> tiers, double recompute_ns) const {
+  return choose_load(
+      tiers, {.host_ns = copies.predict_ns(geometry.block_bytes),
+              .disk_ns = disk_block_ns(),
+              .disk_queue_ns = static_cast<double>(to_read.size() + reading) * disk_block_ns(),
+              .recompute_ns = recompute_ns});
+}
+
 double Store::State::value(const Entry& entry) const noexcept {
-  return value(entry.key, entry.recompute_ns);
+  // All blocks have as many bytes.
+  return DiskBid{.recompute_ns = entry.recompute_ns, .asked = sketch.estimate(entry.key)}.value();
 }
 
 double Store::State::disk_block_ns() const noexcept {
@@ -105,19 +131,22 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
   const TimePoint now = clock.now();
   const bool full =
       disk_bytes + geometry.segment_bytes > options.disk_bytes && to_write.size() >= records_left();
-  const bool seldom = sketch.estimate(key) < 2;
+  const std::optional<Reason> refused =
+      refusal({.recompute_ns = recompute_ns,
+               .read_ns = disk_block_ns(),
+               .asked = sketch.estimate(key),
+               .wear_spent = !wear.allows(geometry.record_bytes, now),
+               .wear_short = wear.is_short(now),
+               .full = full,
+               .oldest_value = oldest_value});
   if (now < full_until) {
     refuse(Reason::kDiskFull);
   } else if (!writes_work(now)) {
     refuse(Reason::kBreakerOpen);
-  } else if (disk_block_ns() >= recompute_ns) {
-    refuse(Reason::kNotWorth);
-  } else if (!wear.allows(geometry.record_bytes, now) || (seldom && wear.is_short(now))) {
-    refuse(Reason::kWear);
-  } else if (full && value(key, recompute_ns) <= oldest_value) {
-    refuse(Reason::kCold);
+  } else if (refused) {
+    refuse(*refused);
     // Fame fades, also of what is on disk.
-    if (++cold_refusals % kRefusalsAnUpdate == 0) update_oldest_value();
+    if (refused == Reason::kCold && ++cold_refusals % kRefusalsAnUpdate == 0) update_oldest_value();
   } else if (to_write.size() + under_way >= arena->layout().slots / 2) {
     refuse(Reason::kQueueFull);
   } else {
@@ -269,31 +298,23 @@ Store::Reservation::~Reservation() {
 
 LoadChoice Store::choose(std::span<const Key> chain, std::size_t have, double recompute_ns) {
   State& s = *state_;
-  std::vector<Tier> tiers;
   const std::lock_guard lock(s.mutex);
   for (const Key& key : chain) s.sketch.add(key);
-  const bool disk_works = s.reads_work(s.clock.now());
-  bool unbroken = true;
-  for (const Key& key : chain.subspan(std::min(have, chain.size()))) {
-    ++s.stats.asked;
-    const Entry* entry = unbroken ? s.find(key) : nullptr;
-    if (entry != nullptr && entry->host == Host::kReady) {
-      tiers.push_back(Tier::kHost);
-    } else if (entry != nullptr && entry->segment != nullptr && disk_works) {
-      tiers.push_back(Tier::kDisk);
-    } else {
-      if (entry != nullptr && entry->segment != nullptr) s.miss(Reason::kBreakerOpen);
-      unbroken = false;
-    }
+  const std::span<const Key> rest = chain.subspan(std::min(have, chain.size()));
+  s.stats.asked += rest.size();
+  const std::vector<Tier> tiers = s.leading(rest);
+  if (tiers.size() < rest.size()) {
+    const Entry* lacking = s.find(rest[tiers.size()]);
+    if (lacking != nullptr && lacking->segment != nullptr) s.miss(Reason::kBreakerOpen);
   }
-  const LoadChoice choice = choose_load(
-      tiers,
-      {.host_ns = s.copies.predict_ns(s.geometry.block_bytes),
-       .disk_ns = s.disk_block_ns(),
-       .disk_queue_ns = static_cast<double>(s.to_read.size() + s.reading) * s.disk_block_ns(),
-       .recompute_ns = recompute_ns});
+  const LoadChoice choice = s.choose(tiers, recompute_ns);
   for (std::size_t i = choice.blocks; i < tiers.size(); ++i) s.miss(Reason::kNotWorth);
   return choice;
+}
+
+LoadChoice Store::foresee(std::span<const Key> chain, std::size_t have, double recompute_ns) const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->choose(state_->leading(chain.subspan(std::min(have, chain.size()))), recompute_ns);
 }
 
 Store::Fetch Store::fetch(std::span<const Key> keys, Deadline deadline, double predicted_ns) {

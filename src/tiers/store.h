@@ -107,6 +107,10 @@ class Store final {
   [[nodiscard]] LoadChoice choose(std::span<const Key> chain, std::size_t have,
                                   double recompute_ns);
 
+  /// What choose() would say now. Nothing is counted, and nothing changes.
+  [[nodiscard]] LoadChoice foresee(std::span<const Key> chain, std::size_t have,
+                                   double recompute_ns) const;
+
   /// Blocks on their way to the caller. Move only; its end lets go of them at any time.
   class Fetch final {
    public:

@@ -191,6 +191,21 @@ TEST_F(StoreTest, WhatIsQuickerToComputeIsNotWrittenAndNotLoaded) {
   EXPECT_EQ(store->choose(keys, 1, kRecomputeNs).blocks, 0U);
 }
 
+TEST_F(StoreTest, ForeseeingSaysWhatChoosingWouldAndCountsNothing) {
+  put_on_disk(1);
+  put_on_disk(2);
+  const std::array keys{key_of(1), key_of(2), key_of(3)};
+  const LoadChoice foreseen = store->foresee(keys, 0, kRecomputeNs);
+  EXPECT_EQ(foreseen.blocks, 2U);
+  EXPECT_EQ(store->foresee(keys, 1, kRecomputeNs).blocks, 1U);
+  EXPECT_EQ(store->foresee(keys, 3, kRecomputeNs).blocks, 0U);
+  EXPECT_EQ(store->stats().asked, 0U);
+  const LoadChoice chosen = store->choose(keys, 0, kRecomputeNs);
+  EXPECT_EQ(chosen.blocks, foreseen.blocks);
+  EXPECT_EQ(chosen.load_ns, foreseen.load_ns);
+  EXPECT_EQ(store->stats().asked, 3U);
+}
+
 TEST_F(StoreTest, TheDaysWritesAreBounded) {
   Options options = testing::small_store(folder.path(), faults);
   options.wear_bytes_per_day = 4 * testing::kRecordBytes;

@@ -110,8 +110,10 @@ struct Store::State {
     return arena->part(slot, 0) - kRecordHeaderBytes;
   }
   [[nodiscard]] Entry* find(const Key& key);
+  [[nodiscard]] const Entry* find(const Key& key) const;
+  [[nodiscard]] std::vector<Tier> leading(std::span<const Key> keys) const;
+  [[nodiscard]] LoadChoice choose(std::span<const Tier> tiers, double recompute_ns) const;
   [[nodiscard]] double value(const Entry& entry) const noexcept;
-  [[nodiscard]] double value(const Key& key, double recompute_ns) const noexcept;
   [[nodiscard]] double disk_block_ns() const noexcept;
   bool wanted_on_disk(const Key& key, double recompute_ns);
   [[nodiscard]] std::uint32_t take_slot();  // kNoSlot: none
