@@ -11,8 +11,8 @@ namespace penstock::router {
 namespace {
 
 constexpr std::string_view kLatencyTerms[] = {
-    "first token ms", "others' waiting ms", "stalled ms", "steps ms", "work ms",
-    "home ms",        "uncached tokens"};
+    "first token ms", "others' waiting ms", "stalled ms", "steps ms", "work ms", "home ms",
+    "load ms",        "uncached tokens"};
 constexpr std::uint32_t kRounds = 10;
 constexpr std::size_t kSwapMax = 64;
 constexpr std::size_t kMoveMax = 400;
@@ -51,21 +51,27 @@ double cold_blocks(const Question& q, Slot most_cached) noexcept {
   return q.cached_blocks(most_cached) > kColdMax * q.prompt_blocks ? 0 : q.prompt_blocks;
 }
 
-/// Of the prompt, that the worker can take as computed: an engine computes at least the last token.
+/// Of the prompt, that the worker has as computed: an engine computes at least the last token.
 std::uint32_t hit_blocks(const Question& q, Slot slot) noexcept {
   const std::uint32_t cached = q.cached_blocks(slot);
   return cached * q.block_tokens < q.prompt_tokens ? cached
                                                    : (q.prompt_tokens - 1) / q.block_tokens;
 }
 
+/// Of the prompt, that the worker computes.
 double new_tokens(const Question& q, Slot slot) noexcept {
-  return static_cast<double>(q.prompt_tokens - hit_blocks(q, slot) * q.block_tokens);
+  const std::uint32_t most = (q.prompt_tokens - 1) / q.block_tokens;
+  const std::uint32_t blocks = std::min(q.cached_blocks(slot) + q.load(slot).blocks, most);
+  return static_cast<double>(q.prompt_tokens - blocks * q.block_tokens);
 }
+
+double load_ms(const Question& q, Slot slot) noexcept { return q.load(slot).load_ns / 1e6; }
 
 Item item_of(const Question& q, std::uint32_t index, Slot slot, double cold) noexcept {
   return {.question = index,
           .tokens = new_tokens(q, slot),
           .blocks = static_cast<double>(q.prompt_blocks + 1 - hit_blocks(q, slot)),
+          .load_ms = load_ms(q, slot),
           .cold = cold};
 }
 
@@ -117,7 +123,7 @@ class Latency final : public Policy {
       if (why != nullptr) {
         why->add(slot, cost,
                  {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.steps_ms,
-                  added.work_ms, added.home_ms, item.tokens});
+                  added.work_ms, added.home_ms, item.load_ms, item.tokens});
       }
     }
     Choice choice = least.choice("least added ms");
@@ -145,7 +151,7 @@ class Latency final : public Policy {
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
                  {added.first_token_ms, added.waiting_ms, added.stalled_ms, added.steps_ms,
-                  added.work_ms, added.home_ms, prompt.tokens},
+                  added.work_ms, added.home_ms, load_ms(q, slot), prompt.tokens},
                  Stage::kPrefill);
       }
       const bool part_late = added.first_token_ms > q.ttft_max_ms;
@@ -218,7 +224,7 @@ class Latency final : public Policy {
           const Added& added = answer.added;
           why->add(slot, answer.cost,
                    {added.first_token_ms + answer.moving_ms, added.waiting_ms, added.stalled_ms,
-                    added.steps_ms, added.work_ms, added.home_ms, tail});
+                    added.steps_ms, added.work_ms, added.home_ms, answer.moving_ms, tail});
         }
       }
       return least.choice("least added ms");

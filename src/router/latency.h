@@ -10,7 +10,8 @@ namespace penstock::router {
 ///
 /// For each worker it plays the queue it knows of forward, pass by pass (outlook.h): the rest of
 /// the running pass, then every prompt given to it that has no first token, as many tokens a pass
-/// as the worker takes. A request goes where it adds least to
+/// as the worker takes. What the worker would load from lower tiers is not computed, and is there
+/// after the time that loading takes. A request goes where it adds least to
 ///
 ///     first-token times, its own and those of others that end in passes not yet full
 ///     + stream price x the time that answers running there stand still for prefill

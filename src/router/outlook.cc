@@ -71,7 +71,8 @@ void Outlook::feed(Tail& tail, const Item& item) const noexcept {
   tail.blocks += item.blocks;
   tail.work_ms += work_ms(tokens, item.blocks, tail.blocks);
   ++tail.requests;
-  const double ready = ready_ms(tail.requests, tail.blocks);  // it waits at the head of the queue
+  // It waits at the head of the queue. (For a load others go on, but loads have a queue as well.)
+  const double ready = std::max(ready_ms(tail.requests, tail.blocks), item.load_ms);
   if (tail.start_ms < ready) {
     if (tail.tokens > 0) close(tail);
     tail.start_ms = std::max(tail.start_ms, ready);
@@ -141,7 +142,7 @@ Added Outlook::added(const Item& item, double rest_ms) const noexcept {
   const double step_ms_each = streams > 0 ? decode_ms_ : 0;
   const double before_ms = cost_.prefill_ms(tail_.tokens);
   const double blocks = tail_.blocks + item.blocks;
-  const double ready = ready_ms(tail_.requests + 1, blocks);
+  const double ready = std::max(ready_ms(tail_.requests + 1, blocks), item.load_ms);
   const double space = std::max(0.0, room(tail_));
   double start_ms = rest_ms + tail_.start_ms;
   Added added{.work_ms = work_ms(item.tokens, item.blocks, tail_.blocks + item.blocks),

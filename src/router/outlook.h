@@ -12,9 +12,10 @@ namespace penstock::router {
 /// A prompt to be placed, as one worker would see it.
 struct Item {
   std::uint32_t question = 0;
-  double tokens = 0;  // to be computed there
-  double blocks = 0;  // of KV it will take there
-  double cold = 0;    // all its blocks if hardly any worker holds any of them; else 0
+  double tokens = 0;   // to be computed there
+  double blocks = 0;   // of KV it will take there
+  double load_ms = 0;  // until blocks that it need not compute have come from lower tiers
+  double cold = 0;     // all its blocks if hardly any worker holds any of them; else 0
 };
 
 /// What delays are worth against each other: all in ms of waiting for a first token.

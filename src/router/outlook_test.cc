@@ -62,6 +62,7 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     const double rest_ms = outlook.glance().rest_ms(now_);
     const Item item{.tokens = 1.0 + rng.below(8000),
                     .blocks = 1.0 + rng.below(150),
+                    .load_ms = 300.0 * rng.below(3) * rng.fraction(),
                     .cold = 20.0 * rng.below(3)};
     const double without = outlook.cost({}, rest_ms, prices);
     const double with = outlook.cost({}, rest_ms, prices, &item);
@@ -96,6 +97,25 @@ TEST_F(OutlookTest, FollowsTheWorkersQueuePassByPass) {
   EXPECT_DOUBLE_EQ(added.waiting_ms, 0.1 * 396);
   EXPECT_DOUBLE_EQ(added.stalled_ms, 0.1 * 396 * 3 + (10 + 0.1 * 104) * 4);
   EXPECT_DOUBLE_EQ(added.first_token_ms, 3 + (10 + 0.1 * 996 + 5) + (10 + 0.1 * 104 + 5));
+}
+
+TEST_F(OutlookTest, APromptThatIsLoadedComesIntoAPassOnceThatIsDone) {
+  slot_ = *ledger_.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  ledger_.set_cost(slot_, {.prefill_base_ms = 10,
+                           .prefill_token_ms = 0.1,
+                           .prefill_token2_ms = 0,
+                           .decode_base_ms = 5,
+                           .decode_use_ms = 0,
+                           .pass_tokens_max = 1000});
+  Outlook outlook;
+  outlook.refresh(ledger_.view(), slot_, 3000, 200);
+  const auto first_token_ms = [&](double load_ms, double rest_ms) {
+    return outlook.added({.tokens = 100, .blocks = 8, .load_ms = load_ms}, rest_ms).first_token_ms;
+  };
+  EXPECT_DOUBLE_EQ(first_token_ms(0, 0), 10 + 0.1 * 100 + 5);
+  EXPECT_DOUBLE_EQ(first_token_ms(40, 0), 40 + 10 + 0.1 * 100 + 5);
+  EXPECT_DOUBLE_EQ(first_token_ms(40, 30), 40 + 10 + 0.1 * 100 + 5);  // it loads meanwhile
+  EXPECT_DOUBLE_EQ(first_token_ms(40, 50), 50 + 10 + 0.1 * 100 + 5);
 }
 
 TEST_F(OutlookTest, CountsTheStepsOfAnswersAndTheRoomInAFullPool) {

@@ -14,6 +14,7 @@
 #include "base/rng.h"
 #include "fleet/fleet_view.h"
 #include "router/hand_overs.h"
+#include "tiers/decision.h"
 
 namespace penstock::router {
 
@@ -44,10 +45,11 @@ struct Question {
   std::uint32_t prompt_blocks = 0;  // full ones
   std::uint64_t prefix_key = 0;     // hash of the first characters or tokens
   fleet::FleetView fleet;
-  std::span<const Slot> candidates;       // who may take it; ascending, never empty
-  std::span<const std::uint32_t> cached;  // leading blocks believed cached there; absent: zeros
-  std::span<const std::uint32_t> active;  // leading blocks in flight there; absent: zeros
-  double ttft_max_ms = kInfinity;         // a first token later than that is of no use
+  std::span<const Slot> candidates;          // who may take it; ascending, never empty
+  std::span<const std::uint32_t> cached;     // leading blocks believed cached there; absent: zeros
+  std::span<const std::uint32_t> active;     // leading blocks in flight there; absent: zeros
+  std::span<const tiers::LoadChoice> loads;  // it would load behind those cached; absent: nothing
+  double ttft_max_ms = kInfinity;            // a first token later than that is of no use
   // Of an answer (kDecode):
   std::optional<TransferCost> transfer;  // of the prompt's KV to who lacks it; absent: not known
   std::optional<Slot> prompt_at;         // who has computed the prompt; absent: none of these
@@ -60,9 +62,12 @@ struct Question {
   [[nodiscard]] double cached_fraction(Slot slot) const noexcept {
     return prompt_blocks == 0 ? 0 : static_cast<double>(cached_blocks(slot)) / prompt_blocks;
   }
+  [[nodiscard]] tiers::LoadChoice load(Slot slot) const noexcept {
+    return slot < loads.size() ? loads[slot] : tiers::LoadChoice{};
+  }
   /// What would have to be computed there: an engine computes at least the last token.
   [[nodiscard]] std::uint32_t uncached_tokens(Slot slot) const noexcept {
-    const std::uint32_t hit = cached_blocks(slot) * block_tokens;
+    const std::uint32_t hit = (cached_blocks(slot) + load(slot).blocks) * block_tokens;
     return hit < prompt_tokens ? prompt_tokens - hit : 1;
   }
 };
@@ -84,7 +89,7 @@ struct Split {
 /// asked; allocates in reserve() only.
 class Explanation final {
  public:
-  static constexpr std::size_t kTermsMax = 7;
+  static constexpr std::size_t kTermsMax = 8;
   struct Row {
     Slot slot;
     double cost;  // lower is better; infinity: not considered

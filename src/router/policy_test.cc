@@ -75,6 +75,22 @@ TEST_F(PolicyTest, AllAreInTheTableOnceWithADescription) {
   EXPECT_EQ(find_policy("none"), nullptr);
 }
 
+TEST_F(PolicyTest, LatencyGoesWhereComputingAndLoadingAddLeast) {
+  fleet(3);
+  std::vector<tiers::LoadChoice> loads(3);
+  const auto choose = [&] {
+    Question q = question();
+    q.loads = loads;
+    return find_policy("latency")->make()->pick(q, rng_, nullptr).slot;
+  };
+  loads[1] = {.blocks = 9, .load_ns = 1e6, .recompute_ns = 9e6};
+  EXPECT_EQ(choose(), 1U);
+  loads[2] = {.blocks = 9, .load_ns = 5e5, .recompute_ns = 9e6};
+  EXPECT_EQ(choose(), 2U);
+  cached_[0] = 9;  // needs no loading
+  EXPECT_EQ(choose(), 0U);
+}
+
 TEST_F(PolicyTest, RoundRobinTakesTurns) {
   fleet(3);
   const auto policy = find_policy("round-robin")->make();

@@ -54,6 +54,11 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
     // It will be there by the time this one is looked at.
     if (request.twin_at) cached_[*request.twin_at] = asked.prompt_blocks;
     asked.cached = cached_;
+    if (request.tiers != nullptr && request.stage != Stage::kDecode) {
+      loads_.resize(fleet.slots());
+      look_up(request, cached_, loads_);
+      asked.loads = loads_;
+    }
   }
   if (needs_.active && request.stage == Stage::kWhole) {
     active_.resize(fleet.slots());
@@ -151,12 +156,17 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
   const std::span<const Slot> slots = candidates(fleet, requests.front().stage);
   if (slots.empty()) return nobody_ready();
   cached_.resize(requests.size() * fleet.slots());
+  loads_.resize(cached_.size());
   questions_.clear();
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto cached = std::span(cached_).subspan(i * fleet.slots(), fleet.slots());
     questions_.push_back(question(requests[i], fleet, slots));
     match(requests[i].locals, cached);
     questions_.back().cached = cached;
+    if (requests[i].tiers == nullptr) continue;
+    const auto loads = std::span(loads_).subspan(i * fleet.slots(), fleet.slots());
+    look_up(requests[i], cached, loads);
+    questions_.back().loads = loads;
   }
   choices_.resize(requests.size());
   policy_->plan(questions_, rng_, choices_, order);
@@ -175,6 +185,15 @@ void Router::match(std::span<const std::uint64_t> locals, std::span<std::uint32_
   std::ranges::fill(depths.subspan(written), 0);
 }
 
+void Router::look_up(const RouteRequest& request, std::span<const std::uint32_t> cached,
+                     std::span<tiers::LoadChoice> loads) {
+  for (Slot slot = 0; slot < loads.size(); ++slot) {
+    loads[slot] = cached[slot] < request.locals.size()
+                      ? request.tiers->foresee_load(slot, cached[slot])
+                      : tiers::LoadChoice{};
+  }
+}
+
 Question Router::question(const RouteRequest& request, const fleet::FleetView& fleet,
                           std::span<const Slot> slots) {
   return {.ordinal = ordinals_[static_cast<std::size_t>(request.stage)]++,
@@ -188,21 +207,43 @@ Question Router::question(const RouteRequest& request, const fleet::FleetView& f
           .candidates = slots,
           .cached = {},
           .active = {},
+          .loads = {},
           .ttft_max_ms = request.ttft_max_ms};
+}
+
+std::optional<KvSource> Router::fetch(const Question& q, Slot slot) {
+  if (q.stage != Stage::kDecode) {
+    const tiers::LoadChoice load = q.load(slot);
+    if (load.blocks == 0) return std::nullopt;
+    return KvSource{.worker = std::nullopt,
+                    .tier = load.slowest,
+                    .blocks = load.blocks,
+                    .load_ms = load.load_ns / 1e6,
+                    .recompute_ms = load.recompute_ns / 1e6};
+  }
+  if (!q.prompt_at || q.prompt_at == slot || q.cached_blocks(slot) >= q.prompt_blocks) {
+    return std::nullopt;
+  }
+  const std::uint32_t blocks = q.prompt_blocks - q.cached_blocks(slot);
+  const TransferCost cost = q.transfer.value_or(TransferCost{});
+  return KvSource{
+      .worker = q.prompt_at, .blocks = blocks, .load_ms = cost.fixed_ms + cost.block_ms * blocks};
 }
 
 Placement Router::charge(const RouteRequest& request, const Question& question,
                          const Choice& choice) {
   const bool decode = choice.stage == Stage::kDecode;
   const std::uint32_t cached_blocks = question.cached_blocks(choice.slot);
+  const tiers::LoadChoice load = question.load(choice.slot);
   Placement placement{.worker = choice.slot,
                       .cached_blocks = decode ? 0 : cached_blocks,
+                      .fetch = fetch(question, choice.slot),
                       .rule = choice.rule,
                       .ties = choice.ties,
                       .ttft_ms = choice.ttft_ms,
                       .stage = choice.stage,
                       .lease = {}};
-  const std::uint32_t cached_tokens = cached_blocks * request.block_tokens;
+  const std::uint32_t cached_tokens = (cached_blocks + load.blocks) * request.block_tokens;
   placement.lease = ledger_.charge(
       choice.slot, {.prompt_tokens = request.prompt_tokens,
                     .uncached_tokens = decode ? 0 : request.prompt_tokens - cached_tokens,

@@ -17,6 +17,14 @@
 
 namespace penstock::router {
 
+/// Where one prompt lies in memory below the workers' own (tiers/).
+class LowerTiers {
+ public:
+  virtual ~LowerTiers() = default;
+  /// engine::Engine::foresee_load() of that prompt.
+  [[nodiscard]] virtual tiers::LoadChoice foresee_load(Slot slot, std::size_t have) const = 0;
+};
+
 /// What has to be known of a request to place it.
 struct RouteRequest {
   Stage stage = Stage::kWhole;
@@ -30,17 +38,28 @@ struct RouteRequest {
   /// kWhole: the answer may be made elsewhere than the prompt, if that is better. What is placed
   /// may then be the kPrefill of it. kDecode: Question::transfer.
   std::optional<TransferCost> split;
-  std::uint32_t tail_tokens = 1;  // Split::tail_tokens
-  std::optional<Slot> prompt_at;  // kDecode: who has computed its prompt
+  std::uint32_t tail_tokens = 1;      // Split::tail_tokens
+  std::optional<Slot> prompt_at;      // kDecode: who has computed its prompt
+  const LowerTiers* tiers = nullptr;  // null: nothing is loaded from there
   /// A first token later than that is of no use: whoever is predicted to give it in time goes
   /// before others, with policies that predict times.
   double ttft_max_ms = kInfinity;
+};
+
+/// KV of a prompt that its worker takes from elsewhere before it computes the rest.
+struct KvSource {
+  std::optional<Slot> worker;  // a peer, which has computed it for this; absent: lower tiers
+  tiers::Tier tier{};          // of those, the slowest that any of it lies in
+  std::uint32_t blocks = 0;
+  double load_ms = 0;       // predicted
+  double recompute_ms = 0;  // instead of that, as the worker says; of a peer's: 0, not known
 };
 
 /// Where a request runs, and the charge for it.
 struct Placement {
   Slot worker = 0;
   std::uint32_t cached_blocks = 0;  // leading blocks believed to be cached there; kDecode: 0
+  std::optional<KvSource> fetch;    // what comes behind those, before it computes
   std::string_view rule;
   std::uint32_t ties = 1;
   double ttft_ms = std::numeric_limits<double>::quiet_NaN();  // predicted, see Choice
@@ -112,8 +131,11 @@ class Router final {
   std::span<const Slot> in_reach(const RouteRequest& request, std::span<const Slot> slots);
   std::optional<Split> split(const RouteRequest& request, const Question& question);
   void match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const;
+  static void look_up(const RouteRequest& request, std::span<const std::uint32_t> cached,
+                      std::span<tiers::LoadChoice> loads);
   [[nodiscard]] Question question(const RouteRequest& request, const fleet::FleetView& fleet,
                                   std::span<const Slot> slots);
+  [[nodiscard]] static std::optional<KvSource> fetch(const Question& question, Slot slot);
   [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
                                  const Choice& choice);
   void predict(const RouteRequest& request, const Placement& placement);
@@ -134,6 +156,7 @@ class Router final {
   HandOvers hand_overs_;
   std::vector<std::uint32_t> cached_;
   std::vector<std::uint32_t> active_;
+  std::vector<tiers::LoadChoice> loads_;
   std::vector<TimeModel> models_;  // by slot, where the policy needs them
   TimeModel any_model_;            // of all workers' passes
   std::uint64_t passes_ = 0;       // that it has seen
