@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """KV in tiers: what the disk tier reads and writes beside the same disk's raw io_uring figure in
 the same run, how long recovery takes, and the time to first token of a long prompt that is
-computed, in the worker's pool, in host memory, or on disk after a restart (demo model).
+computed, in the worker's pool, in host memory, or on disk after a restart (demo model). And, in the
+simulator, what tiers keep of a trace, beside a cache of as many blocks that knows the future.
 
-    bench/tiers/run.sh [--folder DIR] [--mib N] [--words N] [--only disk|recovery|ttft]
+    bench/tiers/run.sh [--folder DIR] [--mib N] [--words N] [--trace FILE]
+                       [--only disk|recovery|ttft|policy]
 """
 
 import argparse
@@ -21,6 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import servers
 
 ROWS = os.path.join(servers.ROOT, 'build', 'tiers_rows')
+POLICY = os.path.join(servers.ROOT, 'build', 'tiers_policy')
 BLOCK_BYTES = [65536, 1474560]  # small, and 64 tokens of the demo model
 WORDS = 'river lock barge weir canal water turbine gate level pump mill stone'.split()
 
@@ -128,7 +131,8 @@ def main():
     parser.add_argument('--folder', help='on the disk to measure (default: a temporary one)')
     parser.add_argument('--mib', type=int, default=512, help='of blocks, for disk and recovery')
     parser.add_argument('--words', type=int, default=2000, help='of the long prompt')
-    parser.add_argument('--only', choices=['disk', 'recovery', 'ttft'])
+    parser.add_argument('--only', choices=['disk', 'recovery', 'ttft', 'policy'])
+    parser.add_argument('--trace', default='../shared/data/mooncake_conversation.jsonl')
     flags = parser.parse_args()
     print(servers.machine(), flush=True)
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
@@ -138,6 +142,8 @@ def main():
             recovery(folder, flags.mib)
         if flags.only in (None, 'ttft'):
             ttft(folder, flags.words)
+    if flags.only in (None, 'policy'):
+        subprocess.run([POLICY, flags.trace], check=True)
 
 
 if __name__ == '__main__':

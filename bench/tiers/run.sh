@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 tools/llama.sh >/dev/null
 tools/model.sh >/dev/null
 cmake --preset release --log-level=WARNING -DPENSTOCK_BENCH=ON >/dev/null
-cmake --build build --target tiers_rows penstock >/dev/null
+cmake --build build --target tiers_rows tiers_policy penstock >/dev/null
 exec python3 -B bench/tiers/bench_tiers.py "$@"

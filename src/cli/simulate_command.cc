@@ -78,6 +78,10 @@ struct SimulateFlags {
   double transfer_gb_per_s = 64;
   std::uint64_t kv_bytes_per_token = 131072;
   bool early_hand_over = false;
+  std::uint32_t host_kv_blocks = 0;
+  std::uint32_t disk_kv_blocks = 0;
+  double host_gb_per_s = 50;
+  double disk_gb_per_s = 12;
   std::uint32_t routers = 1;
   bool routers_apart = false;
   double peer_delay_ms = 1;
@@ -132,6 +136,21 @@ void declare_fleet(Command& command, SimulateFlags& f) {
       .range(0.0, 1e6);
   command.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
       .range(0.0, 1e6);
+}
+
+/// Behind each worker's own KV (sim/internal/tier_model.h).
+void declare_tiers(Command& command, SimulateFlags& f) {
+  command.group("KV in tiers");
+  command.add("--host-kv-blocks", f.host_kv_blocks, "KV blocks in each worker's host memory")
+      .range(0, 1 << 28);
+  command
+      .add("--disk-kv-blocks", f.disk_kv_blocks,
+           "and on its disk; what is worth it is written and loaded by the rules of --kv-disk")
+      .range(0, 1 << 28);
+  command.add("--host-gb-per-s", f.host_gb_per_s, "Loading from host memory, GB/s")
+      .range(1e-3, 1e6);
+  command.add("--disk-gb-per-s", f.disk_gb_per_s, "and from disk, one load after the other, GB/s")
+      .range(1e-3, 1e6);
 }
 
 void declare_load(Command& command, SimulateFlags& f) {
@@ -224,6 +243,10 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.transfer_bytes_per_ns = f.transfer_gb_per_s;
   setup.kv_bytes_per_token = f.kv_bytes_per_token;
   setup.early_hand_over = f.early_hand_over;
+  setup.tiers = {.host_blocks = f.host_kv_blocks,
+                 .disk_blocks = f.disk_kv_blocks,
+                 .host_bytes_per_ns = f.host_gb_per_s,
+                 .disk_bytes_per_ns = f.disk_gb_per_s};
   setup.speed = f.speed;
   setup.concurrency = f.concurrency;
   setup.seed = f.seed;
@@ -345,6 +368,7 @@ void add_simulate(CommandLine& line) {
       .required();
   command.add_config_file();
   declare_fleet(command, *flags);
+  declare_tiers(command, *flags);
   declare_load(command, *flags);
   declare_faults(command, *flags);
   declare_report(command, *flags);

@@ -39,6 +39,8 @@ void append_run(std::string& out, const SimulatedRun& run, const sim::Setup& set
   fmt::format_to(to, R"(,"predicted_hit_ratio":{},"routers":{},"speed":{},"concurrency":{})",
                  number(r.predicted_hit_ratio), setup.routers, number(setup.speed),
                  setup.concurrency);
+  fmt::format_to(to, R"(,"host_hit_ratio":{},"disk_hit_ratio":{},"disk_bytes_written":{})",
+                 number(r.host_hit_ratio), number(r.disk_hit_ratio), r.disk_bytes_written);
   fmt::format_to(to, R"(,"shed":{},"retries":{},"kv_replays":{},"kv_snapshots":{},"seed":{}}})",
                  r.shed, r.retries, r.kv_replays, r.kv_snapshots, setup.seed);
 }
@@ -78,6 +80,12 @@ std::string simulated_table(std::span<const SimulatedRun> runs, const sim::Setup
         r.policy, r.ttft_ms.mean, r.ttft_ms.p50, r.ttft_ms.p90, r.ttft_ms.p99, r.tpot_ms.mean,
         r.tpot_ms.p99, 100 * r.prefix_hit_ratio, r.output_tokens_per_s, 100 * r.goodput_ratio,
         r.imbalance, run.wall_s);
+    if (setup.tiers.any()) {
+      out += fmt::format(
+          "{:<16} of prompt tokens {:.1f} % from host memory, {:.1f} % from disk; {:.0f} bytes "
+          "written to disk a token served\n",
+          "", 100 * r.host_hit_ratio, 100 * r.disk_hit_ratio, r.disk_bytes_per_token);
+    }
     if (r.completed < r.requests || setup.faults.any()) {
       out += fmt::format("{:<16} {} of {} completed, {} rejected, {} failed, {} shed", "",
                          r.completed, r.requests, r.rejected, r.failed, r.shed);

@@ -93,8 +93,12 @@ struct Report {
   std::uint64_t retries = 0;       // of requests lost with a worker
   std::uint64_t kv_replays = 0;    // that routers asked for, of workers' caches
   std::uint64_t kv_snapshots = 0;  // as well
-  double predicted_hit_ratio = 0;  // what the router believed to be cached / prompt tokens
-  Series series;                   // empty unless Setup::series
+  double host_hit_ratio = 0;       // of the cached, that came from host memory / prompt tokens
+  double disk_hit_ratio = 0;       // or from disk
+  std::uint64_t disk_bytes_written = 0;
+  double disk_bytes_per_token = 0;  // of those, for each token of a prompt or an answer
+  double predicted_hit_ratio = 0;   // what the router believed to be cached / prompt tokens
+  Series series;                    // empty unless Setup::series
 };
 
 /// Sorts `values`.

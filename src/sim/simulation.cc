@@ -37,6 +37,13 @@ Result<void> check(const Setup& setup) {
   if (setup.split_when_better && setup.faults.any()) {
     return invalid("splitting where it is better does not go with faults");
   }
+  if (setup.tiers.any() && setup.faults.any()) return invalid("tiers do not go with faults");
+  if (setup.tiers.disk_blocks > 0 && setup.tiers.host_blocks == 0) {
+    return invalid("what is read from disk comes by way of host memory: it needs some");
+  }
+  if (!(setup.tiers.host_bytes_per_ns > 0) || !(setup.tiers.disk_bytes_per_ns > 0)) {
+    return invalid("the bandwidth of tiers must be positive");
+  }
   const std::uint64_t workers =
       std::uint64_t{setup.workers} + setup.prefill_workers + setup.decode_workers;
   if (workers > kWorkersMax) return invalid(fmt::format("more than {} workers", kWorkersMax));

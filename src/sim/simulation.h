@@ -23,6 +23,16 @@ enum class Placing : std::uint8_t {
   kApart,     // each for what came in at it; it sees its own picks at once, and others' in reports
 };
 
+/// Memory behind each worker's own KV, as tiers::Store keeps it (internal/tier_model.h).
+struct Tiers {
+  std::uint32_t host_blocks = 0;  // a worker; 0: none
+  std::uint32_t disk_blocks = 0;  // as well; what is read comes by way of host memory
+  double host_bytes_per_ns = 50;  // GB/s, of each load
+  double disk_bytes_per_ns = 12;  // GB/s, of a worker's loads one after the other
+
+  [[nodiscard]] bool any() const noexcept { return host_blocks > 0 || disk_blocks > 0; }
+};
+
 /// The fleet, its faults, and how the trace is played.
 struct Setup {
   std::string policy = "round-robin";
@@ -32,6 +42,7 @@ struct Setup {
   ModelOptions model;
   double transfer_bytes_per_ns = 64;  // GB/s, of each transfer; between prefill and decode workers
   std::uint64_t kv_bytes_per_token = 131072;
+  Tiers tiers;  // not with faults
   /// When a prompt may leave its prefill worker: with its first token, or, as the anchor's replay
   /// plays it, once that worker has also gone through the answer's tokens, one a pass: at no cost
   /// while it computes no prompt, but held up by other prompts' passes, and taking room in its

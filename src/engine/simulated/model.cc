@@ -328,6 +328,22 @@ void SchedulerModel::remove(SequenceId id) {
   retire(id);
 }
 
+void SchedulerModel::take_in(std::span<const kv::BlockHash> keys, const kv::BlockHash& root) {
+  if (!options_.prefix_caching) return;
+  std::vector<BlockPool::Slot> slots;
+  pool_.match(
+      static_cast<std::uint32_t>(keys.size()), [&](std::uint32_t i) { return keys[i]; }, slots);
+  pool_.acquire(slots);
+  const std::size_t held = slots.size();
+  const std::size_t count = std::min<std::size_t>(keys.size() - held, pool_.available());
+  if (count > 0 && pool_.allocate(static_cast<std::uint32_t>(count), slots)) {
+    pool_.complete(std::span(slots).subspan(held), {.first_block = static_cast<std::uint32_t>(held),
+                                                    .parent = held == 0 ? root : keys[held - 1],
+                                                    .keys = keys.subspan(held, count)});
+  }
+  pool_.release(slots);
+}
+
 void SchedulerModel::release_held(SequenceId id) {
   CHECK(!in_pass_);
   CHECK(sequences_[id].state == State::kHeld);

@@ -118,6 +118,10 @@ class SchedulerModel final {
   /// pass the sequence stays in it until finish_pass(), but emits nothing.
   void remove(SequenceId id);
 
+  /// A chain's leading blocks have come from elsewhere, as far as they are not held and there is
+  /// room: they can be hit from now on, and nobody uses them.
+  void take_in(std::span<const kv::BlockHash> keys, const kv::BlockHash& root);
+
   /// Lets a held sequence's blocks go; `id` is then gone.
   void release_held(SequenceId id);
 

@@ -66,6 +66,22 @@ TEST(SchedulerModel, AtLeastOneTokenIsComputedOfAPromptThatIsHeldInFull) {
   EXPECT_EQ(w.model.finish_pass()[0].cached_tokens, 4U);
 }
 
+TEST(SchedulerModel, WhatComesFromElsewhereCanBeHitAsFarAsThereIsRoom) {
+  Worker worker(small());
+  const std::vector<kv::BlockHash> keys = names(7, 40);
+  worker.model.take_in(std::span(keys).first(2), {});
+  worker.model.take_in(std::span(keys).first(5), {});  // two are there
+  worker.model.check_invariants();
+  EXPECT_EQ(worker.reader.held.size(), 5U);
+  EXPECT_EQ(worker.model.pool().active(), 0U);
+  worker.submit(1, 24, 2, 7);
+  EXPECT_EQ(worker.model.start_pass().emissions[0].cached_tokens, 20U);
+  worker.model.take_in(keys, {});  // beside what is in use
+  (void)worker.model.finish_pass();
+  worker.model.check_invariants();
+  EXPECT_LE(worker.reader.held.size(), 32U);
+}
+
 TEST(SchedulerModel, TheHeadOfTheQueueBlocksThoseBehindIt) {
   Worker w(small());
   w.submit(1, 64, 40, 1);  // 16 blocks, growing

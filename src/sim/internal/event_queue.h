@@ -12,6 +12,7 @@ namespace penstock::sim {
 enum class EventKind : std::uint8_t {
   kPassEnd,
   kTransferEnd,
+  kLoaded,    // what a prompt takes from lower tiers has come
   kRestart,   // a worker is away
   kGone,      // and known to be
   kWorkerUp,  // and back

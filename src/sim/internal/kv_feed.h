@@ -13,6 +13,7 @@
 #include "engine/simulated/block_pool.h"
 #include "fleet/kv_batch.h"
 #include "sim/content.h"
+#include "sim/internal/tier_model.h"
 
 namespace penstock::sim {
 
@@ -89,18 +90,23 @@ class KvFeed final : public engine::simulated::PoolListener {
     if (run.first_block > 0) parent = content_hash(run.parent);
     batch.stored(kv::Tier::kDevice, parent, blocks_);
     if (memory != nullptr) memory->stored(parent, blocks_);
+    for (const kv::BlockHash& key : run.keys) {
+      if (tiers != nullptr) tiers->computed(key);
+    }
   }
   void removed(std::span<const kv::BlockHash> keys) override {
     hashes_.clear();
     for (const kv::BlockHash& key : keys) {
       hashes_.push_back(content_hash(key));
       if (memory != nullptr) memory->removed(hashes_.back());
+      if (tiers != nullptr) tiers->evicted(key);
     }
     batch.removed(kv::Tier::kDevice, hashes_);
   }
 
   fleet::KvBatch batch;              // since it was last taken
   std::unique_ptr<KvMemory> memory;  // null: nothing needs to be said twice
+  std::unique_ptr<TierModel> tiers;  // null: there is nothing behind the pool
 
  private:
   std::vector<kv::StoredBlock> blocks_;

@@ -16,6 +16,24 @@ using engine::simulated::Emission;
 using engine::simulated::Pass;
 using engine::simulated::Submission;
 
+namespace {
+
+std::unique_ptr<TierModel> make_tiers(const Setup& setup) {
+  const double block_bytes =
+      static_cast<double>(setup.kv_bytes_per_token) * setup.model.block_tokens;
+  const double pass_tokens = setup.model.pass_tokens_max;
+  const Nanos pass =
+      engine::simulated::pass_time(setup.model.clock.prefill_ms(pass_tokens), setup.model.speedup);
+  return std::make_unique<TierModel>(
+      TierModel::Options{.host_blocks = setup.tiers.host_blocks,
+                         .disk_blocks = setup.tiers.disk_blocks,
+                         .host_block_ns = block_bytes / setup.tiers.host_bytes_per_ns,
+                         .disk_block_ns = block_bytes / setup.tiers.disk_bytes_per_ns,
+                         .recompute_block_ns = ns(pass) / pass_tokens * setup.model.block_tokens});
+}
+
+}  // namespace
+
 Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_policy,
                Observer* observer)
     : trace_(trace),
@@ -39,8 +57,9 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
     ModelOptions options = setup.model;
     options.role = model_role;
     for (std::uint32_t i = 0; i < count; ++i) {
-      workers_.push_back(
-          std::make_unique<Worker>(options, role, setup.routers, needs_.cached, faulty_));
+      workers_.push_back(std::make_unique<Worker>(options, role, setup.routers,
+                                                  needs_.cached || setup.tiers.any(), faulty_));
+      if (setup.tiers.any()) workers_.back()->feed->tiers = make_tiers(setup);
       if (setup.series) workers_.back()->busy_strip = std::make_unique<TimeStrip>();
     }
   };
@@ -111,6 +130,7 @@ bool Player::handle_events() {
     switch (event.kind) {
       case EventKind::kPassEnd: end_pass(event.what); break;
       case EventKind::kTransferEnd: act(Action::Kind::kActivate, event.what); break;
+      case EventKind::kLoaded: enqueue(live_of(event.what)); break;
       case EventKind::kRestart: restart(event.what); break;
       case EventKind::kGone: notice_gone(event.what, event.serial); break;
       case EventKind::kWorkerUp: come_up(event.what); break;
@@ -140,6 +160,7 @@ bool Player::outdated(const TimedEvent& event) const {
   switch (event.kind) {
     case EventKind::kPassEnd: return event.serial != workers_[event.what]->pass_serial;
     case EventKind::kTransferEnd:
+    case EventKind::kLoaded:
     case EventKind::kForwarded:
     case EventKind::kAnswered:
     case EventKind::kReserve: return event.serial != outcomes_[event.what].tries;
@@ -180,6 +201,9 @@ void Player::arrive(std::uint32_t request) {
   if (needs_.cached || needs_.active) {
     for (const kv::BlockHash& key : live.keys) live.locals.push_back(content_hash(key));
   }
+  live.loaded_blocks = 0;
+  live.tiers.reset();
+  if (setup_.tiers.any()) live.tiers.emplace(*this, live.front, live.keys);
   if (together_) {
     // Also what came in at the placer itself: requests of one moment are placed together.
     push_for(live, now_ + setup_.peer_delay, EventKind::kForwarded);
@@ -222,7 +246,9 @@ bool Player::can_run(const TraceRequest& request) const {
 
 /// The first worker of a request is chosen.
 void Player::placed(Live& live, router::Placement& placement) {
-  predicted_cached_tokens_ += std::uint64_t{placement.cached_blocks} * setup_.model.block_tokens;
+  const std::uint64_t foreseen =
+      placement.cached_blocks + (placement.fetch ? placement.fetch->blocks : 0);
+  predicted_cached_tokens_ += foreseen * setup_.model.block_tokens;
   live.lease = std::move(placement.lease);
   live.cached_blocks = placement.cached_blocks;
   live.split = placement.stage == router::Stage::kPrefill;
@@ -235,11 +261,34 @@ void Player::placed(Live& live, router::Placement& placement) {
   }
 }
 
+tiers::LoadChoice Player::PromptInTiers::foresee_load(Slot slot, std::size_t have) const {
+  const std::uint32_t index = player_.fronts_[front_]->workers[slot];
+  return player_.workers_[index]->feed->tiers->foresee(keys_, have, player_.now_);
+}
+
 void Player::submit(Live& live) {
+  const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
+  if (workers_[index]->down) return lose(live, index);
+  live.tiers ? load(live) : enqueue(live);
+}
+
+/// What lower tiers have of the prompt comes into the worker's pool, and then it is the worker's.
+void Player::load(Live& live) {
+  Worker& worker = *workers_[live.split ? live.prefill_worker : live.worker];
+  matched_.clear();
+  worker.model->pool().match(
+      static_cast<std::uint32_t>(live.keys.size()), [&](std::uint32_t i) { return live.keys[i]; },
+      matched_);
+  const tiers::LoadChoice chosen = worker.feed->tiers->load(live.keys, matched_.size(), now_);
+  if (chosen.blocks == 0) return enqueue(live);
+  live.loaded_blocks = static_cast<std::uint32_t>(matched_.size()) + chosen.blocks;
+  push_for(live, now_ + Nanos(std::llround(chosen.load_ns)), EventKind::kLoaded);
+}
+
+void Player::enqueue(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
   const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
   Worker& worker = *workers_[index];
-  if (worker.down) return lose(live, index);
   const Submission submission{.tag = live.request,
                               .keys = live.keys,
                               .root = {},
@@ -253,6 +302,9 @@ void Player::submit(Live& live) {
   ++live.legs;
   ++worker.accepted[live.front];
   end_after_this_pass(index);
+  if (live.loaded_blocks > 0) {
+    worker.model->take_in(std::span(live.keys).first(live.loaded_blocks), {});
+  }
   touch(index);
 }
 
@@ -266,7 +318,8 @@ router::RouteRequest Player::route_request(const Live& live, router::Stage stage
           .locals = live.locals,
           .prefix_key = mix64(beginning),
           .split = decides_ && stage == router::Stage::kWhole ? std::optional(transfer_cost())
-                                                              : std::nullopt};
+                                                              : std::nullopt,
+          .tiers = live.tiers ? &*live.tiers : nullptr};
 }
 
 router::TransferCost Player::transfer_cost() const {

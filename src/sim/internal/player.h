@@ -35,6 +35,19 @@ class Player final {
  private:
   static constexpr std::uint32_t kNone = 0xFFFFFFFF;
 
+  /// A prompt in the lower tiers of workers, as one router asks.
+  class PromptInTiers final : public router::LowerTiers {
+   public:
+    PromptInTiers(const Player& player, std::uint32_t front, std::span<const kv::BlockHash> keys)
+        : player_(player), front_(front), keys_(keys) {}
+    [[nodiscard]] tiers::LoadChoice foresee_load(Slot slot, std::size_t have) const override;
+
+   private:
+    const Player& player_;
+    std::uint32_t front_;
+    std::span<const kv::BlockHash> keys_;
+  };
+
   /// What a request holds while it is in flight. Its prompt's names must stay where they are.
   struct Live {
     std::uint32_t request = 0;
@@ -49,9 +62,11 @@ class Player final {
     bool ended = false;
     std::uint32_t legs = 0;  // sequences that need `keys`; at 0, and ended, this can be used again
     std::uint32_t cached_blocks = 0;  // predicted
+    std::uint32_t loaded_blocks = 0;  // leading ones, of which some come from lower tiers
     std::vector<kv::BlockHash> keys;
     std::vector<std::uint64_t> locals;  // empty where the policy does not look
-    fleet::Lease lease;                 // of the leg that runs
+    std::optional<PromptInTiers> tiers;
+    fleet::Lease lease;  // of the leg that runs
   };
   struct Message {  // under way to the routers
     std::uint32_t worker = 0;
@@ -79,6 +94,8 @@ class Player final {
   void place_batch(std::uint32_t front);
   void placed(Live& live, router::Placement& placement);
   void submit(Live& live);
+  void load(Live& live);
+  void enqueue(Live& live);
   void finish(Live& live);
   void leave(Live& live);
   Result<router::Placement> place(Live& live, router::Stage stage);
@@ -146,6 +163,7 @@ class Player final {
   // player_report.cc
   [[nodiscard]] Report report() const;
   void add_latencies(Report& report) const;
+  void add_tiers(Report& report) const;
   [[nodiscard]] Series series() const;
   [[nodiscard]] double imbalance() const;
 
@@ -184,6 +202,7 @@ class Player final {
   std::vector<router::Placement> placements_;
   std::vector<std::uint32_t> order_;
   std::vector<Slot> others_;  // scratch
+  std::vector<engine::simulated::BlockPool::Slot> matched_;
   // Where things go wrong.
   const bool faulty_;
   Rng rng_;

@@ -30,6 +30,7 @@ Report Player::report() const {
   const auto input = static_cast<double>(r.input_tokens);
   r.prefix_hit_ratio = ratio(static_cast<double>(cached), input);
   r.predicted_hit_ratio = ratio(static_cast<double>(predicted_cached_tokens_), input);
+  add_tiers(r);
   r.imbalance = imbalance();
   for (const auto& worker : workers_) {
     r.passes += worker->passes_before + worker->model->passes();
@@ -40,6 +41,24 @@ Report Player::report() const {
   r.kv_snapshots = kv_snapshots_;
   if (setup_.series) r.series = series();
   return r;
+}
+
+void Player::add_tiers(Report& r) const {
+  if (!setup_.tiers.any()) return;
+  TierModel::Counts all;
+  for (const auto& worker : workers_) {
+    const TierModel::Counts& counts = worker->feed->tiers->counts();
+    all.from_host += counts.from_host;
+    all.from_disk += counts.from_disk;
+    all.written += counts.written;
+  }
+  const auto input = static_cast<double>(r.input_tokens);
+  const double tokens = setup_.model.block_tokens;
+  r.host_hit_ratio = ratio(tokens * static_cast<double>(all.from_host), input);
+  r.disk_hit_ratio = ratio(tokens * static_cast<double>(all.from_disk), input);
+  r.disk_bytes_written = all.written * setup_.model.block_tokens * setup_.kv_bytes_per_token;
+  r.disk_bytes_per_token = ratio(static_cast<double>(r.disk_bytes_written),
+                                 static_cast<double>(r.input_tokens + r.output_tokens));
 }
 
 void Player::add_latencies(Report& r) const {
