@@ -17,6 +17,8 @@
 #include "engine/load_report.h"
 #include "kv/events.h"
 #include "text/answer_grammar.h"
+#include "tiers/decision.h"
+#include "tiers/key.h"
 
 namespace penstock::engine {
 
@@ -121,6 +123,7 @@ struct EngineInfo {
   std::uint32_t embedding_size = 0;  // 0: the model cannot embed
   bool hands_kv_over = false;        // takes prefill_only, and fetches from others that do
   bool embeds_only = false;          // the model cannot generate
+  std::string kv_tiers_key;  // tiers::root_key() of its blocks in lower tiers; empty: it has none
 };
 
 /// One worker, whatever runs behind it: token ids in, tokens out. Thread: any, for every call.
@@ -159,6 +162,14 @@ class Engine {
 
   /// False: it cannot be reached now, and what is given to it would fail. One load.
   [[nodiscard]] virtual bool connected() const { return true; }
+
+  /// What generate() would now load from lower tiers (tiers/) of a prompt whose full blocks are
+  /// called `keys`, if the worker itself held the first `have`. Microseconds.
+  [[nodiscard]] virtual tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
+                                                       std::size_t have) const {
+    (void)keys, (void)have;
+    return {};
+  }
 
   /// Null: this worker does not tell what it caches.
   [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;

@@ -30,6 +30,16 @@ std::string_view part_of(router::Stage stage) {
   return {};
 }
 
+std::string fetch_json(const router::KvSource& from) {
+  if (from.worker) {
+    return fmt::format(R"(,"fetch":{{"worker":{},"blocks":{},"load_ms":{}}})", *from.worker,
+                       from.blocks, json_number(from.load_ms));
+  }
+  return fmt::format(R"(,"fetch":{{"tier":"{}","blocks":{},"load_ms":{},"recompute_ms":{}}})",
+                     to_string(from.tier), from.blocks, json_number(from.load_ms),
+                     json_number(from.recompute_ms));
+}
+
 }  // namespace
 
 Decision& DecisionLog::add() noexcept {
@@ -66,6 +76,7 @@ std::string decisions_json(std::string_view policy, std::span<const std::string_
                        R"("predicted":{{"cached_tokens":{},"ttft_ms":{}}})",
                        part_of(d.stage), d.rule, d.ties, d.worker, d.shed, d.prompt_tokens,
                        d.predicted_cached_tokens, json_number(d.predicted_ttft_ms));
+    if (d.fetch) out += fetch_json(*d.fetch);
     if (d.began) {
       out += fmt::format(R"(,"reported":{{"cached_tokens":{},"ttft_ms":{}}})",
                          d.reported_cached_tokens, json_number(d.ttft_ms));

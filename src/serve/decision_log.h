@@ -2,12 +2,13 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "router/policy.h"
+#include "router/router.h"
 
 namespace penstock::serve {
 
@@ -23,8 +24,9 @@ struct Decision {
   bool shed = false;      // not given to the worker: it would have come too late
   std::uint32_t prompt_tokens = 0;
   std::uint32_t predicted_cached_tokens = 0;
-  double predicted_ttft_ms = 0;  // NaN: not predicted
-  bool began = false;            // the first token has come, and what follows is known
+  std::optional<router::KvSource> fetch;  // of those and of others, what comes from elsewhere
+  double predicted_ttft_ms = 0;           // NaN: not predicted
+  bool began = false;                     // the first token has come, and what follows is known
   std::uint32_t reported_cached_tokens = 0;
   double ttft_ms = 0;  // from the choice on
 

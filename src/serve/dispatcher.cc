@@ -36,6 +36,23 @@ std::string_view first_doubt(const fleet::KvFollower& follower) {
   return {};
 }
 
+/// Where a prompt lies in its workers' lower tiers: they are asked, so what is there since a start
+/// or for another worker counts as well.
+class PromptInTiers final : public router::LowerTiers {
+ public:
+  PromptInTiers(std::span<const std::unique_ptr<DispatchedWorker>> workers,
+                std::span<const tiers::Key> keys)
+      : workers_(workers), keys_(keys) {}
+  [[nodiscard]] tiers::LoadChoice foresee_load(kv::Slot slot, std::size_t have) const override {
+    if (slot >= workers_.size() || workers_[slot] == nullptr) return {};
+    return workers_[slot]->engine->foresee_load(keys_, have);
+  }
+
+ private:
+  std::span<const std::unique_ptr<DispatchedWorker>> workers_;
+  std::span<const tiers::Key> keys_;
+};
+
 /// When a request that would come too late should be tried again.
 int retry_after_s(double late_ms) {
   return static_cast<int>(std::clamp(std::ceil(late_ms / 1e3), 1.0, 60.0));
@@ -73,13 +90,20 @@ fleet::WorkerHealth* Dispatcher::health_at(const Assignment& made) {
   return workers_[made.worker_].get() == made.at_ ? registry_.health(made.worker_) : nullptr;
 }
 
-void Dispatcher::hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
-                             std::vector<std::uint64_t>& out) const {
-  out.clear();
+void Dispatcher::name_blocks(std::span<const Token> prompt, std::string_view cache_salt,
+                             PromptBlocks& out) const {
+  out.locals.clear();
+  out.keys.clear();
   const router::Policy::Needs& needs = router_.needs();
   const bool all = needs.cached || needs.active;
   if (!all) prompt = prompt.first(std::min<std::size_t>(prompt.size(), block_tokens_));
-  kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out);
+  kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out.locals);
+  if (!needs.cached || info_.kv_tiers_key.empty()) return;
+  tiers::Key key = tiers::root_key(info_.kv_tiers_key, cache_salt);
+  for (std::size_t at = 0; at + block_tokens_ <= prompt.size(); at += block_tokens_) {
+    key = tiers::next_key(key, prompt.subspan(at, block_tokens_));
+    out.keys.push_back(key);
+  }
 }
 
 Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone done,
@@ -151,6 +175,8 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
                 "x-data-parallel-rank");
   }
   catch_up(now);
+  const PromptInTiers tiers(workers_, request.keys);
+  if (!request.keys.empty()) wanted.tiers = &tiers;
   const bool splits = request.may_split && !request.locals.empty();
   if (splits || request.prompt_at != nullptr) wanted.split = transfer_;
   router::Explanation* const why = log_.keeps_any() ? &why_ : nullptr;
@@ -174,8 +200,9 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   }
   if (!placed) return std::unexpected(placed.error());
   Worker& worker = *workers_[placed->worker];
-  const std::uint32_t predicted =
-      reusable_tokens(wanted.prompt_tokens, std::uint64_t{placed->cached_blocks} * block_tokens_);
+  const bool loads = placed->fetch && !placed->fetch->worker;
+  const std::uint64_t kept = placed->cached_blocks + (loads ? placed->fetch->blocks : 0);
+  const std::uint32_t predicted = reusable_tokens(wanted.prompt_tokens, kept * block_tokens_);
   const double late_ms = placed->ttft_ms - to_ms(request.first_token_by - now);
   const bool too_late = bounded && late_ms > 0;
   note(request, *placed, predicted, too_late);
@@ -375,6 +402,7 @@ void Dispatcher::note(const DispatchRequest& request, const router::Placement& p
   decision.shed = shed;
   decision.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
   decision.predicted_cached_tokens = predicted_cached_tokens;
+  decision.fetch = placement.fetch;
   decision.predicted_ttft_ms = placement.ttft_ms;
   decision.began = false;
   decision.candidates.clear();

@@ -43,11 +43,18 @@ struct DispatchOptions {
   Labels labels;                        // that those have
 };
 
+/// How a prompt's full blocks are called.
+struct PromptBlocks {
+  std::vector<std::uint64_t> locals;  // in the prefix index
+  std::vector<tiers::Key> keys;       // in lower tiers; empty: there are none
+};
+
 /// What has to be known of a request to choose its worker. Views are the caller's.
 struct DispatchRequest {
   std::string_view id;  // as decisions name it
   std::span<const Token> prompt;
-  std::span<const std::uint64_t> locals;            // Dispatcher::hash_blocks() of the prompt
+  std::span<const std::uint64_t> locals;            // Dispatcher::name_blocks() of the prompt
+  std::span<const tiers::Key> keys = {};            // as well
   std::optional<std::uint32_t> rank;                // only this worker will do
   std::span<const Labels::value_type> labels = {};  // only one that has all of them will do
   std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there
@@ -195,10 +202,10 @@ class Dispatcher final {
   [[nodiscard]] const engine::EngineInfo& info() const noexcept { return info_; }
   [[nodiscard]] std::string_view policy() const noexcept { return policy_; }
 
-  /// What DispatchRequest::locals wants, in place of what `out` holds: the hash of each block, or
-  /// of the first alone for a policy that does not ask what is cached where. Takes no lock.
-  void hash_blocks(std::span<const Token> prompt, std::string_view cache_salt,
-                   std::vector<std::uint64_t>& out) const;
+  /// What DispatchRequest wants, in place of what `out` holds: names of each block, or of the first
+  /// alone for a policy that does not ask what is cached where. Takes no lock.
+  void name_blocks(std::span<const Token> prompt, std::string_view cache_salt,
+                   PromptBlocks& out) const;
 
   /// Chooses a worker and charges it. Fails with kInvalidArgument when there is no worker of the
   /// rank, kOverloaded (and when to come back) when the first token would come too late,

@@ -76,9 +76,10 @@ class DispatcherFleetTest : public testing::Test {
     return all;
   }
   Result<Assignment> place(std::optional<kv::Slot> not_at = {}) {
-    std::vector<std::uint64_t> locals;
-    dispatcher_.hash_blocks(prompt_, {}, locals);
-    return dispatcher_.place({.id = {}, .prompt = prompt_, .locals = locals, .not_at = not_at});
+    PromptBlocks blocks;
+    dispatcher_.name_blocks(prompt_, {}, blocks);
+    return dispatcher_.place(
+        {.id = {}, .prompt = prompt_, .locals = blocks.locals, .not_at = not_at});
   }
   void pass(Nanos time) {
     clock_.advance(time);
@@ -169,11 +170,11 @@ TEST_F(DispatcherFleetTest, LabelsAreAskedFor) {
   join("b", "host:2", {{"zone", "us"}, {"gpu", "h100"}});
   const auto with = [&](const Labels& labels, std::optional<std::uint32_t> rank = {},
                         std::optional<kv::Slot> not_at = {}) {
-    std::vector<std::uint64_t> locals;
-    dispatcher_.hash_blocks(prompt_, {}, locals);
+    PromptBlocks blocks;
+    dispatcher_.name_blocks(prompt_, {}, blocks);
     return dispatcher_.place({.id = {},
                               .prompt = prompt_,
-                              .locals = locals,
+                              .locals = blocks.locals,
                               .rank = rank,
                               .labels = labels,
                               .not_at = not_at});

@@ -51,11 +51,38 @@ class FakeEngine final : public engine::Engine {
     }
   }
 
+  /// As a store does that has the blocks named here.
+  [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
+                                               std::size_t have) const override {
+    std::vector<tiers::Tier> there;
+    for (const tiers::Key& key : keys.subspan(have)) {
+      const auto found = lower.find(key);
+      if (found == lower.end()) break;
+      there.push_back(found->second);
+    }
+    return choose_load(there, load_costs);
+  }
+  /// The prompt's full blocks from the `first` on are in a lower tier.
+  void keep(std::span<const Token> prompt, tiers::Tier tier, std::size_t first = 0,
+            std::string_view salt = {}) {
+    tiers::Key key = tiers::root_key(info_.kv_tiers_key, salt);
+    for (std::size_t block = 0; (block + 1) * kBlock <= prompt.size(); ++block) {
+      key = tiers::next_key(key, prompt.subspan(block * kBlock, kBlock));
+      if (block >= first) lower[key] = tier;
+    }
+  }
+
+  std::map<tiers::Key, tiers::Tier> lower;
+  tiers::LoadCosts load_costs{
+      .host_ns = 1e5, .disk_ns = 1e6, .disk_queue_ns = 0, .recompute_ns = 4e6};
   engine::KvEventLog events;
   engine::LoadReport report{.generation = 1, .pass_tokens_max = 512};
 
  private:
-  engine::EngineInfo info_{.model = "fake", .block_tokens = kBlock, .sequences_max = kPlaces};
+  engine::EngineInfo info_{.model = "fake",
+                           .block_tokens = kBlock,
+                           .sequences_max = kPlaces,
+                           .kv_tiers_key = "fake blocks"};
   std::set<kv::BlockHash> held_;
 };
 
@@ -82,10 +109,11 @@ class DispatcherTest : public testing::Test {
 
   Result<Assignment> place(const std::vector<Token>& prompt, DispatchRequest wanted = {},
                            std::string_view salt = {}) {
-    std::vector<std::uint64_t> locals;
-    dispatcher_->hash_blocks(prompt, salt, locals);
+    PromptBlocks blocks;
+    dispatcher_->name_blocks(prompt, salt, blocks);
     wanted.prompt = prompt;
-    wanted.locals = locals;
+    wanted.locals = blocks.locals;
+    wanted.keys = blocks.keys;
     return dispatcher_->place(wanted);
   }
 
@@ -287,6 +315,75 @@ TEST_F(DispatcherTest, WhatIsHeldForOneSaltIsNothingToOthers) {
   EXPECT_EQ(decisions[0].predicted_cached_tokens, 0U);
   EXPECT_EQ(decisions[1].predicted_cached_tokens, 0U);
   EXPECT_EQ(decisions[2].predicted_cached_tokens, 192U);
+}
+
+TEST_F(DispatcherTest, WhatLiesInALowerTierIsLoadedAndNotComputed) {
+  make(2);
+  const std::vector<Token> prompt = prompt_of(20 * kBlock + 5, 1);
+  // What goes first from a cache are the ends of chains; after a start it has nothing.
+  engines_[1]->hold(std::span(prompt).first(4 * kBlock));
+  engines_[1]->keep(prompt, tiers::Tier::kHost, 4);
+  Result<Assignment> placed = place(prompt);
+  ASSERT_TRUE(placed.has_value());
+  EXPECT_EQ(placed->worker(), 1U);
+  const Decision decision = dispatcher_->decisions()[0];
+  EXPECT_EQ(decision.predicted_cached_tokens, 20 * kBlock);
+  ASSERT_TRUE(decision.fetch.has_value());
+  EXPECT_EQ(decision.fetch->tier, tiers::Tier::kHost);
+  EXPECT_EQ(decision.fetch->blocks, 16U);
+  EXPECT_DOUBLE_EQ(decision.fetch->load_ms, 1.6);
+  EXPECT_DOUBLE_EQ(decision.fetch->recompute_ms, 64);
+  EXPECT_THAT(
+      decisions_json("latency", dispatcher_->terms(), {&decision, 1}),
+      testing::AllOf(testing::HasSubstr(R"("fetch":{"tier":"host","blocks":16,"load_ms":1.6)"),
+                     testing::HasSubstr(R"("load_ms":1.6,"uncached_tokens":5)")));
+  // The worker takes what was foreseen: the prediction has come true to the token.
+  placed->first_token({.prompt_tokens = 20 * kBlock + 5, .cached_tokens = 20 * kBlock});
+  const CacheForecast forecast = dispatcher_->view().workers[1].forecast;
+  EXPECT_EQ(forecast.compared, 1U);
+  EXPECT_EQ(forecast.equal, 1U);
+}
+
+TEST_F(DispatcherTest, WhatIsSlowerToLoadThanToComputeIsNotLoaded) {
+  make(1);
+  const std::vector<Token> prompt = prompt_of(20 * kBlock, 1);
+  engines_[0]->keep(prompt, tiers::Tier::kDisk);
+  ASSERT_TRUE(place(prompt).has_value());
+  EXPECT_EQ(dispatcher_->decisions()[0].fetch->tier, tiers::Tier::kDisk);
+  EXPECT_EQ(dispatcher_->decisions()[0].fetch->blocks, 20U);
+  engines_[0]->load_costs.disk_queue_ns = 1e9;
+  ASSERT_TRUE(place(prompt).has_value());
+  EXPECT_FALSE(dispatcher_->decisions()[0].fetch.has_value());
+  EXPECT_EQ(dispatcher_->decisions()[0].predicted_cached_tokens, 0U);
+}
+
+TEST_F(DispatcherTest, ALowerTierHasNothingForAnotherSalt) {
+  make(1);
+  const std::vector<Token> prompt = prompt_of(10 * kBlock, 1);
+  engines_[0]->keep(prompt, tiers::Tier::kHost, 0, "tenant");
+  for (const std::string_view salt : {"", "another"}) {
+    ASSERT_TRUE(place(prompt, {}, salt).has_value());
+    EXPECT_FALSE(dispatcher_->decisions()[0].fetch.has_value());
+  }
+  ASSERT_TRUE(place(prompt, {}, "tenant").has_value());
+  EXPECT_TRUE(dispatcher_->decisions()[0].fetch.has_value());
+}
+
+TEST_F(DispatcherTest, AnAnswersDecisionNamesThePeerThatItsKvComesFrom) {
+  hand_over_ = 2;
+  make(2, {.policy = "round-robin", .roles = {fleet::Role::kPrefill, fleet::Role::kDecode}});
+  const std::vector<Token> prompt = prompt_of(100 * kBlock, 1);
+  Result<Assignment> first = place(prompt, {.may_split = true});
+  ASSERT_TRUE(first->prompt_only());
+  first->handed_over({.prompt_tokens = 100 * kBlock});
+  Result<Assignment> answer = place(prompt, {.prompt_at = &*first, .kept_tokens = 100 * kBlock});
+  ASSERT_TRUE(answer.has_value());
+  const Decision decision = dispatcher_->decisions()[0];
+  ASSERT_TRUE(decision.fetch.has_value());
+  EXPECT_EQ(decision.fetch->worker, 0U);
+  EXPECT_EQ(decision.fetch->blocks, 100U);
+  EXPECT_THAT(decisions_json("latency", dispatcher_->terms(), {&decision, 1}),
+              testing::HasSubstr(R"("fetch":{"worker":0,"blocks":100,"load_ms":)"));
 }
 
 TEST_F(DispatcherTest, AWholePromptHeldStillHasATokenToCompute) {

@@ -145,7 +145,7 @@ class Generation final : public net::Transaction {
   net::Exchange* exchange_ = nullptr;
   std::deque<std::vector<Token>> prompts_;  // to be shown, each once
   std::vector<Choice> choices_;
-  std::vector<std::uint64_t> locals_;  // of the prompt whose choices are being added
+  PromptBlocks blocks_;  // of the prompt whose choices are being added
   std::optional<api::ChatStreamWriter> chat_writer_;
   std::optional<api::CompletionStreamWriter> completion_writer_;
   std::string out_;  // events on their way

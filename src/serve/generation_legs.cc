@@ -141,10 +141,11 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
                                      std::optional<kv::Slot> not_at, const Choice* choice) {
   Dispatcher& dispatcher = model_.dispatcher();
   const TimePoint begin = desk_.clock().now();
-  if (part != Part::kTwin) dispatcher.hash_blocks(request.prompt, request.cache_salt, locals_);
+  if (part != Part::kTwin) dispatcher.name_blocks(request.prompt, request.cache_salt, blocks_);
   DispatchRequest wanted{.id = plan_.head.id,
                          .prompt = request.prompt,
-                         .locals = locals_,
+                         .locals = blocks_.locals,
+                         .keys = blocks_.keys,
                          .rank = plan_.wishes.rank,
                          .labels = plan_.wishes.labels,
                          .twin_at = {},

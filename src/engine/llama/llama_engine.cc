@@ -42,6 +42,10 @@ class LlamaEngine final : public Engine {
   Result<void> embed(EmbedRequest request, EmbedDone done) override;
   Result<void> clear_cache() override;
   LoadReport load() const override;
+  tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
+                                 std::size_t have) const override {
+    return cache_.foresee_load(keys, have);
+  }
   const kv::EventSource* kv_events() const override { return &events_; }
 
  private:
@@ -126,7 +130,8 @@ LlamaEngine::LlamaEngine(std::shared_ptr<const text::ModelFile> model, const Lla
            .vocabulary_size = static_cast<std::uint32_t>(
                llama_vocab_n_tokens(llama_model_get_vocab(model_->handle()))),
            .hands_kv_over = cache_.hands_over(),
-           .embeds_only = !context_->generates()};
+           .embeds_only = !context_->generates(),
+           .kv_tiers_key = std::string(cache_.tiers_key())};
   if (context_->embedder() != nullptr) info_.embedding_size = context_->embedder()->size();
   for (std::uint32_t s = options.sequences_max; s > 0; --s) free_streams_.push_back(s - 1);
   thread_ = std::thread([this] { run(); });

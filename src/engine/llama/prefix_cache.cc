@@ -62,7 +62,12 @@ BlockPool::Options PrefixCache::pool_options() {
 }
 
 double PrefixCache::block_cost_ns() const noexcept {
-  return static_cast<double>(token_cost_.count()) * block_tokens_;
+  return static_cast<double>(token_cost_.load(std::memory_order_relaxed).count()) * block_tokens_;
+}
+
+tiers::LoadChoice PrefixCache::foresee_load(std::span<const tiers::Key> keys,
+                                            std::size_t have) const {
+  return reuses_store() ? store_->foresee(keys, have, block_cost_ns()) : tiers::LoadChoice{};
 }
 
 /// The store's name of a sequence's block.
@@ -86,7 +91,7 @@ void PrefixCache::offer(const tiers::Key& key, std::span<const std::byte> bytes,
 bool PrefixCache::begin_fetch(Sequence& s) {
   if (s.request.fetch && begin_pull(s)) return true;
   const std::size_t blocks = s.request.prompt.size() / block_tokens_;
-  if (store_ == nullptr || pool_.blocks_max() == 0 || blocks == 0) return false;
+  if (!reuses_store() || blocks == 0) return false;
   s.chain = pool_.match(s.root, s.request.prompt);
   const std::size_t have = s.chain.size();
   (void)key_of(s, blocks - 1);

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/kv_event_log.h"
@@ -39,7 +42,14 @@ class PrefixCache final {
   [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
 
   /// What computing a prompt token takes now: decides what is loaded and kept.
-  void set_token_cost(Nanos each) noexcept { token_cost_ = each; }
+  void set_token_cost(Nanos each) noexcept { token_cost_.store(each, std::memory_order_relaxed); }
+  /// Engine::foresee_load(). Thread: any.
+  [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
+                                               std::size_t have) const;
+  /// What names in the store begin with; empty: there is none. Thread: any.
+  [[nodiscard]] std::string_view tiers_key() const noexcept {
+    return reuses_store() ? std::string_view(store_key_) : std::string_view();
+  }
 
   /// True: blocks of the prompt are on their way, and the sequence is `fetching()`.
   bool begin_fetch(Sequence& sequence);
@@ -93,6 +103,9 @@ class PrefixCache final {
 
  private:
   BlockPool::Options pool_options();
+  [[nodiscard]] bool reuses_store() const noexcept {
+    return store_ != nullptr && pool_.blocks_max() > 0;
+  }
   [[nodiscard]] double block_cost_ns() const noexcept;
   const tiers::Key& key_of(Sequence& sequence, std::size_t block);
   bool begin_pull(Sequence& sequence);
@@ -122,8 +135,8 @@ class PrefixCache final {
   std::array<std::uint64_t, kFetchMisses> missed_{};
   Nanos pulling_{0};
   TimedFetch last_pull_;
-  Nanos token_cost_ = std::chrono::milliseconds(5);  // until it is measured
-  std::vector<std::byte> arrived_;                   // a block between store and pool
+  std::atomic<Nanos> token_cost_{std::chrono::milliseconds(5)};  // until it is measured
+  std::vector<std::byte> arrived_;                               // a block between store and pool
 };
 
 }  // namespace penstock::engine::llama

@@ -109,6 +109,28 @@ TEST_F(PrefixCacheTest, APromptIsRestoredAfterARestartTokenForToken) {
   EXPECT_EQ(stats.missed, decltype(stats.missed){});
 }
 
+TEST_F(PrefixCacheTest, WhatWillBeLoadedIsForeseenAfterARestartToo) {
+  const auto keys_of = [&](const Engine& engine, std::string_view salt) {
+    std::vector<tiers::Key> keys{tiers::root_key(engine.info().kv_tiers_key, salt)};
+    for (std::size_t at = 0; at + 64 <= prompt_.size(); at += 64) {
+      keys.push_back(tiers::next_key(keys.back(), std::span(prompt_).subspan(at, 64)));
+    }
+    keys.erase(keys.begin());
+    return keys;
+  };
+  EXPECT_EQ(worker(nullptr)->info().kv_tiers_key, "");
+  {
+    const auto engine = worker(open_store());
+    EXPECT_EQ(engine->foresee_load(keys_of(*engine, ""), 0).blocks, 0U);
+    ask(*engine, prompt_);
+  }
+  const auto engine = worker(open_store());
+  EXPECT_EQ(engine->foresee_load(keys_of(*engine, ""), 0).blocks, 10U);
+  EXPECT_EQ(engine->foresee_load(keys_of(*engine, ""), 0).slowest, tiers::Tier::kDisk);
+  EXPECT_EQ(engine->foresee_load(keys_of(*engine, ""), 7).blocks, 3U);
+  EXPECT_EQ(engine->foresee_load(keys_of(*engine, "tenant"), 0).blocks, 0U);
+}
+
 TEST_F(PrefixCacheTest, OnlyTheCommonBeginningIsRestored) {
   {
     ask(*worker(open_store()), prompt_);
