@@ -24,7 +24,7 @@ CASES['shared'] = CASES['long-2'] + ' Now say what the river does.'
 
 
 def serve(folder, *flags):
-    return Server('--exact', '--sequences', '2', '--kv-disk', folder, '--kv-disk-mib', '2048',
+    return Server('--sequences', '2', '--kv-disk', folder, '--kv-disk-mib', '2048',
                   *flags, model='demo')
 
 
@@ -52,7 +52,7 @@ class TiersTest(unittest.TestCase):
 
     def restarts(self, *flags):
         with tempfile.TemporaryDirectory() as folder:
-            with serve(folder, *flags) as server:
+            with serve(folder, '--exact', *flags) as server:
                 expected = {name: ask(server, text, TOKENS) for name, text in CASES.items()}
                 self.assertEqual(expected['long-0'].cached, 0)
                 blocks = sum(full_blocks(answer) for answer in expected.values()
@@ -60,11 +60,11 @@ class TiersTest(unittest.TestCase):
                 wait_until_written(server, blocks)
                 server.signal(signal.SIGKILL)
                 server.wait()
-            with serve(folder, *flags) as server:
+            with serve(folder, '--exact', *flags) as server:
                 self.assertGreaterEqual(server.metric('penstock_kv_tier_recovered_blocks'), blocks)
                 self.compare(server, expected)
                 server.stop()
-            with serve(folder, *flags) as server:
+            with serve(folder, '--exact', *flags) as server:
                 self.compare(server, expected)
                 server.stop()
 
@@ -74,10 +74,42 @@ class TiersTest(unittest.TestCase):
     def test_S3_quantized(self):
         self.restarts('--kv-type', 'q8_0')
 
+    def foreseen(self, server, text):
+        """What was decided for a request; its prediction came true."""
+        answer = ask(server, text, TOKENS)
+        decision = server.get('/debug/decisions').json()['decisions'][0]
+        self.assertEqual(decision['predicted']['cached_tokens'], answer.cached // 64 * 64, decision)
+        return decision
+
+    def test_the_router_foresees_what_is_loaded(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with serve(folder, '--workers', '2') as server:
+                self.assertNotIn('fetch', self.foreseen(server, CASES['long-2']))
+                wait_until_written(server, 1)
+                server.stop()
+            with serve(folder, '--workers', '2') as server:
+                restored = self.foreseen(server, CASES['long-2'])
+                fetch = restored['fetch']
+                self.assertEqual(fetch['tier'], 'disk')
+                self.assertEqual(fetch['blocks'] * 64, restored['predicted']['cached_tokens'])
+                self.assertLess(fetch['load_ms'], fetch['recompute_ms'])
+                chosen = [c for c in restored['candidates'] if c['worker'] == restored['worker']]
+                self.assertEqual(chosen[0]['terms']['load_ms'], fetch['load_ms'])
+                # It is in the worker's pool by now, and goes there again.
+                again = self.foreseen(server, CASES['shared'])
+                self.assertEqual(again['worker'], restored['worker'])
+                self.assertNotIn('fetch', again)
+                # The other worker would take it from host memory.
+                others = [c for c in again['candidates'] if c['worker'] != restored['worker']]
+                self.assertGreater(others[0]['terms']['load_ms'], 0)
+                self.assertEqual(server.metric('penstock_kv_tier_given_total{tier="disk"}'),
+                                 fetch['blocks'])
+                server.stop()
+
     def test_S13_a_damaged_disk_is_recomputed(self):
         text = CASES['long-1']
         with tempfile.TemporaryDirectory() as folder:
-            with serve(folder) as server:
+            with serve(folder, '--exact') as server:
                 expected = ask(server, text, TOKENS)
                 wait_until_written(server, full_blocks(expected))
                 server.stop()
@@ -88,7 +120,7 @@ class TiersTest(unittest.TestCase):
                     for at in range(500_000, os.path.getsize(file.name), 1_000_000):
                         file.seek(at)
                         file.write(b'not what was here')
-            with serve(folder) as server:
+            with serve(folder, '--exact') as server:
                 answer = ask(server, text, TOKENS)
                 self.assertEqual(answer.tokens, expected.tokens)
                 self.assertLess(answer.cached, 64)
