@@ -71,8 +71,15 @@ def noise(chance, count):
     return ((bits & signs_and_fractions) | exponents).to_bytes(4 * count, 'little')
 
 
-def write_model(path, architecture='llama', width=256, layers=4, heads=4, context=2048, seed=1):
-    """`architecture`: llama, qwen2, or mamba."""
+def quantized_noise(chance, count):
+    """As many in Q4_K: in blocks of 256 two factors, 12 bytes of scales, 4 bits a number."""
+    factors = struct.pack('<ee', 5e-4, 4e-3)  # so that they are of either sign
+    return b''.join(factors + chance.randbytes(12 + 128) for _ in range(count // 256))
+
+
+def write_model(path, architecture='llama', width=256, layers=4, heads=4, context=2048, seed=1,
+                quantized=False):
+    """`architecture`: llama, qwen2, or mamba. Weights are F32 or, of a width of 256, Q4_K."""
     feed = 2 * width
     number = lambda value: (U32, struct.pack('<I', value))
     real = lambda value: (F32, struct.pack('<f', value))
@@ -102,15 +109,18 @@ def write_model(path, architecture='llama', width=256, layers=4, heads=4, contex
         offset = 0
         for name, columns, rows in tensors:
             sizes = [columns, rows] if rows else [columns]
+            q4_k = quantized and rows > 0
+            count = columns * max(rows, 1)
+            kind, size = (12, count * 144 // 256) if q4_k else (0, 4 * count)
             file.write(text(name))
-            file.write(struct.pack(f'<I{len(sizes)}QIQ', len(sizes), *sizes, 0, offset))
-            offset += 4 * columns * max(rows, 1)  # a multiple of 32
-        file.write(b'\0' * (-file.tell() % 32))
+            file.write(struct.pack(f'<I{len(sizes)}QIQ', len(sizes), *sizes, kind, offset))
+            offset += size + -size % 32
         for name, columns, rows in tensors:
+            file.write(b'\0' * (-file.tell() % 32))
             count = columns * max(rows, 1)
             if name.endswith('norm.weight'):
                 file.write(struct.pack('<f', 1) * count)
             elif name.endswith('ssm_a'):
                 file.write(struct.pack('<f', -1) * count)
             else:
-                file.write(noise(chance, count))
+                file.write((quantized_noise if quantized and rows else noise)(chance, count))

@@ -256,6 +256,7 @@ TEST_F(HandOver, BetweenProcessesAsWithinOne) {
 }
 
 TEST_F(HandOver, ATicketForAnotherPromptGivesNothing) {
+  options_.reuse_bytes = 192 << 10;  // twelve blocks
   const auto first = worker();
   const auto second = worker();
   const std::vector<Token> p = prompt(700);
@@ -264,6 +265,7 @@ TEST_F(HandOver, ATicketForAnotherPromptGivesNothing) {
   const auto [id, ticket] = prefill(*first, p);
   EXPECT_EQ(decode(*second, other, *ticket).tokens, alone.tokens);
   EXPECT_EQ(missed(*second, FetchMiss::kStale), 10U);
+  EXPECT_EQ(second->load().kv_blocks_used, 10U);  // there is room again for those computed
 }
 
 TEST_F(HandOver, AWorkerOfOtherSettingsGivesNothing) {
@@ -310,6 +312,7 @@ TEST_F(HandOver, WhatIsKeptForOthersIsNotEvictedAndAFullPoolComputesInstead) {
 
 TEST_F(HandOver, RequestsThatAreCancelledOnEitherSideLeaveNothing) {
   const auto first = worker();
+  options_.reuse_bytes = 224 << 10;  // fourteen blocks
   const auto second = worker();
   const std::vector<Token> p = prompt(900);
   for (int i = 0; i < 20; ++i) {
@@ -333,6 +336,7 @@ TEST_F(HandOver, RequestsThatAreCancelledOnEitherSideLeaveNothing) {
   wait_for_leases(*first, 0);
   // Every slot is of use still: the pool takes as much as it did before.
   EXPECT_EQ(ask(*second, p).tokens, ask(*first, p).tokens);
+  EXPECT_EQ(second->load().kv_blocks_used, 14U);
 }
 
 }  // namespace
