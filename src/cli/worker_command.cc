@@ -158,6 +158,10 @@ int run_worker(const WorkerFlags& flags) {
   const SteadyClock clock;
   Result<std::unique_ptr<engine::Engine>> engine = load(flags, *options, signals, clock);
   if (!engine) return refuse("worker", engine.error(), 1);
+  if (flags.role == "prefill") {
+    const Result<void> fine = serve::check_keeps_kv((*engine)->info());
+    if (!fine) return refuse("worker", fine.error(), 2);  // nor would it the next time
+  }
   join->instance = engine::new_instance();
   join->info = (*engine)->info();
   join->role = role_of(flags.role);

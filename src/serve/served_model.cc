@@ -112,6 +112,11 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     Result<std::unique_ptr<engine::Engine>> engine =
         make_engine(each, file, *model->tokenizer_, clock, false);  // an index asks for hashes
     if (!engine) return std::unexpected(engine.error());
+    if (i < options.dispatch.roles.size() && options.dispatch.roles[i] == fleet::Role::kPrefill) {
+      if (Result<void> fine = check_keeps_kv((*engine)->info()); !fine) {
+        return std::unexpected(fine.error());
+      }
+    }
     engines.push_back(std::move(*engine));
   }
   DispatchOptions dispatch = options.dispatch;
@@ -135,6 +140,14 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
     model->remote_->serve(*model->dispatcher_);
   }
   return model;
+}
+
+Result<void> check_keeps_kv(const engine::EngineInfo& info) {
+  if (info.kv_blocks_max > 0) return {};
+  return fail(Code::kUnprocessable,
+              "no prompts can be computed for other workers: this model's KV cannot be cut into "
+              "blocks (recurrent layers, a sliding window), or --kv-cache-mib has no room for one; "
+              "workers that take whole requests can (--workers, --role both)");
 }
 
 ServedModel::ServedModel() = default;

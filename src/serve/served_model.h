@@ -78,6 +78,9 @@ class ServedModel final {
   std::unique_ptr<Keeper> keeper_;
 };
 
+/// Fails if such a worker keeps no KV that it could hand to others, whatever way there is to them.
+Result<void> check_keeps_kv(const engine::EngineInfo& info);
+
 /// One worker by itself, as `options` have it (`workers`, `names` and what is about templates and
 /// routing do not matter).
 Result<std::unique_ptr<engine::Engine>> load_engine(const ModelOptions& options, const Clock& clock,
