@@ -366,7 +366,9 @@ Result<Trace> generate(std::string_view spec, std::uint64_t seed, std::size_t re
     }
   }
   Rng rng(mix64(seed + 1));
-  return generator->make(settings, rng, requests_max);
+  Result<Trace> made = generator->make(settings, rng, requests_max);
+  if (made) sort_by_arrival(*made);
+  return made;
 }
 
 }  // namespace penstock::sim

@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "sim/generators.h"
 
@@ -131,6 +135,65 @@ TEST(Simulate, AClosedLoopKeepsItsConcurrency) {
   ASSERT_TRUE(report.has_value());
   EXPECT_EQ(watch.most, 7);
   EXPECT_EQ(watch.now, 0);
+}
+
+/// The order in which requests were placed.
+class Order final : public Observer {
+ public:
+  [[nodiscard]] bool wants_placements() const noexcept override { return true; }
+  void placed(std::size_t request, router::Stage, Slot, const router::Explanation&) override {
+    order.push_back(request);
+  }
+  std::vector<std::size_t> order;
+};
+
+TEST(Simulate, RequestsComeAtTheirTimesButInAClosedLoopAsTheTraceHasThem) {
+  TraceBuilder builder(64);
+  for (const int at_ms : {30, 10, 20, 10}) {
+    ASSERT_TRUE(builder.add_unique(std::chrono::milliseconds(at_ms), 100, 5));
+  }
+  const Trace trace = std::move(builder).finish();
+  Order open;
+  ASSERT_TRUE(simulate(trace, {.workers = 1}, &open));
+  EXPECT_EQ(open.order, (std::vector<std::size_t>{1, 3, 2, 0}));
+  Order closed;
+  ASSERT_TRUE(simulate(trace, {.workers = 1, .concurrency = 1}, &closed));
+  EXPECT_EQ(closed.order, (std::vector<std::size_t>{0, 1, 2, 3}));
+}
+
+TEST(Simulate, RequestsOfOneMomentAreAlsoPlacedOneAtATime) {
+  const Result<Trace> trace = generate("bursts:requests=200", 1, SIZE_MAX);
+  ASSERT_TRUE(trace.has_value());
+  for (const char* policy : {"latency", "dynamo"}) {
+    FleetSetup setup{.policy = policy, .workers = 4};
+    const Result<Report> together = simulate(*trace, setup);
+    Order each;  // what is explained is placed alone
+    const Result<Report> explained = simulate(*trace, setup, &each);
+    setup.one_at_a_time = true;
+    const Result<Report> alone = simulate(*trace, setup);
+    ASSERT_TRUE(together && explained && alone);
+    expect_same(*alone, *explained);
+    EXPECT_EQ(together->ttft_ms.mean != alone->ttft_ms.mean, setup.policy == "latency") << policy;
+  }
+}
+
+TEST(Simulate, SpreadArrivalsAreTheSameRequestsAtMomentsOfTheirOwn) {
+  const Result<Trace> trace = generate("bursts:requests=200", 1, SIZE_MAX);
+  ASSERT_TRUE(trace.has_value());
+  const Trace spread = spread_arrivals(*trace, std::chrono::seconds(3), 1);
+  ASSERT_EQ(spread.requests.size(), trace->requests.size());
+  EXPECT_EQ(spread.requests.front().at, Nanos(0));
+  std::set<Nanos> moments;
+  std::uint64_t tokens = 0;
+  std::uint64_t tokens_before = 0;
+  for (const TraceRequest& r : spread.requests) {
+    moments.insert(r.at);
+    tokens += r.input_tokens;
+  }
+  for (const TraceRequest& r : trace->requests) tokens_before += r.input_tokens;
+  EXPECT_EQ(moments.size(), spread.requests.size());
+  EXPECT_EQ(tokens, tokens_before);
+  EXPECT_TRUE(std::ranges::is_sorted(spread.requests, {}, &TraceRequest::at));
 }
 
 TEST(Simulate, SaysWhatMakesNoSense) {

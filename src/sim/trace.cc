@@ -6,6 +6,30 @@
 #include <utility>
 
 namespace penstock::sim {
+namespace {
+
+void start_at_zero(Trace& trace) {
+  if (trace.requests.empty()) return;
+  const Nanos first = std::ranges::min(trace.requests, {}, &TraceRequest::at).at;
+  for (TraceRequest& request : trace.requests) request.at -= first;
+}
+
+}  // namespace
+
+void sort_by_arrival(Trace& trace) {
+  std::ranges::stable_sort(trace.requests, {}, &TraceRequest::at);
+}
+
+Trace spread_arrivals(Trace trace, Nanos over, std::uint64_t seed) {
+  Rng rng(mix64(seed + 1));
+  for (TraceRequest& request : trace.requests) {
+    request.at +=
+        Nanos(static_cast<std::int64_t>(rng.fraction() * static_cast<double>(over.count())));
+  }
+  sort_by_arrival(trace);
+  start_at_zero(trace);
+  return trace;
+}
 
 /// A request without its chain, whose place it has.
 Result<TraceRequest> TraceBuilder::begin(Nanos at, std::uint64_t input_tokens,
@@ -58,11 +82,7 @@ Result<void> TraceBuilder::add_unique(Nanos at, std::uint64_t input_tokens,
 }
 
 Trace TraceBuilder::finish() && {
-  std::ranges::stable_sort(trace_.requests, {}, &TraceRequest::at);
-  if (!trace_.requests.empty()) {
-    const Nanos first = trace_.requests.front().at;
-    for (TraceRequest& request : trace_.requests) request.at -= first;
-  }
+  start_at_zero(trace_);
   trace_.requests.shrink_to_fit();
   trace_.chains.shrink_to_fit();
   return std::move(trace_);

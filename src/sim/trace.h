@@ -14,16 +14,16 @@ namespace penstock::sim {
 
 /// One request of a trace.
 struct TraceRequest {
-  Nanos at{0};                      // after the trace's first request
+  Nanos at{0};                      // after the trace's earliest request
   std::uint32_t input_tokens = 0;   // >= 1
   std::uint32_t output_tokens = 0;  // >= 1
   std::uint32_t chain_begin = 0;    // in Trace::chains
   std::uint32_t chain_size = 0;
 };
 
-/// Requests in order of arrival, with what their prompts share. The content of a prompt is a chain
-/// of names, one for each `block_tokens` tokens (the last perhaps in part): equal names mean equal
-/// tokens there and everywhere before. Compact: 24 bytes a request and 4 a block.
+/// Requests in their source's order, with what their prompts share. The content of a prompt is a
+/// chain of names, one for each `block_tokens` tokens (the last perhaps in part): equal names mean
+/// equal tokens there and everywhere before. Compact: 24 bytes a request and 4 a block.
 struct Trace {
   std::uint32_t block_tokens = 512;
   std::vector<TraceRequest> requests;
@@ -33,6 +33,13 @@ struct Trace {
     return std::span(chains).subspan(r.chain_begin, r.chain_size);
   }
 };
+
+/// By time; requests of one moment stay in order.
+void sort_by_arrival(Trace& trace);
+
+/// For a trace whose times are rounded: each request later by its own draw from [0, over), and all
+/// sorted.
+[[nodiscard]] Trace spread_arrivals(Trace trace, Nanos over, std::uint64_t seed);
 
 /// Puts a trace together. Content ids are whatever the source calls its blocks: a prompt's first n
 /// blocks equal another's exactly when their first n ids do.
@@ -53,7 +60,7 @@ class TraceBuilder final {
 
   [[nodiscard]] std::size_t size() const noexcept { return trace_.requests.size(); }
 
-  /// Sorts by time (requests of one moment stay in order) and lets the first come at 0.
+  /// In the order in which they were added, the earliest at 0.
   [[nodiscard]] Trace finish() &&;
 
  private:

@@ -27,12 +27,13 @@ TEST(ReadTrace, TakesMooncakeLines) {
       "\"output_length\": 1, \"more\": {}}\r\n");
   ASSERT_TRUE(trace.has_value()) << trace.error().message;
   ASSERT_EQ(trace->requests.size(), 2U);
-  const TraceRequest& first = trace->requests[0];  // by time, from 0
+  const TraceRequest& first = trace->requests[1];  // by time, which counts from it
   EXPECT_EQ(first.at, Nanos(0));
   EXPECT_EQ(first.input_tokens, 3U * 512);  // cut to what its ids cover
-  EXPECT_EQ(trace->requests[1].at, Nanos(49'500'000));
-  EXPECT_EQ(trace->chain(first)[0], trace->chain(trace->requests[1])[0]);
-  EXPECT_NE(trace->chain(first)[1], trace->chain(trace->requests[1])[1]);
+  const TraceRequest& second = trace->requests[0];
+  EXPECT_EQ(second.at, Nanos(49'500'000));
+  EXPECT_EQ(trace->chain(first)[0], trace->chain(second)[0]);
+  EXPECT_NE(trace->chain(first)[1], trace->chain(second)[1]);
 }
 
 TEST(ReadTrace, EqualIdsBehindDifferentPrefixesAreDifferentContent) {

@@ -52,6 +52,7 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
     const auto ns = static_cast<double>(trace.requests[i].at.count());
     outcomes_[i].arrival = Nanos(std::llround(ns / setup.speed));
   }
+  sort_arrivals();
   const auto add_workers = [&](std::uint32_t count, fleet::Role role,
                                engine::simulated::Role model_role) {
     ModelOptions options = setup.model;
@@ -88,6 +89,17 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
   if (faulty_) begin_faults();
 }
 
+/// In a closed loop requests come in the trace's order, whatever its times are.
+void Player::sort_arrivals() {
+  const auto earlier = [&](std::uint32_t a, std::uint32_t b) {
+    return outcomes_[a].arrival < outcomes_[b].arrival;
+  };
+  if (setup_.concurrency > 0 || std::ranges::is_sorted(outcomes_, {}, &Outcome::arrival)) return;
+  arrivals_.resize(outcomes_.size());
+  std::iota(arrivals_.begin(), arrivals_.end(), 0);
+  std::ranges::stable_sort(arrivals_, earlier);
+}
+
 Result<Report> Player::run() {
   constexpr std::uint32_t kLook = 128;
   for (std::uint32_t moments = 1;; ++moments) {
@@ -104,7 +116,7 @@ Result<Report> Player::run() {
     }
     Nanos next = events_.next_at();
     if (setup_.concurrency == 0 && arrived_ < outcomes_.size()) {
-      next = std::min(next, outcomes_[arrived_].arrival);
+      next = std::min(next, outcomes_[next_request()].arrival);
     }
     if (next == Nanos::max()) break;
     now_ = next;
@@ -171,7 +183,8 @@ bool Player::outdated(const TimedEvent& event) const {
 bool Player::take_arrivals() {
   bool changed = false;
   for (; arrived_ < outcomes_.size(); ++arrived_) {
-    Outcome& outcome = outcomes_[arrived_];
+    const std::uint32_t request = next_request();
+    Outcome& outcome = outcomes_[request];
     if (setup_.concurrency > 0) {
       if (in_flight_ >= setup_.concurrency) break;
       outcome.arrival = now_;
@@ -179,7 +192,7 @@ bool Player::take_arrivals() {
       break;
     }
     changed = true;
-    arrive(static_cast<std::uint32_t>(arrived_));
+    arrive(request);
   }
   for (std::uint32_t front = 0; front < fronts_.size(); ++front) place_batch(front);
   return changed;

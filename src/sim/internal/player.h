@@ -85,6 +85,10 @@ class Player final {
   bool start_passes();
 
   // player.cc
+  void sort_arrivals();
+  [[nodiscard]] std::uint32_t next_request() const {
+    return arrivals_.empty() ? static_cast<std::uint32_t>(arrived_) : arrivals_[arrived_];
+  }
   bool start_pass(std::uint32_t worker);
   [[nodiscard]] bool outdated(const TimedEvent& event) const;
   void end_pass(std::uint32_t worker);
@@ -189,6 +193,7 @@ class Player final {
   std::vector<std::uint32_t> lives_unused_;
   std::vector<std::unique_ptr<Message>> messages_;
   std::vector<std::uint32_t> messages_unused_;
+  std::vector<std::uint32_t> arrivals_;  // requests by arrival; empty: as in the trace
   std::size_t arrived_ = 0;
   std::uint32_t in_flight_ = 0;
   std::uint64_t ended_ = 0;
