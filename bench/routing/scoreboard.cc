@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cells.h"
+#include "moments.h"
 #include "must.h"
 #include "oracle.h"
 #include "router/policy.h"
@@ -229,6 +230,10 @@ int run(const Flags& f) {
   published(f, traces);
   scoreboard(f, traces);
   if (f.only.empty() || f.only == "splitting") {
+  if (f.only.empty() || f.only == "moments") {
+    fmt::print("\n## Requests of one moment, mean TTFT / TPOT in ms\n");
+    print_moments(traces.get("conversation", 0));
+  }
     fmt::print("\n## Prompts and answers on different workers\n");
     print_splitting(scoreboard_cells(), [&](std::string_view name) -> const sim::Trace& {
       return traces.get(name, 1);
@@ -252,7 +257,7 @@ int main(int argc, char** argv) {
       "first policy is held to the best of the others");
   app.add_option("--data", flags.data, "Folder of the recorded traces")->capture_default_str();
   app.add_option("--only", flags.only,
-                 "Cells whose names contain this; splitting, oracle: none but that part");
+                 "Cells whose names contain this; moments, splitting, oracle: none but that part");
   app.add_option("--policies", flags.policies, "Of the scoreboard")->delimiter(',');
   app.add_option("--seeds", flags.seeds, "Runs of each; the median is shown")
       ->check(CLI::Range(1, 99))

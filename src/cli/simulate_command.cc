@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -68,6 +69,8 @@ struct SimulateFlags {
   std::uint32_t trace_block_tokens = 512;
   double speed = 1;
   std::uint32_t concurrency = 0;
+  double spread_ms = 0;
+  bool one_at_a_time = false;
   std::uint64_t seed = 1;
   double slo_ttft_ms = 2000;
   double slo_itl_ms = 25;
@@ -174,6 +177,11 @@ void declare_faults(Command& command, SimulateFlags& f) {
   command
       .add("--fault-restart-every-s", f.fault_restart_every_s,
            "Each worker restarts so often on average, losing cache and requests, s; 0: never")
+  command.add("--spread-ms", f.spread_ms, "Each request later by up to so much at random, ms")
+      .range(0.0, 1e9);
+  command.add_switch("--one-at-a-time", f.one_at_a_time,
+                     "Requests of one moment are placed one by one, as penstock serve does, not "
+                     "planned together");
       .range(0.0, 1e9);
   command.add("--fault-restart-takes-s", f.fault_restart_takes_s, "and is away for so long, s")
       .range(0.0, 1e9);
@@ -229,6 +237,8 @@ Result<std::vector<std::string>> policies_of(const SimulateFlags& f) {
 
 Result<sim::Setup> setup_of(const SimulateFlags& f) {
   if ((f.prefill > 0) != (f.decode > 0)) {
+Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
+
     return fail(Code::kInvalidArgument, "--prefill and --decode need each other");
   }
   sim::Setup setup;
@@ -278,9 +288,12 @@ Result<sim::Trace> trace_of(const SimulateFlags& f) {
                 fmt::format("cannot read {}, and no generator is called so (see --help)", f.trace));
   }
   const std::size_t requests_max = f.requests > 0 ? f.requests : SIZE_MAX;
-  if (!file) return sim::generate(f.trace, f.seed, requests_max);
-  return sim::read_trace(file, f.trace,
-                         {.block_tokens = f.trace_block_tokens, .requests_max = requests_max});
+  Result<sim::Trace> trace =
+      file ? sim::read_trace(file, f.trace,
+                             {.block_tokens = f.trace_block_tokens, .requests_max = requests_max})
+           : sim::generate(f.trace, f.seed, requests_max);
+  if (!trace || f.spread_ms == 0) return trace;
+  return sim::spread_arrivals(std::move(*trace), from_ms(f.spread_ms), f.seed);
 }
 
 /// A line on standard error, from a second on and a few times each second.
@@ -289,6 +302,7 @@ class Bar final : public sim::Observer {
   Bar(bool show, std::string policy) : show_(show), policy_(std::move(policy)) {}
   ~Bar() override {
     if (drawn_) fmt::print(stderr, "\r{:<70}\r", "");
+  setup.one_at_a_time = f.one_at_a_time;
   }
 
   bool progress(std::uint64_t ended, std::uint64_t requests) override {

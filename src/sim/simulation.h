@@ -56,7 +56,10 @@ struct Setup {
 
   double speed = 1;  // arrivals so many times as fast; > 0
   std::uint32_t concurrency =
-      0;                   // > 0: closed loop of so many requests; the trace's times are not used
+      0;  // > 0: closed loop of so many requests; the trace's times are not used
+  /// Requests of one moment are placed one after the other, as `penstock serve` places them: real
+  /// ones do not come at one moment. Otherwise a policy that plans gets them in one call.
+  bool one_at_a_time = false;
   std::uint64_t seed = 1;  // of everything random
   Slo slo;
   bool series = false;  // fill in Report::series, too
@@ -84,7 +87,8 @@ class Observer {
                       const router::Explanation& why) {
     (void)request, (void)stage, (void)worker, (void)why;
   }
-  /// Whether placed() is to be called: explanations cost time.
+  /// Whether placed() is to be called: explanations cost time, and what is explained is placed as
+  /// with Setup::one_at_a_time.
   [[nodiscard]] virtual bool wants_placements() const noexcept { return false; }
   virtual void first_token(std::size_t request) { (void)request; }
   /// In whatever way.

@@ -231,8 +231,8 @@ void Player::place_batch(std::uint32_t front) {
   if (batch.empty()) return;
   const router::Stage stage = split_ ? router::Stage::kPrefill : router::Stage::kWhole;
   // What comes together to workers that may do both is planned whole.
-  const bool alone = decides_ && (batch.size() == 1 || setup_.workers == 0);
-  if (alone || (observer_ != nullptr && observer_->wants_placements())) {
+  const bool splits = decides_ && (batch.size() == 1 || setup_.workers == 0);
+  if (setup_.one_at_a_time || splits || (observer_ != nullptr && observer_->wants_placements())) {
     for (Live* live : batch) {
       Result<router::Placement> placement = place(*live, stage);
       placement ? placed(*live, *placement) : shed(*live);
