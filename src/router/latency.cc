@@ -72,7 +72,8 @@ Item item_of(const Question& q, std::uint32_t index, Slot slot, double cold) noe
           .tokens = new_tokens(q, slot),
           .blocks = static_cast<double>(q.prompt_blocks + 1 - hit_blocks(q, slot)),
           .load_ms = load_ms(q, slot),
-          .cold = cold};
+          .cold = cold,
+          .steps_max = static_cast<double>(q.output_tokens_max)};
 }
 
 /// A worker's share of a plan.
@@ -106,15 +107,16 @@ class Latency final : public Policy {
     const Prices prices = this->prices();
     const Slot holder = most_cached(q);
     const double cold = cold_blocks(q, holder);
+    const double steps = std::min<double>(answer_steps_, q.output_tokens_max);
     double limit = why == nullptr ? added_at(q, holder, cold).cost(prices) : kInfinity;
     LeastCost least(rng);
     for (const Slot slot : q.candidates) {
       const Glance& glance = glances_[slot];
       const double tokens = new_tokens(q, slot);
       // Most cannot win whatever their running pass does, and that takes a division.
-      if (slot != holder && glance.least_ms(tokens, 0, prices) > limit) continue;
+      if (slot != holder && glance.least_ms(tokens, steps, 0, prices) > limit) continue;
       const double rest_ms = glance.rest_ms(q.now);
-      if (slot != holder && glance.least_ms(tokens, rest_ms, prices) > limit) continue;
+      if (slot != holder && glance.least_ms(tokens, steps, rest_ms, prices) > limit) continue;
       const Item item = item_of(q, 0, slot, cold);
       const Added added = outlooks_[slot].added(item, rest_ms);
       const double cost = added.cost(prices);
@@ -268,12 +270,16 @@ class Latency final : public Policy {
         slot == q.prompt_at ? q.prompt_blocks : std::min(q.cached_blocks(slot), q.prompt_blocks);
     const double moved = q.prompt_blocks - there;
     const double rest_ms = glances_[slot].rest_ms(q.now);
-    Answer answer{.slot = slot,
-                  .added = outlooks_[slot].added(
-                      {.tokens = tail, .blocks = moved + 1, .cold = cold}, rest_ms),
-                  .begins_ms = rest_ms + glances_[slot].start_ms,
-                  .moving_ms = moved > 0 ? transfer.fixed_ms + transfer.block_ms * moved : 0,
-                  .moved_blocks = moved};
+    Answer answer{
+        .slot = slot,
+        .added = outlooks_[slot].added({.tokens = tail,
+                                        .blocks = moved + 1,
+                                        .cold = cold,
+                                        .steps_max = static_cast<double>(q.output_tokens_max)},
+                                       rest_ms),
+        .begins_ms = rest_ms + glances_[slot].start_ms,
+        .moving_ms = moved > 0 ? transfer.fixed_ms + transfer.block_ms * moved : 0,
+        .moved_blocks = moved};
     answer.cost = answer.added.cost(prices) + answer.moving_ms;
     return answer;
   }

@@ -15,8 +15,8 @@ namespace penstock::router {
 ///
 ///     first-token times, its own and those of others that end in passes not yet full
 ///     + stream price x the time that answers running there stand still for prefill
-///     + half of that x all decode steps of its answer, and what its KV makes those of others
-///     longer
+///     + half of that x all decode steps of its answer (the mean learned, or what its client allows
+///     if that is less), and what its KV makes those of others longer
 ///     + work price   x what it takes of the worker's time, or of a full pool for as long as its
 ///       answer takes
 ///     + home price   x what each of those who come for its prefix will wait there for KV

@@ -61,15 +61,15 @@ Glance Outlook::glance() const noexcept {
   return {.free_at = free_at_,
           .start_ms = tail_.start_ms,
           .token_ms = grows ? std::max(0.0, cost_.prefill_token_ms) : 0,  // a fit may be odd
-          .steps_ms = steps_ms(0, tail_.blocks, tail_.blocks)};
+          .step_ms = step_ms(tail_.blocks)};
 }
 
 void Outlook::feed(Tail& tail, const Item& item) const noexcept {
   double tokens = item.tokens;
   tail.home_ms += home_ms(tail.blocks, item.cold);
-  tail.steps_ms += steps_ms(tail.requests, tail.blocks, tail.blocks + item.blocks);
+  tail.steps_ms += steps_ms(item, tail.requests, tail.blocks);
+  tail.work_ms += work_ms(item, tail.blocks);
   tail.blocks += item.blocks;
-  tail.work_ms += work_ms(tokens, item.blocks, tail.blocks);
   ++tail.requests;
   // It waits at the head of the queue. (For a load others go on, but loads have a queue as well.)
   const double ready = std::max(ready_ms(tail.requests, tail.blocks), item.load_ms);
@@ -106,16 +106,18 @@ double Outlook::home_ms(double blocks, double cold) const noexcept {
   return cold > 0 ? stream_ms_ * (waiting(blocks + cold) - waiting(blocks)) : 0;
 }
 
-double Outlook::work_ms(double tokens, double blocks, double in_use) const noexcept {
-  const double kv_ms = in_use >= kFull * capacity_ ? blocks / capacity_ * stream_ms_ : 0;
-  return cost_.prefill_token_ms * tokens + kv_ms;
+double Outlook::work_ms(const Item& item, double others) const noexcept {
+  const double tokens_ms = cost_.prefill_token_ms * item.tokens;
+  if (others + item.blocks < kFull * capacity_) return tokens_ms;
+  const double stay = steps_ > 0 ? steps(item) / steps_ : 1;
+  return tokens_ms + item.blocks / capacity_ * stream_ms_ * stay;
 }
 
-double Outlook::steps_ms(double answers, double before, double after) const noexcept {
-  const double now_ms = step_ms(before);
-  const double then_ms = std::max(now_ms, step_ms(after));  // a fit may be odd
+double Outlook::steps_ms(const Item& item, double answers, double others) const noexcept {
+  const double now_ms = step_ms(others);
+  const double then_ms = std::max(now_ms, step_ms(others + item.blocks));  // a fit may be odd
   // Others that run are at their middle, on average.
-  return steps_ * (then_ms + answers / 2 * (then_ms - now_ms));
+  return steps(item) * (then_ms + answers / 2 * (then_ms - now_ms));
 }
 
 double Outlook::cost(std::span<const Item> plan, double rest_ms, const Prices& prices,
@@ -145,9 +147,9 @@ Added Outlook::added(const Item& item, double rest_ms) const noexcept {
   const double ready = std::max(ready_ms(tail_.requests + 1, blocks), item.load_ms);
   const double space = std::max(0.0, room(tail_));
   double start_ms = rest_ms + tail_.start_ms;
-  Added added{.work_ms = work_ms(item.tokens, item.blocks, tail_.blocks + item.blocks),
+  Added added{.work_ms = work_ms(item, tail_.blocks),
               .home_ms = home_ms(tail_.blocks, item.cold),
-              .steps_ms = steps_ms(tail_.requests, tail_.blocks, blocks)};
+              .steps_ms = steps_ms(item, tail_.requests, tail_.blocks)};
   double left = item.tokens;
   if (start_ms < ready) {
     if (tail_.tokens > 0) start_ms += before_ms + step_ms_each;

@@ -16,6 +16,7 @@ struct Item {
   double blocks = 0;   // of KV it will take there
   double load_ms = 0;  // until blocks that it need not compute have come from lower tiers
   double cold = 0;     // all its blocks if hardly any worker holds any of them; else 0
+  double steps_max = std::numeric_limits<double>::infinity();  // that its answer may take
 };
 
 /// What delays are worth against each other: all in ms of waiting for a first token.
@@ -51,16 +52,16 @@ struct Glance {
   TimePoint free_at = TimePoint::min();  // the running pass ends
   double start_ms = 0;                   // of the pass that is being filled, from then on
   double token_ms = 0;                   // at least, for each token to be computed
-  double steps_ms = 0;                   // at least, Added::steps_ms
+  double step_ms = 0;                    // at least, a decode step
 
   /// Of the running pass.
   [[nodiscard]] double rest_ms(TimePoint now) const noexcept {
     return free_at > now ? to_ms(free_at - now) : 0;
   }
-  /// What Outlook::added().cost() is at least.
-  [[nodiscard]] double least_ms(double tokens, double rest_ms,
+  /// What Outlook::added().cost() is at least, for an answer of so many steps.
+  [[nodiscard]] double least_ms(double tokens, double steps, double rest_ms,
                                 const Prices& prices) const noexcept {
-    return rest_ms + start_ms + token_ms * tokens + prices.steps() * steps_ms;
+    return rest_ms + start_ms + token_ms * tokens + prices.steps() * steps * step_ms;
   }
 };
 
@@ -125,12 +126,16 @@ class Outlook final {
   /// wait more for the KV that it takes. As if the pool were a queue with one server (u^2 / (1 - u)
   /// wait), for as long as an answer takes.
   [[nodiscard]] double home_ms(double blocks, double cold) const noexcept;
-  /// Computing the tokens, and, once `in_use` nearly fills the pool, the prompt's share of the pool
-  /// for as long as an answer takes: then that is what others wait for.
-  [[nodiscard]] double work_ms(double tokens, double blocks, double in_use) const noexcept;
+  /// Of its answer, as far as it may be shorter than most.
+  [[nodiscard]] double steps(const Item& item) const noexcept {
+    return std::min(steps_, item.steps_max);
+  }
+  /// Computing the tokens, and, once it nearly fills the pool in which others use so many blocks,
+  /// its share of the pool for as long as its answer takes: then that is what others wait for.
+  [[nodiscard]] double work_ms(const Item& item, double others) const noexcept;
   /// All steps of its answer, and what the KV that it brings makes those of `answers` others
   /// longer.
-  [[nodiscard]] double steps_ms(double answers, double before, double after) const noexcept;
+  [[nodiscard]] double steps_ms(const Item& item, double answers, double others) const noexcept;
 
   std::uint64_t revision_ = 0;
   TimePoint free_at_ = TimePoint::min();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "fleet/ledger.h"
@@ -60,15 +61,17 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     outlook.refresh(ledger_.view(), slot_, 3000, 200);
     const Prices prices{.stream = rng.fraction(), .work = 3 * rng.fraction()};
     const double rest_ms = outlook.glance().rest_ms(now_);
+    const double steps = 1 + rng.below(300);
     const Item item{.tokens = 1.0 + rng.below(8000),
                     .blocks = 1.0 + rng.below(150),
-                    .load_ms = 300.0 * rng.below(3) * rng.fraction(),
-                    .cold = 20.0 * rng.below(3)};
+                     .load_ms = 300.0 * rng.below(3) * rng.fraction(),
+                     .cold = 20.0 * rng.below(3),
+                     .steps_max = steps};
     const double without = outlook.cost({}, rest_ms, prices);
     const double with = outlook.cost({}, rest_ms, prices, &item);
     ASSERT_NEAR(outlook.added(item, rest_ms).cost(prices), with - without, 1e-6 * (1 + with))
         << seed;
-    ASSERT_LE(outlook.glance().least_ms(item.tokens, rest_ms, prices),
+    ASSERT_LE(outlook.glance().least_ms(item.tokens, std::min(steps, 200.0), rest_ms, prices),
               outlook.added(item, rest_ms).cost(prices) + 1e-6)
         << seed;
   }
@@ -125,19 +128,23 @@ TEST_F(OutlookTest, CountsTheStepsOfAnswersAndTheRoomInAFullPool) {
                            .decode_base_ms = 5,
                            .decode_use_ms = 50,
                            .pass_tokens_max = 1000});
-  const auto added = [&](std::uint64_t generation, std::uint32_t kv_blocks_used) {
+  const auto added = [&](std::uint64_t generation, std::uint32_t kv_blocks_used,
+                         double steps_max = 1000) {
     ledger_.report(slot_, {.generation = generation,
                            .running = 4,
                            .kv_blocks_used = kv_blocks_used,
                            .kv_blocks_max = 100});
     Outlook outlook;
     outlook.refresh(ledger_.view(), slot_, 3000, 200);
-    return outlook.added({.tokens = 300, .blocks = 10}, 0);
+    return outlook.added({.tokens = 300, .blocks = 10, .steps_max = steps_max}, 0);
   };
   const Added half_full = added(1, 40);  // a step of 25 ms becomes one of 30
   EXPECT_DOUBLE_EQ(half_full.steps_ms, 200 * (30 + 2 * 5));
   EXPECT_DOUBLE_EQ(half_full.work_ms, 30);
   EXPECT_DOUBLE_EQ(added(2, 85).work_ms, 30 + 0.1 * 3000);
+  // Who wants no more than two tokens pays for two steps, and is soon out of the way.
+  EXPECT_DOUBLE_EQ(added(3, 40, 2).steps_ms, 2 * (30 + 2 * 5));
+  EXPECT_DOUBLE_EQ(added(4, 85, 2).work_ms, 30 + 0.1 * 3000 * 2 / 200);
 }
 
 }  // namespace

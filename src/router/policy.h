@@ -21,6 +21,8 @@ namespace penstock::router {
 using kv::Slot;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNoCost = std::numeric_limits<double>::quiet_NaN();
+constexpr std::uint32_t kTokensUnlimited = std::numeric_limits<std::uint32_t>::max();
 
 /// Which part of a request is being placed.
 enum class Stage : std::uint8_t {
@@ -42,8 +44,9 @@ struct Question {
   TimePoint now{};
   std::uint32_t prompt_tokens = 0;
   std::uint32_t block_tokens = 1;
-  std::uint32_t prompt_blocks = 0;  // full ones
-  std::uint64_t prefix_key = 0;     // hash of the first characters or tokens
+  std::uint32_t prompt_blocks = 0;                     // full ones
+  std::uint32_t output_tokens_max = kTokensUnlimited;  // that its client wants at most
+  std::uint64_t prefix_key = 0;                        // hash of the first characters or tokens
   fleet::FleetView fleet;
   std::span<const Slot> candidates;          // who may take it; ascending, never empty
   std::span<const std::uint32_t> cached;     // leading blocks believed cached there; absent: zeros

@@ -269,6 +269,22 @@ TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
   for (const auto& [slot, count] : counts) EXPECT_EQ(count, 2);
   std::ranges::sort(order);
   for (std::uint32_t i = 0; i < 8; ++i) EXPECT_EQ(order[i], i);
+TEST_F(PolicyTest, LatencyMindsLongStepsOnlyForAsLongAsTheAnswerMayBe) {
+  fleet(2);
+  // Full of KV, so that steps are long, or free of it, but with a prompt to compute first.
+  for (const Slot slot : slots_) {
+    ledger_.set_cost(slot, {.decode_use_ms = 20});
+    ledger_.report(slot,
+                   {.generation = 1, .kv_blocks_used = slot == 0 ? 70U : 0U, .kv_blocks_max = 100});
+  }
+  give(1, 1, 4000);
+  const auto policy = find_policy("latency")->make();
+  Question asked = question();
+  EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 1U);
+  asked.output_tokens_max = 1;
+  EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 0U);
+}
+
 }
 
 TEST_F(PolicyTest, LatencyPlansABurstOverWorkersThatHaveShownNothingYet) {

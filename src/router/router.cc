@@ -202,6 +202,7 @@ Question Router::question(const RouteRequest& request, const fleet::FleetView& f
           .prompt_tokens = request.prompt_tokens,
           .block_tokens = request.block_tokens,
           .prompt_blocks = static_cast<std::uint32_t>(request.locals.size()),
+          .output_tokens_max = request.output_tokens_max,
           .prefix_key = request.prefix_key,
           .fleet = fleet,
           .candidates = slots,

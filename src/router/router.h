@@ -31,10 +31,11 @@ struct RouteRequest {
   TimePoint now{};
   std::uint32_t prompt_tokens = 0;  // >= 1
   std::uint32_t block_tokens = 1;
-  std::span<const std::uint64_t> locals;  // hash of each full block's own tokens
-  std::uint64_t prefix_key = 0;           // hash of the prompt's first characters or tokens
-  std::span<const Slot> among;            // who may take it, ascending; empty: every worker
-  std::optional<Slot> twin_at;            // a request with the same prompt was just sent there
+  std::uint32_t output_tokens_max = kTokensUnlimited;  // that its client wants at most
+  std::span<const std::uint64_t> locals;               // hash of each full block's own tokens
+  std::uint64_t prefix_key = 0;  // hash of the prompt's first characters or tokens
+  std::span<const Slot> among;   // who may take it, ascending; empty: every worker
+  std::optional<Slot> twin_at;   // a request with the same prompt was just sent there
   /// kWhole: the answer may be made elsewhere than the prompt, if that is better. What is placed
   /// may then be the kPrefill of it. kDecode: Question::transfer.
   std::optional<TransferCost> split;

@@ -151,6 +151,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
       .prompt_tokens = static_cast<std::uint32_t>(request.prompt.size()),
       .block_tokens = block_tokens_,
       .locals = request.locals,
+      .output_tokens_max = request.output_tokens_max,
       .prefix_key = mix64(request.locals.empty() ? kv::LocalHasher().block(request.prompt)
                                                  : request.locals.front()),
       .among = {},

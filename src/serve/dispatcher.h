@@ -53,8 +53,9 @@ struct PromptBlocks {
 struct DispatchRequest {
   std::string_view id;  // as decisions name it
   std::span<const Token> prompt;
-  std::span<const std::uint64_t> locals;            // Dispatcher::name_blocks() of the prompt
-  std::span<const tiers::Key> keys = {};            // as well
+  std::span<const std::uint64_t> locals;  // Dispatcher::name_blocks() of the prompt
+  std::span<const tiers::Key> keys = {};  // as well
+  std::uint32_t output_tokens_max = router::kTokensUnlimited;
   std::optional<std::uint32_t> rank;                // only this worker will do
   std::span<const Labels::value_type> labels = {};  // only one that has all of them will do
   std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there

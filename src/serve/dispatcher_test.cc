@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
@@ -510,6 +511,21 @@ TEST_F(DispatcherTest, DecisionsSayWhyAndWhatCameOfIt) {
         R"("first_token_ms":)"}) {
     EXPECT_THAT(json, testing::HasSubstr(part));
   }
+}
+
+TEST_F(DispatcherTest, AShortAnswerIsPricedAsOne) {
+  make(1);
+  const auto terms = dispatcher_->terms();
+  const auto steps = static_cast<std::size_t>(std::ranges::find(terms, "steps ms") - terms.begin());
+  ASSERT_LT(steps, terms.size());
+  const std::vector<Token> prompt = prompt_of(100, 1);
+  const auto steps_ms = [&](DispatchRequest wanted) {
+    EXPECT_TRUE(place(prompt, wanted).has_value());
+    return dispatcher_->decisions().front().candidates.at(0).terms.at(steps);
+  };
+  const double any = steps_ms({});
+  EXPECT_GT(any, 0);
+  EXPECT_DOUBLE_EQ(steps_ms({.output_tokens_max = 1}), any / 200);
 }
 
 TEST_F(DispatcherTest, ARankIsThatWorkerOrARefusal) {

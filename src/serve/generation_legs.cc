@@ -146,6 +146,7 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
                          .prompt = request.prompt,
                          .locals = blocks_.locals,
                          .keys = blocks_.keys,
+                         .output_tokens_max = request.max_tokens,
                          .rank = plan_.wishes.rank,
                          .labels = plan_.wishes.labels,
                          .twin_at = {},
