@@ -61,7 +61,8 @@ struct LoadReport {
   Nanos kv_fetching{0};                                        // time that fetches took, in sum
   TimedFetch last_fetch;
 
-  std::uint32_t pass_tokens_max = 0;          // prompt tokens that the next pass would take
+  std::uint32_t pass_tokens_max = 0;          // that the next pass would take; each decoding
+                                              // sequence takes one of them, prompts the rest
   TimePoint pass_started = TimePoint::min();  // of the pass under way; min(): none is
   PassWork pass;                              // that pass, as planned
   TimedPass last_prefill_pass;                // the last that computed any prompt token

@@ -8,6 +8,11 @@ namespace {
 
 constexpr double kPassTokensDefault = 8192;
 
+/// Before the one in which it ends. Tokens are whole numbers.
+double full_passes(double tokens, double pass_tokens) noexcept {
+  return std::max(0.0, std::floor((tokens - 1) / pass_tokens));
+}
+
 }  // namespace
 
 void Outlook::refresh(const fleet::FleetView& fleet, Slot slot, double stream_ms, double steps) {
@@ -77,22 +82,30 @@ void Outlook::feed(Tail& tail, const Item& item) const noexcept {
     if (tail.tokens > 0) close(tail);
     tail.start_ms = std::max(tail.start_ms, ready);
   }
-  while (tokens > room(tail)) {
+  if (tokens > room(tail)) {
     const double part = std::max(0.0, room(tail));
     tail.tokens += part;
     tokens -= part;
     close(tail);
+    // Passes that it fills alone are alike, and a worker may say that it has ever so many.
+    const double pass_tokens = room(tail);
+    if (const double passes = full_passes(tokens, pass_tokens); passes > 0) {
+      tail.tokens = pass_tokens;
+      tokens -= passes * pass_tokens;
+      close(tail, passes);
+    }
   }
   tail.tokens += tokens;
   ++tail.ending;
 }
 
-void Outlook::close(Tail& tail) const noexcept {
+/// The pass that is being filled, and as many more like it; prompts end in the only one.
+void Outlook::close(Tail& tail, double passes) const noexcept {
   const double prefill_ms = cost_.prefill_ms(tail.tokens);
   const bool decodes = tail.decoding + tail.ending > 0;
-  tail.start_ms += prefill_ms + (decodes ? decode_ms_ : 0);
+  tail.start_ms += passes * (prefill_ms + (decodes ? decode_ms_ : 0));
   tail.waited_ms += tail.ending * tail.start_ms;
-  tail.stalled_ms += prefill_ms * tail.decoding;
+  tail.stalled_ms += passes * prefill_ms * tail.decoding;
   tail.decoding += tail.ending;
   tail.ending = tail.tokens = 0;
 }
@@ -167,12 +180,11 @@ Added Outlook::added(const Item& item, double rest_ms) const noexcept {
     start_ms += with_ms + step_ms_each;
   }
   const double pass_tokens = std::max(1.0, pass_tokens_ - streams);
-  // As many as are full before the last one; tokens are whole numbers.
-  const auto full_passes = static_cast<double>(static_cast<std::int64_t>((left - 1) / pass_tokens));
+  const double passes = full_passes(left, pass_tokens);
   const double full_ms = cost_.prefill_ms(pass_tokens);
-  const double last_ms = cost_.prefill_ms(left - full_passes * pass_tokens);
-  added.stalled_ms += streams * (full_passes * full_ms + last_ms);
-  added.first_token_ms = start_ms + full_passes * (full_ms + step_ms_each) + last_ms + decode_ms_;
+  const double last_ms = cost_.prefill_ms(left - passes * pass_tokens);
+  added.stalled_ms += streams * (passes * full_ms + last_ms);
+  added.first_token_ms = start_ms + passes * (full_ms + step_ms_each) + last_ms + decode_ms_;
   return added;
 }
 

@@ -107,7 +107,7 @@ class Outlook final {
 
   void start(const fleet::FleetView& fleet, Slot slot);
   void feed(Tail& tail, const Item& item) const noexcept;
-  void close(Tail& tail) const noexcept;
+  void close(Tail& tail, double passes = 1) const noexcept;
   [[nodiscard]] double room(const Tail& tail) const noexcept {
     return std::max(1.0, pass_tokens_ - tail.decoding - tail.ending) - tail.tokens;
   }

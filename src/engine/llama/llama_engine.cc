@@ -549,7 +549,9 @@ void LlamaEngine::publish(std::span<const RequestId> ended) {
   counts_.blocks_evicted = cache_.pool().evictions();
   counts_.kv_blocks_active = active_blocks();
   counts_.kv_blocks_active_max = active_blocks_max();
-  counts_.pass_tokens_max = prompt_budget(any_decoding());
+  const auto decoding =
+      std::ranges::count_if(running_, [](const SequencePtr& s) { return s->decoding(); });
+  counts_.pass_tokens_max = prompt_budget(decoding > 0) + static_cast<std::uint32_t>(decoding);
   cache_.write_to(counts_);
   passes_.write_to(counts_);
   ++counts_.generation;

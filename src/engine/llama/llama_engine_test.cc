@@ -453,6 +453,19 @@ TEST_F(LlamaEngineTest, DeadlineAndDestructionEndEveryRequest) {
   for (const RequestId id : ids) EXPECT_EQ(sink_.wait(id).finish, FinishReason::kCancelled);
 }
 
+TEST_F(LlamaEngineTest, APassHasRoomForWhoDecodesAndForPromptsBeside) {
+  const auto e = engine({.sequences_max = 3, .step_tokens = 64});
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 3; ++i) {
+    GenerateRequest r = request(tokens(10, 1), 900);
+    ids.push_back(r.id);
+    ASSERT_TRUE(e->generate(std::move(r)).has_value());
+  }
+  for (const RequestId id : ids) sink_.wait_for_token(id);
+  EXPECT_EQ(e->load().pass_tokens_max, 64U + 3U);
+  for (const RequestId id : ids) e->abort(id, CancelReason::kClientGone);
+}
+
 TEST_F(LlamaEngineTest, C3_CancelsAtRandomMomentsLeaveNothingBehind) {
   constexpr int kCancels = 2000;
   constexpr std::uint64_t kBlockBytes = 16 * 2 * 2 * 32 * 2;

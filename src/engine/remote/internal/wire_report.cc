@@ -117,7 +117,7 @@ LoadReport read(const ps::LoadReport& in, TimePoint now) {
                     .preemptions = in.preemptions(),
                     .blocks_evicted = in.blocks_evicted(),
                     .sequence_errors = in.sequence_errors(),
-                    .pass_tokens_max = in.pass_tokens_max()};
+                    .pass_tokens_max = std::min(in.pass_tokens_max(), kReportedTokensMax)};
   if (in.has_pass_age_ns()) {
     report.pass_started =
         now - Nanos(std::clamp<std::int64_t>(in.pass_age_ns(), 0, kReportedNanosMax));
