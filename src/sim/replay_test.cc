@@ -3,11 +3,16 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <deque>
+#include <algorithm>
+#include <chrono>
 #include <map>
-#include <set>
+#include <optional>
+#include <span>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "sim/content.h"
 #include "sim/simulation.h"
@@ -85,89 +90,90 @@ class DynamoChecker final : public Observer {
   DynamoChecker(const Trace& trace, std::uint32_t workers) : trace_(trace), workers_(workers) {}
 
   [[nodiscard]] bool wants_placements() const noexcept override { return true; }
+  void told(Slot worker, const fleet::KvBatch& batch) override { batch.apply(*this, worker); }
 
   void placed(std::size_t request, router::Stage, Slot worker,
               const router::Explanation& why) override {
     const TraceRequest& r = trace_.requests[request];
     std::vector<kv::BlockHash> keys;
-    keys_of(trace_, r, 64, keys);
-    double least = 1e300;
+    keys_of(trace_, r, kBlockTokens, keys);
+    std::vector<std::uint64_t> blocks;
+    for (const kv::BlockHash& key : keys) blocks.push_back(content_hash(key));
+    ASSERT_EQ(why.rows().size(), workers_.size());
     std::vector<double> costs;
-    for (Slot w = 0; w < workers_; ++w) {
-      const double overlap = overlap_of(why, w, r);
-      std::set<std::uint64_t> active;
-      for (const auto& [id, given] : given_) {
-        if (given.worker == w) active.insert(given.blocks.begin(), given.blocks.end());
-      }
-      double shared = 0;
-      while (shared < keys.size() && active.contains(content_hash(keys[shared]))) ++shared;
-      double pending = 0;
-      for (const auto& [id, given] : given_) {
-        if (given.worker == w && !given.started) pending += given.uncached;
-      }
-      costs.push_back(std::max(0.0, (pending + r.input_tokens) / 64 - overlap) +
-                      static_cast<double>(active.size()) + static_cast<double>(keys.size()) -
-                      shared);
-      least = std::min(least, costs.back());
+    for (Slot w = 0; w < workers_.size(); ++w) {
+      const Worker& at = workers_[w];
+      costs.push_back(
+          std::max(0.0, (at.pending + r.input_tokens) / kBlockTokens - leading(at.cached, blocks)) +
+          static_cast<double>(at.active.size() + blocks.size()) - leading(at.active, blocks));
+      EXPECT_EQ(why.rows()[w].cost, costs.back()) << "request " << request << " at " << w;
     }
-    EXPECT_EQ(costs[worker], least) << "request " << request;
-    Given& given = given_[request];
-    given.worker = worker;
-    given.uncached = r.input_tokens - 64 * overlap_of(why, worker, r);
-    for (const kv::BlockHash& key : keys) given.blocks.insert(content_hash(key));
+    EXPECT_EQ(costs[worker], std::ranges::min(costs)) << "request " << request;
+    Worker& at = workers_[worker];
+    const double uncached = r.input_tokens - kBlockTokens * leading(at.cached, blocks);
+    at.pending += uncached;
+    for (const std::uint64_t block : blocks) ++at.active[block];
+    given_[request] = {.worker = worker, .pending = uncached, .blocks = std::move(blocks)};
+    overlaps += leading(at.cached, given_[request].blocks) > 0 ? 1 : 0;
     ++placements;
   }
-  void first_token(std::size_t request) override { given_[request].started = true; }
-  void ended(std::size_t request) override { given_.erase(request); }
+  void first_token(std::size_t request) override {
+    workers_[given_[request].worker].pending -= std::exchange(given_[request].pending, 0);
+  }
+  void ended(std::size_t request) override {
+    const Given& given = given_[request];
+    auto& active = workers_[given.worker].active;
+    for (const std::uint64_t block : given.blocks) {
+      if (--active[block] == 0) active.erase(block);
+    }
+    given_.erase(request);
+  }
+
+  // As KvBatch::apply() wants it of an index.
+  bool stored(Slot worker, kv::Tier, std::optional<std::uint64_t>,
+              std::span<const kv::StoredBlock> blocks) {
+    for (const kv::StoredBlock& block : blocks) workers_[worker].cached.insert(block.alias);
+    return true;
+  }
+  void removed(Slot worker, kv::Tier, std::span<const std::uint64_t> blocks) {
+    for (const std::uint64_t block : blocks) workers_[worker].cached.erase(block);
+  }
+  void cleared(Slot worker) { workers_[worker].cached.clear(); }
 
   int placements = 0;
+  int overlaps = 0;  // of those, where something was cached
 
  private:
+  static constexpr std::uint32_t kBlockTokens = 64;
+  struct Worker {
+    std::unordered_set<std::uint64_t> cached;
+    std::unordered_map<std::uint64_t, int> active;  // blocks, by how many requests in flight
+    double pending = 0;                             // uncached tokens of prompts not yet computed
+  };
   struct Given {
     Slot worker = 0;
-    bool started = false;
-    double uncached = 0;
-    std::set<std::uint64_t> blocks;
+    double pending = 0;
+    std::vector<std::uint64_t> blocks;
   };
 
-  /// The index's answer, taken from the explanation: prefill = max(0, (P + isl) / 64 - overlap).
-  double overlap_of(const router::Explanation& why, Slot w, const TraceRequest& r) const {
-    double pending = 0;
-    for (const auto& [id, given] : given_) {
-      if (given.worker == w && !given.started) pending += given.uncached;
-    }
-    for (const auto& row : why.rows()) {
-      if (row.slot == w) return (pending + r.input_tokens) / 64 - row.terms[0];
-    }
-    return -1;
+  static double leading(const auto& set, const std::vector<std::uint64_t>& blocks) {
+    const auto end =
+        std::ranges::find_if(blocks, [&](std::uint64_t block) { return !set.contains(block); });
+    return static_cast<double>(end - blocks.begin());
   }
 
   const Trace& trace_;
-  std::uint32_t workers_;
+  std::vector<Worker> workers_;
   std::map<std::size_t, Given> given_;
 };
 
 TEST(DynamoReplay, EachChoiceIsOneOfTheCheapest) {
-  const auto trace = conversation(300);
+  const auto trace = conversation(kFirst);
   PENSTOCK_SKIP_WITHOUT(trace);
   DynamoChecker checker(*trace, 4);
   ASSERT_TRUE(simulate(*trace, {.policy = "dynamo", .workers = 4}, &checker).has_value());
-  EXPECT_EQ(checker.placements, 300);
-}
-
-TEST(DynamoReplay, FallsIntoThePublishedRanges) {
-  const auto trace = conversation(kAll);
-  PENSTOCK_SKIP_WITHOUT(trace);
-  // The original drew its ties from a few runs only; a little room on both sides of what it
-  // printed.
-  for (const std::uint64_t seed : {1, 2}) {
-    const Result<Report> r = simulate(*trace, {.policy = "dynamo", .workers = 8, .seed = seed});
-    ASSERT_TRUE(r.has_value());
-    EXPECT_NEAR(r->ttft_ms.mean, 282, 2.5);
-    EXPECT_NEAR(r->ttft_ms.p50, 175.75, 0.6);
-    EXPECT_NEAR(r->tpot_ms.mean, 8.25, 0.06);
-    EXPECT_NEAR(r->prefix_hit_ratio, 0.2037, 0.005);
-  }
+  EXPECT_EQ(checker.placements, kFirst);
+  EXPECT_GT(checker.overlaps, 100);
 }
 
 TEST(EarlyHandOver, BringsFirstTokensForward) {
@@ -182,6 +188,23 @@ TEST(EarlyHandOver, BringsFirstTokensForward) {
   EXPECT_GT(early->prefix_hit_ratio, late->prefix_hit_ratio);  // no answers in the caches
 }
 
+TEST(LatencyReplay, TwoRoutersThatPlaceTogetherComeWithinThreePercentOfOne) {
+  const auto trace = conversation(kFirst);
+  PENSTOCK_SKIP_WITHOUT(trace);
+  sim::Setup setup{.policy = "latency", .workers = 8};
+  setup.event_delay = setup.load_delay = std::chrono::milliseconds(50);
+  const Result<Report> one = simulate(*trace, setup);
+  setup.routers = 2;
+  const Result<Report> two = simulate(*trace, setup);
+  ASSERT_TRUE(one.has_value() && two.has_value());
+  EXPECT_GE(two->goodput_ratio, 0.97 * one->goodput_ratio);
+  EXPECT_LE(two->ttft_ms.p99, 1.03 * one->ttft_ms.p99);
+  setup.placing = Placing::kApart;  // which is what it is better than
+  const Result<Report> apart = simulate(*trace, setup);
+  ASSERT_TRUE(apart.has_value());
+  EXPECT_GT(apart->ttft_ms.p99, 1.03 * one->ttft_ms.p99);
+}
+
 TEST(LatencyReplay, PassesTheMarks) {
   const auto trace = conversation(kAll);
   PENSTOCK_SKIP_WITHOUT(trace);
@@ -189,6 +212,10 @@ TEST(LatencyReplay, PassesTheMarks) {
   ASSERT_TRUE(eight.has_value());
   EXPECT_LE(eight->ttft_ms.mean, 230);
   EXPECT_LE(eight->tpot_ms.mean, 7.7);
+  const Result<Report> four = simulate(*trace, {.policy = "latency", .workers = 4});
+  ASSERT_TRUE(four.has_value());
+  EXPECT_LE(four->ttft_ms.mean, 390);
+  EXPECT_LE(four->tpot_ms.mean, 12.6);
   const Result<Report> twice = simulate(*trace, {.policy = "latency", .workers = 4, .speed = 2});
   ASSERT_TRUE(twice.has_value());
   EXPECT_LE(twice->ttft_ms.mean, 425);

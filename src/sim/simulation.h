@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "engine/simulated/model.h"
+#include "fleet/kv_batch.h"
 #include "router/policy.h"
 #include "sim/faults.h"
 #include "sim/metrics.h"
@@ -90,6 +91,8 @@ class Observer {
   /// Whether placed() is to be called: explanations cost time, and what is explained is placed as
   /// with Setup::one_at_a_time.
   [[nodiscard]] virtual bool wants_placements() const noexcept { return false; }
+  /// What a worker says of its cache as a pass begins, before any router hears it.
+  virtual void told(Slot worker, const fleet::KvBatch& batch) { (void)worker, (void)batch; }
   virtual void first_token(std::size_t request) { (void)request; }
   /// In whatever way.
   virtual void ended(std::size_t request) { (void)request; }

@@ -8,6 +8,7 @@ namespace penstock::sim {
 void Player::tell_cache(std::uint32_t index) {
   Worker& worker = *workers_[index];
   if (worker.feed == nullptr || worker.feed->batch.empty()) return;
+  if (observer_ != nullptr) observer_->told(index, worker.feed->batch);
   if (faulty_) {
     publish(index);
   } else if (setup_.event_delay == Nanos::zero()) {
