@@ -7,12 +7,19 @@ namespace {
 
 constexpr std::string_view kInFlight[] = {"requests in flight"};
 
+/// For rules that do not weigh them.
+void explain_without_costs(const Question& q, Explanation* why) {
+  if (why == nullptr) return;
+  why->clear();
+  for (const Slot slot : q.candidates) why->add(slot, kNoCost, {});
+}
+
 class RoundRobin final : public Policy {
  public:
   [[nodiscard]] Needs needs() const noexcept override { return {}; }
   [[nodiscard]] std::span<const std::string_view> terms() const noexcept override { return {}; }
   Choice pick(const Question& q, Rng&, Explanation* why) override {
-    if (why != nullptr) why->clear();
+    explain_without_costs(q, why);
     return {.slot = q.candidates[q.ordinal % q.candidates.size()], .rule = "turn"};
   }
 };
@@ -22,7 +29,7 @@ class Random final : public Policy {
   [[nodiscard]] Needs needs() const noexcept override { return {}; }
   [[nodiscard]] std::span<const std::string_view> terms() const noexcept override { return {}; }
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
-    if (why != nullptr) why->clear();
+    explain_without_costs(q, why);
     const auto count = static_cast<std::uint32_t>(q.candidates.size());
     return {.slot = q.candidates[rng.below(count)], .rule = "draw", .ties = count};
   }
@@ -49,7 +56,7 @@ class PowerOfTwo final : public Policy {
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
     if (why != nullptr) why->clear();
     const auto count = static_cast<std::uint32_t>(q.candidates.size());
-    if (count == 1) return {.slot = q.candidates[0], .rule = "only one"};
+    if (count == 1) return fewest_requests(q, q.candidates, rng, why, "only one");
     // Two different ones, each pair with the same chance.
     const std::uint32_t first = rng.below(count);
     const std::uint32_t second = (first + 1 + rng.below(count - 1)) % count;

@@ -118,17 +118,16 @@ class BoundedHash final : public Policy {
   }
 
   Choice pick(const Question& q, Rng& rng, Explanation* why) override {
-    if (why != nullptr) why->clear();
     if (membership_ != q.fleet.membership || ring_.empty()) build(q.fleet);
     const double limit =
         kLoadFactor * (range_of_requests(q).sum + 1) / static_cast<double>(q.candidates.size());
     const auto start = std::ranges::lower_bound(ring_, q.prefix_key, {}, &Point::at);
     const auto first = static_cast<std::size_t>(start - ring_.begin());
+    if (why != nullptr) explain(q, first, limit, *why);
     for (std::size_t i = 0; i < ring_.size(); ++i) {
       const Point& point = ring_[(first + i) % ring_.size()];
       if (!std::ranges::binary_search(q.candidates, point.slot)) continue;
       const double requests = q.fleet.requests[point.slot];
-      if (why != nullptr) why->add(point.slot, requests, {requests, static_cast<double>(i)});
       if (requests <= limit) {
         return {.slot = point.slot, .rule = i == 0 ? "owner" : "next", .cost = requests};
       }
@@ -145,6 +144,20 @@ class BoundedHash final : public Policy {
     friend auto operator<=>(const Point&, const Point&) = default;
   };
 
+  /// Each candidate once, in the order in which the ring comes to them from the prompt's place.
+  void explain(const Question& q, std::size_t first, double limit, Explanation& why) {
+    why.clear();
+    met_.assign(q.fleet.slots(), false);
+    for (std::size_t i = 0; i < ring_.size() && why.rows().size() < q.candidates.size(); ++i) {
+      const Slot slot = ring_[(first + i) % ring_.size()].slot;
+      if (met_[slot] || !std::ranges::binary_search(q.candidates, slot)) continue;
+      met_[slot] = true;
+      const double requests = q.fleet.requests[slot];
+      why.add(slot, requests <= limit ? requests : kInfinity,
+              {requests, static_cast<double>(why.rows().size())});
+    }
+  }
+
   /// The ring has every slot; who may not be chosen is stepped over, so that others keep theirs.
   void build(const fleet::FleetView& fleet) {
     membership_ = fleet.membership;
@@ -160,6 +173,7 @@ class BoundedHash final : public Policy {
 
   std::uint64_t membership_ = 0;
   std::vector<Point> ring_;
+  std::vector<bool> met_;  // scratch, by slot
 };
 
 }  // namespace

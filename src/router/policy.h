@@ -88,14 +88,14 @@ struct Split {
   }
 };
 
-/// Why a choice was made: every candidate with every term of its cost. Filled by a policy when
-/// asked; allocates in reserve() only.
+/// Why a choice was made: every candidate that was looked at, with every term of its cost. Filled
+/// by a policy when asked; allocates in reserve() only.
 class Explanation final {
  public:
   static constexpr std::size_t kTermsMax = 8;
   struct Row {
     Slot slot;
-    double cost;  // lower is better; infinity: not considered
+    double cost;  // lower is better; infinity: not considered; kNoCost: the rule has none
     std::array<double, kTermsMax> terms;
     Stage stage = Stage::kWhole;  // kPrefill: the answer is made elsewhere
   };

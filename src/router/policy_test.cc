@@ -190,6 +190,25 @@ TEST_F(PolicyTest, BoundedHashKeepsAPrefixAtItsOwnerUntilItIsFull) {
   EXPECT_EQ(choice("bounded-hash"), owner);
 }
 
+TEST_F(PolicyTest, EveryCandidateIsExplainedOnceWhateverTheRule) {
+  fleet(4);
+  slots_ = {0, 2, 3};
+  give(2, 9);
+  for (const PolicyEntry& entry : policies()) {
+    Explanation why;
+    why.reserve(slots_.size());
+    const Slot chosen = entry.make()->pick(question(), rng_, &why).slot;
+    std::set<Slot> explained;
+    for (const Explanation::Row& row : why.rows()) {
+      EXPECT_TRUE(explained.insert(row.slot).second) << entry.name << " explains one twice";
+      EXPECT_TRUE(row.slot != chosen || row.cost != kInfinity) << entry.name;
+    }
+    EXPECT_TRUE(explained.contains(chosen)) << entry.name;
+    const std::size_t all = entry.name == "power-of-two" ? 2 : slots_.size();  // the two it drew
+    EXPECT_EQ(explained.size(), all) << entry.name;
+  }
+}
+
 TEST_F(PolicyTest, R14_MoreOverlapNeverMakesAWorkerLessLikely) {
   fleet(4);
   for (const char* name : {"latency", "prefix-sticky", "llm-d-weighted", "dynamo",

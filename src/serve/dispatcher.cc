@@ -411,11 +411,6 @@ void Dispatcher::note(const DispatchRequest& request, const router::Placement& p
   const auto cached_tokens = [&](kv::Slot slot) {
     return router_.needs().cached && slot < cached.size() ? cached[slot] * block_tokens_ : 0;
   };
-  if (why_.rows().empty()) {  // a policy that does not weigh them
-    decision.candidates.push_back({.worker = placement.worker,
-                                   .cached_tokens = cached_tokens(placement.worker),
-                                   .cost = std::numeric_limits<double>::quiet_NaN()});
-  }
   for (const router::Explanation::Row& row : why_.rows()) {
     decision.candidates.push_back({.worker = row.slot,
                                    .cached_tokens = cached_tokens(row.slot),
