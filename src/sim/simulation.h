@@ -20,7 +20,7 @@ using kv::Slot;
 
 /// Which of several routers chooses the worker.
 enum class Placing : std::uint8_t {
-  kTogether,  // one of them for all (fleet/placer.h), a peer delay there and another one back
+  kTogether,  // one of them for all (placer.h), a peer delay there and another one back
   kApart,     // each for what came in at it; it sees its own picks at once, and others' in reports
 };
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "fleet/placer.h"
+#include "sim/placer.h"
 
 namespace penstock::sim {
 
@@ -72,7 +72,7 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
   batches_.resize(setup.routers);
   std::vector<std::uint64_t> alive(setup.routers);
   std::iota(alive.begin(), alive.end(), 0);
-  placer_ = static_cast<std::uint32_t>(*fleet::placer_of(setup.seed, alive));
+  placer_ = static_cast<std::uint32_t>(*placer_of(setup.seed, alive));
   for (std::uint32_t i = 0; i < setup.routers; ++i) {
     fronts_.push_back(std::make_unique<Front>(
         make_policy(), static_cast<std::uint32_t>(workers_.size()), setup.index_budget_bytes,

@@ -1,4 +1,4 @@
-#include "fleet/placer.h"
+#include "sim/placer.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <map>
 #include <vector>
 
-namespace penstock::fleet {
+namespace penstock::sim {
 namespace {
 
 TEST(Placer, NobodyAliveNobodyPlaces) { EXPECT_FALSE(placer_of(1, {}).has_value()); }
@@ -35,4 +35,4 @@ TEST(Placer, PoolsAreSharedOutAndOnlyThoseOfTheOneThatLeavesMove) {
 }
 
 }  // namespace
-}  // namespace penstock::fleet
+}  // namespace penstock::sim

@@ -6,7 +6,7 @@
 
 #include "base/rng.h"
 
-namespace penstock::fleet {
+namespace penstock::sim {
 
 /// Which of several router replicas places the requests of one pool of workers: every replica that
 /// sees the same ones alive names the same (rendezvous hashing), and when one leaves only its own
@@ -31,4 +31,4 @@ namespace penstock::fleet {
   return best;
 }
 
-}  // namespace penstock::fleet
+}  // namespace penstock::sim
