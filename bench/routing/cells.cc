@@ -31,6 +31,15 @@ Setup smg(std::uint32_t routers) {
   return setup;
 }
 
+/// Families with a prefix nobody has seen before, whose KV events come late.
+Setup siblings(Nanos predict_for) {
+  Setup setup{.workers = 4};
+  setup.event_delay = milliseconds(50);
+  setup.predict_for = predict_for;
+  return setup;
+}
+
+constexpr std::string_view kSiblings = "siblings:rate=3";
 constexpr std::string_view kRepetition = "prefix-repetition";
 
 }  // namespace
@@ -75,6 +84,8 @@ std::span<const Cell> scoreboard_cells() {
       {"smg 4 routers, slow clock", kRepetition, qwen(smg(4))},
       {"agentic 4w", "agentic", {.workers = 4}},
       {"agentic 4w, 3x", "agentic", {.workers = 4, .speed = 3}},
+      {"siblings 4w", kSiblings, siblings({})},
+      {"siblings 4w, predicted", kSiblings, siblings(milliseconds(1000))},
       {"bursts 4w", "bursts", {.workers = 4}},
       {"poisson 4w 10/s", "poisson:rate=10", {.workers = 4}},
   };

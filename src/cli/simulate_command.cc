@@ -90,6 +90,7 @@ struct SimulateFlags {
   double peer_delay_ms = 1;
   double event_delay_ms = 0;
   double load_delay_ms = 0;
+  double predict_ms = 0;
   double fault_restart_every_s = 0;
   double fault_restart_takes_s = 10;
   std::uint32_t fault_retries = 2;
@@ -161,6 +162,11 @@ void declare_load(Command& command, SimulateFlags& f) {
   command.add("--speed", f.speed, "Arrivals so many times as fast as in the trace")
       .range(1e-3, 1e6);
   command
+  command
+      .add("--predict-ms", f.predict_ms,
+           "A prompt counts as cached where it was sent for so long, until the worker's events say "
+           "so, ms; 0: it does not")
+      .range(0.0, 1e6);
       .add("--concurrency", f.concurrency,
            "Closed loop: so many requests in flight, in the trace's order; 0: at its times")
       .range(0, 1 << 24);
@@ -264,11 +270,12 @@ Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
   setup.series = !f.plot.empty();
   setup.routers = f.routers;
   setup.placing = f.routers_apart ? sim::Placing::kApart : sim::Placing::kTogether;
-  setup.peer_delay = Nanos(std::llround(f.peer_delay_ms * 1e6));
-  setup.event_delay = Nanos(std::llround(f.event_delay_ms * 1e6));
-  setup.load_delay = Nanos(std::llround(f.load_delay_ms * 1e6));
-  setup.faults = {.restart_every = Nanos(std::llround(f.fault_restart_every_s * 1e9)),
-                  .restart_takes = Nanos(std::llround(f.fault_restart_takes_s * 1e9)),
+  if (f.peer_delay_ms) setup.peer_delay = from_ms(*f.peer_delay_ms);
+  setup.event_delay = from_ms(f.event_delay_ms);
+  setup.load_delay = from_ms(f.load_delay_ms);
+  setup.predict_for = from_ms(f.predict_ms);
+  setup.faults = {.restart_every = from_seconds(f.fault_restart_every_s),
+                  .restart_takes = from_seconds(f.fault_restart_takes_s),
                   .retries_max = f.fault_retries,
                   .deadline = Nanos(std::llround(f.fault_deadline_ms * 1e6)),
                   .event_loss = f.fault_event_loss,

@@ -269,6 +269,22 @@ TEST_F(PolicyTest, LatencyGivesANewPrefixAHomeWithRoom) {
   EXPECT_EQ(chosen(), std::set<Slot>{1});
 }
 
+TEST_F(PolicyTest, LatencyMindsLongStepsOnlyForAsLongAsTheAnswerMayBe) {
+  fleet(2);
+  // Full of KV, so that steps are long, or free of it, but with a prompt to compute first.
+  for (const Slot slot : slots_) {
+    ledger_.set_cost(slot, {.decode_use_ms = 20});
+    ledger_.report(slot,
+                   {.generation = 1, .kv_blocks_used = slot == 0 ? 70U : 0U, .kv_blocks_max = 100});
+  }
+  give(1, 1, 4000);
+  const auto policy = find_policy("latency")->make();
+  Question asked = question();
+  EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 1U);
+  asked.output_tokens_max = 1;
+  EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 0U);
+}
+
 TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
   fleet(4);
   for (const Slot slot : slots_) {
@@ -288,22 +304,6 @@ TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
   for (const auto& [slot, count] : counts) EXPECT_EQ(count, 2);
   std::ranges::sort(order);
   for (std::uint32_t i = 0; i < 8; ++i) EXPECT_EQ(order[i], i);
-TEST_F(PolicyTest, LatencyMindsLongStepsOnlyForAsLongAsTheAnswerMayBe) {
-  fleet(2);
-  // Full of KV, so that steps are long, or free of it, but with a prompt to compute first.
-  for (const Slot slot : slots_) {
-    ledger_.set_cost(slot, {.decode_use_ms = 20});
-    ledger_.report(slot,
-                   {.generation = 1, .kv_blocks_used = slot == 0 ? 70U : 0U, .kv_blocks_max = 100});
-  }
-  give(1, 1, 4000);
-  const auto policy = find_policy("latency")->make();
-  Question asked = question();
-  EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 1U);
-  asked.output_tokens_max = 1;
-  EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 0U);
-}
-
 }
 
 TEST_F(PolicyTest, LatencyPlansABurstOverWorkersThatHaveShownNothingYet) {
@@ -374,6 +374,20 @@ TEST(Router, R15_CreditsOnlyAContiguousPrefix) {
   EXPECT_EQ(router.place(request)->cached_blocks, 3U);
   index.removed(slot, kv::Tier::kDevice, std::vector<std::uint64_t>{12});
   EXPECT_EQ(router.place(request)->cached_blocks, 1U);
+}
+
+TEST(Router, WhatItGaveToAWorkerCountsAsCachedThereForAsLongAsItIsTold) {
+  fleet::Ledger ledger;
+  kv::PrefixIndex index({.context = "test", .shards = 1});
+  Router router(find_policy("dynamo")->make(), ledger, index, 1, std::chrono::milliseconds(100));
+  ASSERT_TRUE(ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth));
+  const std::vector<std::uint64_t> locals = {1, 2, 3};
+  RouteRequest request{.prompt_tokens = 200, .block_tokens = 64, .locals = locals};
+  EXPECT_EQ(router.place(request)->cached_blocks, 0U);
+  request.now += std::chrono::milliseconds(50);
+  EXPECT_EQ(router.place(request)->cached_blocks, 3U);
+  request.now += std::chrono::milliseconds(300);
+  EXPECT_EQ(router.place(request)->cached_blocks, 0U);
 }
 
 TEST(TimeModel, LearnsTheClockFromPasses) {

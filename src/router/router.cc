@@ -50,7 +50,7 @@ Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   }
   if (needs_.cached && (request.stage != Stage::kDecode || request.split)) {
     cached_.resize(fleet.slots());
-    match(request.locals, cached_);
+    match(request, cached_);
     // It will be there by the time this one is looked at.
     if (request.twin_at) cached_[*request.twin_at] = asked.prompt_blocks;
     asked.cached = cached_;
@@ -161,7 +161,7 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto cached = std::span(cached_).subspan(i * fleet.slots(), fleet.slots());
     questions_.push_back(question(requests[i], fleet, slots));
-    match(requests[i].locals, cached);
+    match(requests[i], cached);
     questions_.back().cached = cached;
     if (requests[i].tiers == nullptr) continue;
     const auto loads = std::span(loads_).subspan(i * fleet.slots(), fleet.slots());
@@ -178,10 +178,14 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
 }
 
 /// Slots that the index has never heard of hold nothing.
-void Router::match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const {
-  const kv::TierSet tiers =
-      predict_for_ > Nanos::zero() ? kv::kDeviceOnly | kv::kPredicted : kv::kDeviceOnly;
-  const std::size_t written = index_.match(locals, depths, tiers);
+void Router::match(const RouteRequest& request, std::span<std::uint32_t> depths) {
+  const bool predicts = predict_for_ > Nanos::zero();
+  if (predicts && request.now >= expire_at_) {
+    index_.expire(request.now);
+    expire_at_ = request.now + predict_for_ / 8;  // it takes as long as there are predictions
+  }
+  const kv::TierSet tiers = predicts ? kv::kDeviceOnly | kv::kPredicted : kv::kDeviceOnly;
+  const std::size_t written = index_.match(request.locals, depths, tiers);
   std::ranges::fill(depths.subspan(written), 0);
 }
 
@@ -258,10 +262,6 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
 
 void Router::predict(const RouteRequest& request, const Placement& placement) {
   if (predict_for_ <= Nanos::zero()) return;
-  if (request.now >= expire_at_) {
-    index_.expire(request.now);
-    expire_at_ = request.now + predict_for_;
-  }
   if (placement.cached_blocks == request.locals.size()) return;
   index_.predict(placement.worker, request.locals, request.now + predict_for_);
 }

@@ -131,7 +131,7 @@ class Router final {
                                 std::span<const Slot> slots);
   std::span<const Slot> in_reach(const RouteRequest& request, std::span<const Slot> slots);
   std::optional<Split> split(const RouteRequest& request, const Question& question);
-  void match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const;
+  void match(const RouteRequest& request, std::span<std::uint32_t> depths);
   static void look_up(const RouteRequest& request, std::span<const std::uint32_t> cached,
                       std::span<tiers::LoadChoice> loads);
   [[nodiscard]] Question question(const RouteRequest& request, const fleet::FleetView& fleet,

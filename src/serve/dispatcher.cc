@@ -78,7 +78,8 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
               .slots_max = static_cast<kv::Slot>(engines.size()) + options.joins_max,
               .seed = std::random_device{}()}),
       registry_(ledger_, index_, {.health = options.health, .follower = {}}),
-      router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
+      router_(make_policy(options.policy), ledger_, index_, std::random_device{}(),
+              options.predict_for),
       log_(options.decisions_max) {
   for (std::unique_ptr<engine::Engine>& engine : engines) add_own(std::move(engine), options);
 }
@@ -150,8 +151,8 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
       .now = now,
       .prompt_tokens = static_cast<std::uint32_t>(request.prompt.size()),
       .block_tokens = block_tokens_,
-      .locals = request.locals,
       .output_tokens_max = request.output_tokens_max,
+      .locals = request.locals,
       .prefix_key = mix64(request.locals.empty() ? kv::LocalHasher().block(request.prompt)
                                                  : request.locals.front()),
       .among = {},

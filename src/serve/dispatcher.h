@@ -37,6 +37,7 @@ struct DispatchOptions {
   std::string policy = "latency";     // of router::policies()
   std::uint32_t decisions_max = 256;  // the last ones are kept to be explained; 0: none
   std::size_t index_bytes_max = std::size_t{256} << 20;
+  Nanos predict_for{0};                 // Router::Router()
   std::uint32_t joins_max = 0;          // workers of other processes, at once
   fleet::WorkerHealth::Options health;  // of those; of those here, what is about results
   std::vector<fleet::Role> roles;       // of the engines of this process; those beyond: kBoth
