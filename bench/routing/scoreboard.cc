@@ -79,6 +79,7 @@ class Traces final {
     const std::string path =
         data_ + (name == "azure" ? "/azure_llm_code_2023.csv" : "/mooncake_conversation.jsonl");
     std::ifstream in(path);
+    if (!in) return must(invalid(fmt::format("cannot read {}: give its folder with --data", path)));
     return must(sim::read_trace(in, path, {}));
   }
 
@@ -229,11 +230,11 @@ int run(const Flags& f) {
              f.seeds);
   published(f, traces);
   scoreboard(f, traces);
-  if (f.only.empty() || f.only == "splitting") {
   if (f.only.empty() || f.only == "moments") {
     fmt::print("\n## Requests of one moment, mean TTFT / TPOT in ms\n");
     print_moments(traces.get("conversation", 0));
   }
+  if (f.only.empty() || f.only == "splitting") {
     fmt::print("\n## Prompts and answers on different workers\n");
     print_splitting(scoreboard_cells(), [&](std::string_view name) -> const sim::Trace& {
       return traces.get(name, 1);

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -61,10 +61,10 @@ std::string footer() {
 struct SimulateFlags {
   std::string trace;
   std::vector<std::string> policies = {std::string(router::policies().front().name)};
-  std::uint32_t workers = 8;
+  std::optional<std::uint32_t> workers;
   std::uint32_t prefill = 0;
-  bool split_when_better = false;
   std::uint32_t decode = 0;
+  bool split_when_better = false;
   std::uint64_t requests = 0;
   std::uint32_t trace_block_tokens = 512;
   double speed = 1;
@@ -78,8 +78,8 @@ struct SimulateFlags {
   std::uint32_t block_tokens = 64;
   std::uint32_t sequences_max = 256;
   std::uint32_t pass_tokens = 8192;
-  double transfer_gb_per_s = 64;
-  std::uint64_t kv_bytes_per_token = 131072;
+  std::optional<double> transfer_gb_per_s;
+  std::optional<double> kv_bytes_per_token;
   bool early_hand_over = false;
   std::uint32_t host_kv_blocks = 0;
   std::uint32_t disk_kv_blocks = 0;
@@ -87,7 +87,7 @@ struct SimulateFlags {
   double disk_gb_per_s = 12;
   std::uint32_t routers = 1;
   bool routers_apart = false;
-  double peer_delay_ms = 1;
+  std::optional<double> peer_delay_ms;
   double event_delay_ms = 0;
   double load_delay_ms = 0;
   double predict_ms = 0;
@@ -110,7 +110,7 @@ void declare_fleet(Command& command, SimulateFlags& f) {
   command.group("Fleet");
   command.add("--policy", f.policies, "Policies to compare, by name, comma between; or all")
       .separated_by(',');
-  command.add("--workers", f.workers, "Workers that prefill and decode")
+  command.add_optional("--workers", f.workers, "Workers that prefill and decode (default: 8)")
       .range(1U, sim::kWorkersMax);
   command
       .add("--prefill", f.prefill, "Workers that only prefill; with --decode, instead of --workers")
@@ -121,9 +121,13 @@ void declare_fleet(Command& command, SimulateFlags& f) {
   command.add("--sequences", f.sequences_max, "Requests a worker runs at once").range(1, 1 << 20);
   command.add("--pass-tokens", f.pass_tokens, "Tokens a worker computes in one pass")
       .range(1, 1 << 24);
-  command.add("--transfer-gb-s", f.transfer_gb_per_s, "Of KV from prefill to decode workers, GB/s")
+  command
+      .add_optional("--transfer-gb-s", f.transfer_gb_per_s,
+                    "Of KV from prefill to decode workers, GB/s (default: 64)")
       .range(1e-3, 1e6);
-  command.add("--kv-bytes-per-token", f.kv_bytes_per_token, "Size of one token's KV, bytes")
+  command
+      .add_optional("--kv-bytes-per-token", f.kv_bytes_per_token,
+                    "Size of one token's KV, bytes (default: 131072)")
       .range(0.0, 1e9);
   command.add_switch(
       "--early-hand-over", f.early_hand_over,
@@ -135,10 +139,18 @@ void declare_fleet(Command& command, SimulateFlags& f) {
       .range(1U, sim::kRoutersMax);
   command.add_switch("--routers-apart", f.routers_apart,
                      "Each places what comes in at it; otherwise one of them places all");
-  command.add("--peer-delay-ms", f.peer_delay_ms, "From one router to another, ms").range(0.0, 1e6);
+  command
+      .add_optional("--peer-delay-ms", f.peer_delay_ms,
+                    "From one router to another, ms (default: 1)")
+      .range(0.0, 1e6);
   command.add("--event-delay-ms", f.event_delay_ms, "From a worker's KV events to the routers, ms")
       .range(0.0, 1e6);
   command.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
+      .range(0.0, 1e6);
+  command
+      .add("--predict-ms", f.predict_ms,
+           "A prompt counts as cached where it was sent for so long, until the worker's events say "
+           "so, ms; 0: it does not")
       .range(0.0, 1e6);
 }
 
@@ -162,14 +174,14 @@ void declare_load(Command& command, SimulateFlags& f) {
   command.add("--speed", f.speed, "Arrivals so many times as fast as in the trace")
       .range(1e-3, 1e6);
   command
-  command
-      .add("--predict-ms", f.predict_ms,
-           "A prompt counts as cached where it was sent for so long, until the worker's events say "
-           "so, ms; 0: it does not")
-      .range(0.0, 1e6);
       .add("--concurrency", f.concurrency,
            "Closed loop: so many requests in flight, in the trace's order; 0: at its times")
       .range(0, 1 << 24);
+  command.add("--spread-ms", f.spread_ms, "Each request later by up to so much at random, ms")
+      .range(0.0, 1e9);
+  command.add_switch("--one-at-a-time", f.one_at_a_time,
+                     "Requests of one moment are placed one by one, as penstock serve does, not "
+                     "planned together");
   command.add("--requests", f.requests, "Only the trace's first so many; 0: all").range(0.0, 1e9);
   command
       .add("--trace-block-tokens", f.trace_block_tokens, "Tokens that a trace's hash id stands for")
@@ -183,11 +195,6 @@ void declare_faults(Command& command, SimulateFlags& f) {
   command
       .add("--fault-restart-every-s", f.fault_restart_every_s,
            "Each worker restarts so often on average, losing cache and requests, s; 0: never")
-  command.add("--spread-ms", f.spread_ms, "Each request later by up to so much at random, ms")
-      .range(0.0, 1e9);
-  command.add_switch("--one-at-a-time", f.one_at_a_time,
-                     "Requests of one moment are placed one by one, as penstock serve does, not "
-                     "planned together");
       .range(0.0, 1e9);
   command.add("--fault-restart-takes-s", f.fault_restart_takes_s, "and is away for so long, s")
       .range(0.0, 1e9);
@@ -230,6 +237,8 @@ void declare_report(Command& command, SimulateFlags& f) {
                      "Show progress even if standard error is no terminal");
 }
 
+Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
+
 /// The names asked for, once each; fails on an unknown one.
 Result<std::vector<std::string>> policies_of(const SimulateFlags& f) {
   std::vector<std::string> wanted;
@@ -241,14 +250,37 @@ Result<std::vector<std::string>> policies_of(const SimulateFlags& f) {
   return wanted;
 }
 
-Result<sim::Setup> setup_of(const SimulateFlags& f) {
-  if ((f.prefill > 0) != (f.decode > 0)) {
-Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
-
-    return fail(Code::kInvalidArgument, "--prefill and --decode need each other");
+/// Flags that would say nothing without others are refused.
+Result<void> check_partners(const SimulateFlags& f) {
+  if ((f.prefill > 0) != (f.decode > 0)) return invalid("--prefill and --decode need each other");
+  if (f.workers && f.prefill > 0) {
+    return invalid("--workers prefill and decode: not with --prefill and --decode");
   }
+  for (const auto& [given, flag] :
+       {std::pair{f.early_hand_over, "--early-hand-over"},
+        std::pair{f.split_when_better, "--split-when-better"},
+        std::pair{f.transfer_gb_per_s.has_value(), "--transfer-gb-s"},
+        std::pair{f.kv_bytes_per_token.has_value(), "--kv-bytes-per-token"}}) {
+    if (given && f.prefill == 0) {
+      return invalid(
+          fmt::format("{} says how KV gets from prefill to decode workers: it needs "
+                      "--prefill and --decode",
+                      flag));
+    }
+  }
+  for (const auto& [given, flag] : {std::pair{f.routers_apart, "--routers-apart"},
+                                    std::pair{f.peer_delay_ms.has_value(), "--peer-delay-ms"}}) {
+    if (given && f.routers == 1) {
+      return invalid(fmt::format("{} is about several routers: it needs --routers", flag));
+    }
+  }
+  return {};
+}
+
+Result<sim::Setup> setup_of(const SimulateFlags& f) {
+  if (Result<void> checked = check_partners(f); !checked) return std::unexpected(checked.error());
   sim::Setup setup;
-  setup.workers = f.prefill > 0 ? 0 : f.workers;
+  setup.workers = f.prefill > 0 ? 0 : f.workers.value_or(setup.workers);
   setup.prefill_workers = f.prefill;
   setup.split_when_better = f.split_when_better;
   setup.decode_workers = f.decode;
@@ -256,8 +288,10 @@ Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
   setup.model.block_tokens = f.block_tokens;
   setup.model.sequences_max = f.sequences_max;
   setup.model.pass_tokens_max = f.pass_tokens;
-  setup.transfer_bytes_per_ns = f.transfer_gb_per_s;
-  setup.kv_bytes_per_token = f.kv_bytes_per_token;
+  setup.transfer_bytes_per_ns = f.transfer_gb_per_s.value_or(setup.transfer_bytes_per_ns);
+  if (f.kv_bytes_per_token) {
+    setup.kv_bytes_per_token = static_cast<std::uint64_t>(*f.kv_bytes_per_token);
+  }
   setup.early_hand_over = f.early_hand_over;
   setup.tiers = {.host_blocks = f.host_kv_blocks,
                  .disk_blocks = f.disk_kv_blocks,
@@ -265,6 +299,7 @@ Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
                  .disk_bytes_per_ns = f.disk_gb_per_s};
   setup.speed = f.speed;
   setup.concurrency = f.concurrency;
+  setup.one_at_a_time = f.one_at_a_time;
   setup.seed = f.seed;
   setup.slo = {.ttft_ms = f.slo_ttft_ms, .itl_ms = f.slo_itl_ms};
   setup.series = !f.plot.empty();
@@ -277,11 +312,11 @@ Nanos from_ms(double ms) { return from_seconds(ms / 1e3); }
   setup.faults = {.restart_every = from_seconds(f.fault_restart_every_s),
                   .restart_takes = from_seconds(f.fault_restart_takes_s),
                   .retries_max = f.fault_retries,
-                  .deadline = Nanos(std::llround(f.fault_deadline_ms * 1e6)),
+                  .deadline = from_ms(f.fault_deadline_ms),
                   .event_loss = f.fault_event_loss,
                   .event_duplication = f.fault_event_duplicates,
                   .event_lateness = f.fault_event_late,
-                  .event_late = Nanos(std::llround(f.fault_event_late_ms * 1e6)),
+                  .event_late = from_ms(f.fault_event_late_ms),
                   .slow_workers = f.fault_slow_workers,
                   .slowdown = f.fault_slowdown};
   return setup;
@@ -309,7 +344,6 @@ class Bar final : public sim::Observer {
   Bar(bool show, std::string policy) : show_(show), policy_(std::move(policy)) {}
   ~Bar() override {
     if (drawn_) fmt::print(stderr, "\r{:<70}\r", "");
-  setup.one_at_a_time = f.one_at_a_time;
   }
 
   bool progress(std::uint64_t ended, std::uint64_t requests) override {
