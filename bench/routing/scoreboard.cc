@@ -79,7 +79,10 @@ class Traces final {
     const std::string path =
         data_ + (name == "azure" ? "/azure_llm_code_2023.csv" : "/mooncake_conversation.jsonl");
     std::ifstream in(path);
-    if (!in) return must(invalid(fmt::format("cannot read {}: give its folder with --data", path)));
+    if (!in) {
+      return must<sim::Trace>(
+          invalid(fmt::format("cannot read {}: give its folder with --data", path)));
+    }
     return must(sim::read_trace(in, path, {}));
   }
 
