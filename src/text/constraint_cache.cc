@@ -13,21 +13,26 @@
 
 namespace penstock::text {
 
+/// A rule for a pair of optional properties takes llama.cpp as long.
+static constexpr std::size_t kPairSteps = 50;
+
 Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_view param) {
   if (schema.empty()) return Constraint{};
   auto found = known_.find(schema);
   if (found == known_.end()) {
-    if (Result<void> fine = check_schema(schema, param); !fine) {
+    std::size_t pairs = 0;
+    if (Result<void> fine = check_schema(schema, param, &pairs); !fine) {
       return std::unexpected(fine.error());
     }
     const Result<std::string> merged = with_merged_all_of(schema, param);
     if (!merged) return std::unexpected(merged.error());
     if (*merged != schema) {
-      if (Result<void> fine = check_schema(*merged, param); !fine) {
+      if (Result<void> fine = check_schema(*merged, param, &pairs); !fine) {
         return std::unexpected(fine.error());
       }
     }
-    Known made{.schema = with_named_root(with_plain_root(*merged)), .gbnf = {}, .refs = {}};
+    Known made{
+        .schema = with_named_root(with_plain_root(*merged)), .gbnf = {}, .refs = {}, .steps = 0};
     made.refs = RefRules::of(made.schema);
     if (!RefRules().add(made.refs)) {
       made.schema = with_distinct_refs(made.schema, "V");
@@ -35,7 +40,10 @@ Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_vi
     }
     Result<std::string> gbnf = schema_to_gbnf(made.schema);
     if (!gbnf) return fail(gbnf.error().code, gbnf.error().message, std::string(param));
-    if (Result<void> fine = check_gbnf(*gbnf, param); !fine) return std::unexpected(fine.error());
+    if (Result<void> fine = check_gbnf(*gbnf, param, &made.steps); !fine) {
+      return std::unexpected(fine.error());
+    }
+    made.steps += kPairSteps * pairs;
     made.gbnf = std::move(*gbnf);
     if (made.schema == schema) made.schema.clear();
     std::size_t bytes = schema.size() + made.schema.size() + made.gbnf.size();
@@ -50,7 +58,8 @@ Result<Constraint> ConstraintCache::find(std::string_view schema, std::string_vi
   const auto& [given, known] = *found;
   return Constraint{.schema = known.schema.empty() ? given : known.schema,
                     .gbnf = known.gbnf,
-                    .refs = known.refs};
+                    .refs = known.refs,
+                    .steps = known.steps};
 }
 
 Result<std::string> schema_to_gbnf(std::string_view schema) {

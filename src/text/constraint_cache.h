@@ -17,6 +17,7 @@ struct Constraint {
   std::string_view schema;  // as llama.cpp is to see it: see schema_refs.h
   std::string_view gbnf;
   std::span<const RefRules::Rule> refs;
+  std::size_t steps = 0;  // what it takes to make and to check, in those of the searches
 };
 
 /// The grammars of the schemas that were asked for lately. Clients send the same tools with every
@@ -43,6 +44,7 @@ class ConstraintCache final {
     std::string schema;  // if not as it came
     std::string gbnf;
     RefRules::Rules refs;
+    std::size_t steps = 0;
   };
   std::unordered_map<std::string, Known, Hash, std::equal_to<>> known_;  // by schema
   std::size_t bytes_ = 0;

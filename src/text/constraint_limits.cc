@@ -134,6 +134,7 @@ class StackSearch {
     }
     return {};
   }
+  [[nodiscard]] std::size_t steps() const noexcept { return steps_; }
 
  private:
   using Stack = std::vector<std::uint32_t>;  // places in `elements`; the last is read next
@@ -301,7 +302,7 @@ class StackSearch {
 
 }  // namespace
 
-Result<void> check_gbnf(std::string_view gbnf, std::string_view param) {
+Result<void> check_gbnf(std::string_view gbnf, std::string_view param, std::size_t* steps) {
   // Grammars that are made of schemas are several times as long as these.
   if (gbnf.size() > 8 * kConstraintBytesMax) {
     return too_much("bytes", 8 * kConstraintBytesMax, param);
@@ -310,8 +311,12 @@ Result<void> check_gbnf(std::string_view gbnf, std::string_view param) {
   if (!grammar) return std::unexpected(grammar.error());
   Beginnings beginnings(*grammar, param);
   if (Result<void> fine = beginnings.run(); !fine) return fine;
-  if (Result<void> fine = StackSearch(*grammar, beginnings, param).run(); !fine) return fine;
-  return check_paths(*grammar, param);
+  StackSearch search(*grammar, beginnings, param);
+  if (Result<void> fine = search.run(); !fine) return fine;
+  std::size_t all = search.steps();
+  Result<void> fine = check_paths(*grammar, param, all);
+  if (steps != nullptr) *steps = all;
+  return fine;
 }
 
 }  // namespace penstock::text

@@ -35,6 +35,11 @@ inline constexpr std::size_t kWordCharactersMax = 20;  // of any other
 /// Steps of the searches for such ways, 20 to 120 ns each. Large schemas take a million.
 inline constexpr std::size_t kStackSearchMax = 2'000'000;
 
+// Of all tools of a request together, known from earlier requests or not.
+inline constexpr std::size_t kToolSchemasBytesMax = 512 << 10;
+inline constexpr std::size_t kToolGrammarsBytesMax = 2 << 20;      // of what the schemas become
+inline constexpr std::size_t kToolStepsMax = 2 * kStackSearchMax;  // of Constraint::steps
+
 // Of schemas.
 inline constexpr std::size_t kOptionalPropertiesMax = 100;  // of one object
 /// The squares of those numbers, summed over all objects: a rule each is made, about 5 us.
@@ -55,10 +60,14 @@ inline constexpr std::size_t kTypesMax = 7;  // JSON Schema knows no more
 inline constexpr std::size_t kCopiedNodesMax = 500'000;
 
 /// Fails with kInvalidArgument, naming the limit. What is no GBNF at all may pass: llama.cpp says
-/// so. `param`: the field to name, where the grammar was made of a schema.
-[[nodiscard]] Result<void> check_gbnf(std::string_view gbnf, std::string_view param = "grammar");
+/// so. `param`: the field to name, where the grammar was made of a schema. `steps`, unless null:
+/// gets those of the searches, of a grammar that passes.
+[[nodiscard]] Result<void> check_gbnf(std::string_view gbnf, std::string_view param = "grammar",
+                                      std::size_t* steps = nullptr);
 
-/// The same of a JSON schema. `param`: the field to name.
-[[nodiscard]] Result<void> check_schema(std::string_view schema, std::string_view param);
+/// The same of a JSON schema. `param`: the field to name. `optional_pairs`, unless null: gets what
+/// kOptionalPairsMax bounds, of a schema that passes.
+[[nodiscard]] Result<void> check_schema(std::string_view schema, std::string_view param,
+                                        std::size_t* optional_pairs = nullptr);
 
 }  // namespace penstock::text

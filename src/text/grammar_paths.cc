@@ -48,6 +48,8 @@ class PathSearch {
     return {};
   }
 
+  [[nodiscard]] std::size_t steps() const noexcept { return steps_; }
+
  private:
   /// A stack of places; equal stacks are one node.
   using Stack = std::uint32_t;
@@ -289,8 +291,11 @@ class PathSearch {
 
 }  // namespace
 
-Result<void> check_paths(const GbnfRules& grammar, std::string_view param) {
-  return PathSearch(grammar, param).run();
+Result<void> check_paths(const GbnfRules& grammar, std::string_view param, std::size_t& steps) {
+  PathSearch search(grammar, param);
+  Result<void> fine = search.run();
+  steps += search.steps();
+  return fine;
 }
 
 }  // namespace penstock::text

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
 #include "base/result.h"
@@ -14,7 +15,8 @@ namespace penstock::text {
 /// out of 24 levels of each recursion, which may read alike what they still have to. Words that
 /// lead to many ways only after fewer than others did are missed. Fails with kInvalidArgument;
 /// `param` is the field to name. Requires that what each rule begins with is bounded (no left
-/// recursion). Any thread.
-[[nodiscard]] Result<void> check_paths(const GbnfRules& grammar, std::string_view param);
+/// recursion). Adds the steps of its search to `steps`. Any thread.
+[[nodiscard]] Result<void> check_paths(const GbnfRules& grammar, std::string_view param,
+                                       std::size_t& steps);
 
 }  // namespace penstock::text

@@ -91,6 +91,8 @@ class SchemaCheck {
     return {};
   }
 
+  [[nodiscard]] std::size_t optional_pairs() const noexcept { return optional_pairs_; }
+
  private:
   enum class State : std::uint8_t { kNew, kOpen, kDone };
 
@@ -306,7 +308,8 @@ class SchemaCheck {
 
 }  // namespace
 
-Result<void> check_schema(std::string_view schema, std::string_view param) {
+Result<void> check_schema(std::string_view schema, std::string_view param,
+                          std::size_t* optional_pairs) {
   if (schema.size() > kConstraintBytesMax) return too_much("bytes", kConstraintBytesMax, param);
   if (schema.empty()) return {};
   dom::parser parser;
@@ -324,7 +327,10 @@ Result<void> check_schema(std::string_view schema, std::string_view param) {
         fmt::format("{}: not JSON that can be read: {}", param, simdjson::error_message(problem)),
         std::string(param));
   }
-  return SchemaCheck(root, param).run();
+  SchemaCheck check(root, param);
+  Result<void> fine = check.run();
+  if (optional_pairs != nullptr) *optional_pairs = check.optional_pairs();
+  return fine;
 }
 
 }  // namespace penstock::text

@@ -6,6 +6,7 @@
 #include <exception>
 #include <random>
 
+#include "text/constraint_error.h"
 #include "text/constraint_limits.h"
 #include "text/schema_refs.h"
 #include "text/tool_tags.h"
@@ -63,9 +64,25 @@ const std::string& split_mark() {
 Result<Constraints> check_constraints(const Conversation& c, ConstraintCache& cache) {
   Constraints checked;
   RefRules refs;
+  std::size_t schema_bytes = 0;
+  for (const ToolText& tool : c.tools) schema_bytes += tool.parameters.size();
+  if (schema_bytes > kToolSchemasBytesMax) {
+    return too_much("bytes of parameters together", kToolSchemasBytesMax, "tools");
+  }
+  std::size_t grammar_bytes = 0;
+  std::size_t steps = 0;
   for (std::size_t i = 0; i < c.tools.size(); ++i) {
     const Result<Constraint> fine = cache.find(c.tools[i].parameters, "tools");
     if (!fine) return std::unexpected(fine.error());
+    grammar_bytes += fine->gbnf.size();
+    if (grammar_bytes > kToolGrammarsBytesMax) {
+      return too_much("bytes of grammars together", kToolGrammarsBytesMax, "tools");
+    }
+    steps += fine->steps;
+    if (steps > kToolStepsMax) {
+      return too_much("steps needed together to make and check their grammars", kToolStepsMax,
+                      "tools");
+    }
     // All tools become one grammar, where definitions of one name are one rule.
     std::string& parameters = checked.tool_parameters.emplace_back(fine->schema);
     if (refs.add(fine->refs)) continue;

@@ -25,7 +25,8 @@ struct Constraints {
 };
 
 /// Before anything of llama.cpp's sees what the client wants to be enforced: the grammar of its
-/// schema, or its own, or an empty one. Grammars that llama.cpp makes for tool calls are not looked
+/// schema, or its own, or an empty one. What the tools of one request may cost is bounded together.
+/// Grammars that llama.cpp makes for tool calls are not looked
 /// at as a whole: those of some templates are too intricate for check_gbnf() to follow, and all
 /// that a client puts into them are the tools' schemas.
 [[nodiscard]] Result<Constraints> check_constraints(const Conversation& c, ConstraintCache& cache);
