@@ -103,11 +103,16 @@ class Server final : public HttpServer {
   [[nodiscard]] HttpServerStats stats() const override {
     HttpServerStats sum;
     sum.connections_open = shared_.connections_open.load(std::memory_order_relaxed);
+    sum.bodies_bytes = shared_.bodies_bytes.load(std::memory_order_relaxed);
+    sum.bodies_bytes_max = shared_.options.bodies_bytes_max;
     for (const auto& loop : loops_) {
       const ServerCounters& one = std::as_const(*loop).counters();
       sum.connections_accepted += one.accepted.value();
       sum.connections_refused += one.refused.value();
-      sum.bad_requests += one.bad_requests.value();
+      for (std::size_t i = 0; i < kRejections.size(); ++i) {
+        sum.rejected[i] += one.rejected[i].value();
+        sum.bad_requests += one.rejected[i].value();
+      }
       sum.clients_gone += one.clients_gone.value();
       // Ended first: an exchange that ends between the two reads must not make the difference wrap.
       const std::uint64_t ended = one.exchanges_ended.value();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <initializer_list>
@@ -33,6 +34,7 @@ struct HttpServerOptions {
   Nanos idle_timeout = std::chrono::seconds(75);    // keep-alive without a request: closed
   Nanos write_stall_timeout =
       std::chrono::seconds(30);  // no byte accepted by the peer: client gone
+  std::string answer_headers;    // whole lines that every answer carries: "Vary: Origin\r\n"
 };
 
 /// A parsed request. Views point into it and live as long as it does.
@@ -43,6 +45,10 @@ struct HttpRequest {
   std::string body;    // decoded; capacity exceeds size by kBodyPaddingBytes
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case, in order
   std::string peer;                                          // "127.0.0.1:51234"
+  /// What the answer carries as X-Request-Id. The client's own if that is 1 to kIdBytesMax
+  /// printable characters; else empty: for the handler to fill, or not.
+  std::string id;
+  static constexpr std::size_t kIdBytesMax = 128;
 
   [[nodiscard]] std::string_view path() const noexcept;   // up to '?', without scheme and host
   [[nodiscard]] std::string_view query() const noexcept;  // after '?', or empty
@@ -121,14 +127,20 @@ class HttpHandler {
   virtual void handle(Exchange& exchange) = 0;
 };
 
+/// What the server itself answers without asking the handler.
+inline constexpr std::array<int, 6> kRejections = {400, 408, 413, 431, 503, 505};
+
 struct HttpServerStats {  // totals over all loops, read without stopping them
   std::uint64_t connections_open = 0;
   std::uint64_t connections_accepted = 0;
   std::uint64_t connections_refused = 0;  // over connections_max
   std::uint64_t requests = 0;
-  std::uint64_t bad_requests = 0;  // answered by the server itself (400, 408, 413, 431, 503, 505)
+  std::uint64_t bad_requests = 0;  // answered by the server itself, in all
+  std::array<std::uint64_t, kRejections.size()> rejected{};  // and by status
   std::uint64_t clients_gone = 0;
   std::uint64_t exchanges_open = 0;  // answers not complete, or not all of them sent
+  std::size_t bodies_bytes = 0;      // of HttpServerOptions::bodies_bytes_max, taken now
+  std::size_t bodies_bytes_max = 0;
   Nanos loop_lag_max{};  // the latest a loop's tick ever came: one turn kept the loop at least so
                          // long
 };

@@ -30,6 +30,8 @@ void append_head(std::string& out, const AnswerHead& head) {
                  std::string_view(reason.data(), reason.size()));
   if (!head.content_type.empty()) append_header(out, "Content-Type", head.content_type);
   for (const HttpHeader& header : head.headers) append_header(out, header.name, header.value);
+  if (!head.request_id.empty()) append_header(out, "X-Request-Id", head.request_id);
+  out.append(head.lines);
   if (head.content_length && has_body(head.status)) {
     fmt::format_to(std::back_inserter(out), "Content-Length: {}\r\n", *head.content_length);
   }

@@ -21,6 +21,8 @@ struct AnswerHead {
   bool keep_alive = true;
   bool http_1_0 = false;  // the client's version, which needs keep-alive told
   std::span<const HttpHeader> headers;
+  std::string_view request_id;  // empty: none
+  std::string_view lines;       // more headers, each with the end of its line
 };
 
 /// Appends it, empty line included, to `out`. Control characters in header fields become spaces,

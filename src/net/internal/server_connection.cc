@@ -23,6 +23,11 @@ std::size_t input_bytes_max(const HttpServerOptions& options) noexcept {
   return std::max(options.header_bytes_max, InputBuffer::kInlineBytes);
 }
 
+bool is_request_id(std::string_view text) {
+  return !text.empty() && text.size() <= HttpRequest::kIdBytesMax &&
+         std::ranges::all_of(text, [](char c) { return c > ' ' && c <= '~'; });
+}
+
 std::string describe_peer(const TcpSocket& socket) {
   ErrorCode failure;
   const auto peer = socket.remote_endpoint(failure);
@@ -160,6 +165,8 @@ void ServerConnection::dispatch() {
   server_.counters().requests.add();
   counted_ = true;
   request_.peer = peer_;
+  const std::string_view id = request_.header("x-request-id");
+  request_.id = is_request_id(id) ? id : std::string_view();
   watch();
   server_.handler().handle(*this);
 }
@@ -249,7 +256,11 @@ void ServerConnection::client_gone() {
 }
 
 void ServerConnection::reject(const HttpFault& fault, std::initializer_list<HttpHeader> headers) {
-  if (!refused_) server_.counters().bad_requests.add();
+  if (!refused_) {
+    const auto found = std::ranges::find(kRejections, fault.status);
+    CHECK(found != kRejections.end());
+    server_.counters().rejected[static_cast<std::size_t>(found - kRejections.begin())].add();
+  }
   const std::string body = to_json(fault);
   std::string& head = server_.scratch();
   head.clear();
@@ -257,7 +268,8 @@ void ServerConnection::reject(const HttpFault& fault, std::initializer_list<Http
                      .content_type = "application/json",
                      .content_length = body.size(),
                      .keep_alive = false,
-                     .headers = std::span(headers.begin(), headers.size())});
+                     .headers = std::span(headers.begin(), headers.size()),
+                     .lines = server_.options().answer_headers});
   state_ = State::kFlushing;
   close_after_ = true;
   send({head, body});

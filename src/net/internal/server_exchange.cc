@@ -34,7 +34,9 @@ void ServerConnection::respond(int status, std::string_view content_type, std::s
                      .content_length = body.size(),
                      .keep_alive = keeps_alive(),
                      .http_1_0 = parser_.http_1_0(),
-                     .headers = std::span(headers.begin(), headers.size())});
+                     .headers = std::span(headers.begin(), headers.size()),
+                     .request_id = request_.id,
+                     .lines = server_.options().answer_headers});
   close_after_ = !keeps_alive();
   const bool bodiless = request_.method == HttpRequest::Method::kHead || !has_body(status);
   send({head, bodiless ? std::string_view() : body});
@@ -58,7 +60,9 @@ void ServerConnection::start_stream(std::string_view content_type,
                      .chunked = chunked_,
                      .keep_alive = !close_after_,
                      .http_1_0 = parser_.http_1_0(),
-                     .headers = std::span(all).first(headers.size() + 2)});
+                     .headers = std::span(all).first(headers.size() + 2),
+                     .request_id = request_.id,
+                     .lines = server_.options().answer_headers});
   unsent_.append(head);
 }
 
@@ -113,6 +117,7 @@ void ServerConnection::end_exchange() {
   std::exchange(transaction_, nullptr).reset();
   request_.headers.clear();
   clear_and_shrink(request_.target);
+  clear_and_shrink(request_.id);
   release_body();
   clear_and_shrink(chunk_);
   if (unsent_.empty()) {

@@ -47,7 +47,7 @@ struct ServerCounters {
   LoopCounter accepted;
   LoopCounter refused;
   LoopCounter requests;
-  LoopCounter bad_requests;
+  std::array<LoopCounter, kRejections.size()> rejected;
   LoopCounter clients_gone;
   LoopCounter exchanges_ended;
   LoopCounter lag_ns_max;
