@@ -40,8 +40,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     CHECK(!message.role.empty());
     CHECK_EQ(message.role == "tool", !message.tool_call_id.empty());
     CHECK(message.role == "assistant" || message.tool_calls.empty());
-    CHECK(!message.content_is_null || !message.tool_calls.empty());
-    CHECK(!message.content_is_null || message.content.empty());
   }
   for (const Tool& tool : request->tools) {
     CHECK(!tool.name.empty());

@@ -37,9 +37,8 @@ struct ToolCall {
 };
 
 struct ChatMessage {
-  std::string role;              // system, developer, user, assistant, tool (function is refused)
-  std::string content;           // text parts of an array are joined by '\n'; null is empty
-  bool content_is_null = false;  // null or absent; only an assistant with tool_calls may do that
+  std::string role;     // system, developer, user, assistant, tool (function is refused)
+  std::string content;  // text parts of an array are joined by '\n'; null is empty
   std::string name;
   std::string reasoning_content;
   std::vector<ToolCall> tool_calls;  // assistant only
@@ -51,7 +50,6 @@ struct Tool {
   std::string name;
   std::string description;
   std::string parameters;  // JSON schema text; empty: no arguments
-  bool strict = false;
   friend bool operator==(const Tool&, const Tool&) = default;
 };
 
@@ -158,6 +156,7 @@ struct AnswerHead {
   std::string id;            // "chatcmpl-..." or "cmpl-..."
   std::int64_t created = 0;  // Unix seconds
   std::string model;
+  std::string fingerprint;  // system_fingerprint; empty: not shown
 };
 
 /// Appends `text` as a JSON string with quotes. Bytes that are no UTF-8 become U+FFFD.

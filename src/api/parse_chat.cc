@@ -22,6 +22,7 @@ struct ChatState : GenerationState {
   std::optional<std::uint32_t> max_completion_tokens;
   std::optional<bool> add_generation_prompt;
   std::string_view reasoning_effort;
+  std::string schema;  // by another name than response_format
 };
 
 using KeywordArguments = std::vector<std::pair<std::string, std::string>>;
@@ -79,6 +80,15 @@ void read_modalities(JsonReader& json, ChatState&) {
   }
 }
 
+/// json_schema as llama-server takes it, guided_json as vLLM does.
+void read_schema(JsonReader& json, ChatState& state) {
+  if (!state.schema.empty()) {
+    json.fail("json_schema and guided_json are the same, give one of the two");
+    return;
+  }
+  read_object_text(json, state.schema);
+}
+
 void read_max_tokens(JsonReader& json, ChatState& state) {
   read_int(json, 1, kIntMax, state.request.max_tokens.emplace());
 }
@@ -96,6 +106,8 @@ constexpr FieldTable kChatFields(std::to_array<Field<ChatState>>({
      [](JsonReader& j, ChatState& s) { read_bool(j, s.request.parallel_tool_calls); }},
     {"response_format",
      [](JsonReader& j, ChatState& s) { read_response_format(j, s.request.response_format); }},
+    {"json_schema", read_schema},
+    {"guided_json", read_schema},
     {"max_tokens", read_max_tokens},
     {"max_completion_tokens", read_max_completion_tokens},
     {"logprobs", [](JsonReader& j, ChatState& s) { read_bool(j, s.logprobs); }},
@@ -121,8 +133,15 @@ constexpr FieldTable kChatFields(std::to_array<Field<ChatState>>({
 }));
 
 /// Brings what several fields say together into the request.
-void settle(ChatState& state) {
+void settle(JsonReader& json, ChatState& state) {
   ChatRequest& request = state.request;
+  if (!state.schema.empty()) {
+    if (request.response_format.kind != ResponseFormat::Kind::kText) {
+      json.fail_below("response_format", "cannot be combined with json_schema or guided_json");
+    }
+    request.response_format = {.kind = ResponseFormat::Kind::kJsonSchema,
+                               .schema = std::move(state.schema)};
+  }
   if (state.max_completion_tokens) request.max_tokens = state.max_completion_tokens;
   if (state.logprobs) request.top_logprobs = state.top_logprobs.value_or(0);
   request.add_generation_prompt =
@@ -169,7 +188,7 @@ Result<ChatRequest> parse_chat_request(std::string_view body) {
       continue;
     note_unknown_field(key, request.unknown_fields);
   }
-  settle(state);
+  settle(json, state);
   finish_generation(json, state);
   check(json, state);
   if (!json.ok()) return std::unexpected(json.take_error());

@@ -25,6 +25,10 @@ void read_suffix(JsonReader& json, CompletionState&) {
   }
 }
 
+void refuse_schema(JsonReader& json, CompletionState&) {
+  json.fail("taken by /v1/chat/completions only, use grammar (GBNF) here");
+}
+
 constexpr FieldTable kCompletionFields(std::to_array<Field<CompletionState>>({
     {"prompt", read_prompt},
     {"max_tokens",
@@ -37,6 +41,9 @@ constexpr FieldTable kCompletionFields(std::to_array<Field<CompletionState>>({
     {"best_of",
      [](JsonReader& j, CompletionState& s) { read_int(j, 1, kChoicesMax, s.best_of.emplace()); }},
     {"suffix", read_suffix},
+    {"response_format", refuse_schema},
+    {"json_schema", refuse_schema},
+    {"guided_json", refuse_schema},
 }));
 
 void check(JsonReader& json, const CompletionState& state) {

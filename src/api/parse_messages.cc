@@ -233,7 +233,6 @@ void read_messages(JsonReader& json, std::vector<ChatMessage>& messages) {
     if (!room_for_one(json, kMessagesMax)) return;
     MessageState state{messages.emplace_back()};
     kMessageFields.read_object(json, state);
-    state.message.content_is_null = !state.has_content;
     check(json, state);
   }
   if (messages.empty()) json.fail("expected at least one message");

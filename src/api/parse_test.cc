@@ -231,7 +231,6 @@ TEST(ParseMessage, JoinsTextParts) {
       {"type":"text","text":"\"c\"","cache_control":{"type":"ephemeral"}}]})");
   EXPECT_EQ(parts.content, "a\n\n\"c\"");
   EXPECT_EQ(parts.name, "bob");
-  EXPECT_FALSE(parts.content_is_null);
   EXPECT_EQ(
       message(R"({"role":"assistant","content":[{"type":"refusal","refusal":"no"}]})").content,
       "no");
@@ -247,13 +246,11 @@ TEST(ParseMessage, TakesToolCallsWithoutContent) {
     std::string json(content);
     json += call;
     const ChatMessage parsed = message(json);
-    EXPECT_TRUE(parsed.content_is_null);
     EXPECT_EQ(parsed.content, "");
     ASSERT_EQ(parsed.tool_calls.size(), 2U);
     EXPECT_EQ(parsed.tool_calls[0], (ToolCall{"c1", "f", R"({"a":1})"}));
     EXPECT_EQ(parsed.tool_calls[1], (ToolCall{"c2", "g.h-1", R"({ "b" : [1, 2.50] })"}));
   }
-  EXPECT_FALSE(message(R"({"role":"assistant","content":""})").content_is_null);
 }
 
 TEST(ParseMessage, KeepsReasoning) {
@@ -284,8 +281,8 @@ TEST(ParseTools, KeepsTheSchemaAsItWasWritten) {
   ASSERT_EQ(request.tools.size(), 2U);
   EXPECT_EQ(request.tools[0],
             (Tool{"get_weather.v2-x", "d",
-                  R"({"type":"object", "properties":{"n":{"const":9007199254740993}}})", true}));
-  EXPECT_EQ(request.tools[1], (Tool{"plain", "", "", false}));
+                  R"({"type":"object", "properties":{"n":{"const":9007199254740993}}})"}));
+  EXPECT_EQ(request.tools[1], (Tool{"plain", "", ""}));
   EXPECT_EQ(request.tool_choice, ToolChoice{});
   EXPECT_TRUE(request.parallel_tool_calls);
 }

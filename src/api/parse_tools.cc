@@ -42,18 +42,20 @@ constexpr std::string_view kMissingName = "missing, expected a function's name";
 
 struct ToolState {
   Tool& tool;
+  bool strict = false;  // a call's arguments are always held to their schema
   bool has_type = false;
   bool has_function = false;
 };
 
 void read_tool_function(JsonReader& json, ToolState& state) {
-  static constexpr FieldTable kFields(std::to_array<Field<Tool>>({
-      {"name", [](JsonReader& j, Tool& t) { read_function_name(j, t.name); }},
-      {"description", [](JsonReader& j, Tool& t) { read_string(j, t.description); }},
-      {"parameters", [](JsonReader& j, Tool& t) { read_object_text(j, t.parameters); }},
-      {"strict", [](JsonReader& j, Tool& t) { read_bool(j, t.strict); }},
+  using State = ToolState;
+  static constexpr FieldTable kFields(std::to_array<Field<State>>({
+      {"name", [](JsonReader& j, State& s) { read_function_name(j, s.tool.name); }},
+      {"description", [](JsonReader& j, State& s) { read_string(j, s.tool.description); }},
+      {"parameters", [](JsonReader& j, State& s) { read_object_text(j, s.tool.parameters); }},
+      {"strict", [](JsonReader& j, State& s) { read_bool(j, s.strict); }},
   }));
-  kFields.read_object(json, state.tool);
+  kFields.read_object(json, state);
   state.has_function = true;
   if (state.tool.name.empty()) json.fail_below("name", kMissingName);
 }

@@ -100,6 +100,19 @@ void read_range(JsonReader& json, GenerationState& state) {
   read_float(json, {min, max, without_min}, (state.params.*member).emplace());
 }
 
+/// llama-server's name for it.
+void read_repeat_penalty(JsonReader& json, GenerationState& state) {
+  if (state.params.repetition_penalty) {
+    json.fail("the same as repetition_penalty, give one of the two");
+    return;
+  }
+  read_float(json, {0, 2, true}, state.params.repetition_penalty.emplace());
+}
+
+void refuse_constraint(JsonReader& json, GenerationState&) {
+  json.fail("not taken here, use grammar (GBNF) or, in chat, response_format with a JSON schema");
+}
+
 constexpr FieldTable kGenerationFields(std::to_array<Field<GenerationState>>({
     {"model", [](JsonReader& j, GenerationState& s) { read_nonempty_string(j, s.params.model); }},
     {"stream", [](JsonReader& j, GenerationState& s) { read_bool(j, s.params.stream); }},
@@ -114,6 +127,7 @@ constexpr FieldTable kGenerationFields(std::to_array<Field<GenerationState>>({
      [](JsonReader& j, GenerationState& s) { read_int(j, -1, kIntMax, s.params.top_k.emplace()); }},
     {"frequency_penalty", read_range<&GenerationParams::frequency_penalty, -2.0, 2.0>},
     {"presence_penalty", read_range<&GenerationParams::presence_penalty, -2.0, 2.0>},
+    {"repeat_penalty", read_repeat_penalty},
     {"repetition_penalty", read_range<&GenerationParams::repetition_penalty, 0.0, 2.0, true>},
     {"seed", [](JsonReader& j, GenerationState& s) { read_seed(j, s.params.seed.emplace()); }},
     {"stop", read_stop},
@@ -129,6 +143,13 @@ constexpr FieldTable kGenerationFields(std::to_array<Field<GenerationState>>({
     {"user", [](JsonReader& j, GenerationState& s) { read_string(j, s.params.user); }},
     {"return_token_ids",
      [](JsonReader& j, GenerationState& s) { read_bool(j, s.params.return_token_ids); }},
+    // Other servers' names for what binds an answer: passed over, it would come unbound.
+    {"guided_regex", refuse_constraint},
+    {"guided_choice", refuse_constraint},
+    {"guided_grammar", refuse_constraint},
+    {"structured_outputs", refuse_constraint},
+    {"regex", refuse_constraint},
+    {"ebnf", refuse_constraint},
     // Of OpenAI's own service: storage, billing, abuse handling, speed-ups. An answer is the same
     // without them.
     {"metadata"},
@@ -156,9 +177,6 @@ void finish_generation(JsonReader& json, GenerationState& state) {
   if (params.model.empty()) json.fail_below("model", "missing, expected the name of a model");
   if (state.has_stream_options && !params.stream) {
     json.fail_below("stream_options", "only allowed when stream is true");
-  }
-  if (params.n > 1 && params.temperature == 0.0F) {
-    json.fail_below("n", "several choices would be the same one at temperature 0");
   }
   if (params.max_tokens && params.min_tokens > *params.max_tokens) {
     json.fail_below("min_tokens", fmt::format("{} is more than the {} that max_tokens allows",

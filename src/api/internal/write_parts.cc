@@ -15,6 +15,10 @@ void append_head(std::string& out, const AnswerHead& head, std::string_view obje
   append_int(out, head.created);
   out += R"(,"model":)";
   append_json_string(out, head.model);
+  if (!head.fingerprint.empty()) {
+    out += R"(,"system_fingerprint":)";
+    append_json_string(out, head.fingerprint);
+  }
   out += R"(,"choices":[)";
 }
 

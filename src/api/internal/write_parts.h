@@ -11,7 +11,7 @@ namespace penstock::api {
 
 /// Pieces that chat and completion answers have in common; all append to `out`.
 
-/// {"id":"...","object":"...","created":0,"model":"...","choices":[
+/// {"id":"...","object":"...","created":0,"model":"...","system_fingerprint":"...","choices":[
 void append_head(std::string& out, const AnswerHead& head, std::string_view object);
 
 /// {"prompt_tokens":..., ...}
