@@ -514,4 +514,19 @@ std::uint64_t Dispatcher::in_flight() const {
   return ledger_.in_flight();
 }
 
+std::uint64_t Dispatcher::requests_max() const {
+  const std::lock_guard lock(mutex_);
+  const fleet::FleetView fleet = ledger_.view();
+  std::uint64_t sum = 0;
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    if (workers_[slot] == nullptr || fleet.role[slot] == fleet::Role::kPrefill) continue;
+    const fleet::WorkerState state = fleet.state[slot];
+    if (state != fleet::WorkerState::kReady && state != fleet::WorkerState::kSuspect) continue;
+    if (!workers_[slot]->engine->connected()) continue;
+    const engine::EngineInfo& info = workers_[slot]->engine->info();
+    sum += std::uint64_t{info.sequences_max} + info.queue_max;
+  }
+  return sum;
+}
+
 }  // namespace penstock::serve

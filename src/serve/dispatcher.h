@@ -264,6 +264,9 @@ class Dispatcher final {
   [[nodiscard]] std::span<const std::string_view> terms() const noexcept { return terms_; }
   /// Placed and not given back.
   [[nodiscard]] std::uint64_t in_flight() const;
+  /// What the workers that answer take at once, running and waiting. 0: none of them takes requests
+  /// now.
+  [[nodiscard]] std::uint64_t requests_max() const;
 
  private:
   friend class Assignment;

@@ -120,6 +120,20 @@ TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAn
   EXPECT_EQ(place()->worker(), 0U);
 }
 
+TEST_F(DispatcherFleetTest, WhatTheWorkersTakeAtOnceIsThatOfThoseThatAnswer) {
+  EXPECT_EQ(dispatcher_.requests_max(), 0U);
+  const auto a = join("a", "host:1");
+  join("b", "host:2");
+  EXPECT_EQ(dispatcher_.requests_max(), 2U * info_.sequences_max);
+  EXPECT_TRUE(dispatcher_.set_role(1, fleet::Role::kPrefill));
+  EXPECT_EQ(dispatcher_.requests_max(), info_.sequences_max);
+  a->connected = false;
+  EXPECT_EQ(dispatcher_.requests_max(), 0U);
+  a->connected = true;
+  dispatcher_.leave("a");
+  EXPECT_EQ(dispatcher_.requests_max(), 0U);
+}
+
 TEST_F(DispatcherFleetTest, ARoleThatWasSetIsThatOfTheProcessAlsoWhenItIsStartedAgain) {
   const auto roles = [&] {
     std::map<std::string, fleet::Role> all;
