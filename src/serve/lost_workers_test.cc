@@ -113,7 +113,7 @@ class LostWorkersTest : public ServiceTest {
     join(engine::WorkerRole::kPrefill);
   }
   void join(engine::WorkerRole role) {
-    constexpr const char* kNames[] = {"prompt", "answer 1", "answer 2", "whole"};
+    constexpr const char* kNames[] = {"prompt", "answer-1", "answer-2", "whole"};
     const std::string name = kNames[engines_.size()];
     engines_.push_back(std::make_unique<ScriptedEngine>(name, info_, script_));
     auto server = engine::EngineServer::start({.instance = name}, *engines_.back(), clock_);
