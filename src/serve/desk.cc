@@ -10,7 +10,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "serve/embedding.h"
 #include "serve/generation.h"
+#include "text/constraint_limits.h"
 
 namespace penstock::serve {
 namespace {
@@ -151,12 +153,9 @@ void Desk::hand_out(std::vector<engine::Output>& outputs) {
 
 void Desk::sweep() {
   const TimePoint now = clock().now();
-  const std::vector<Generation*> all(generations_.begin(), generations_.end());
-  for (Generation* g : all) g->sweep(now);
-  if (!generations_.empty()) {
-    sweep_timer_ = loop_.after(std::chrono::seconds(1), [this] { sweep(); });
-    return;
-  }
+  const std::vector<LiveRequest*> all(live_.begin(), live_.end());
+  for (LiveRequest* request : all) request->sweep(now);
+  if (!live_.empty()) return sweep_later();
   sweep_timer_.reset();
   // What long prompts left between the caches' blocks: 15 MiB after a burst of 240 kB prompts.
   if (!std::exchange(large_seen_, false)) return;
@@ -164,38 +163,58 @@ void Desk::sweep() {
   malloc_trim(0);
 }
 
+/// So often that no heartbeat comes late by more than half of its time.
+void Desk::sweep_later() {
+  constexpr Nanos kOften = std::chrono::milliseconds(50);
+  constexpr Nanos kSeldom = std::chrono::seconds(1);
+  sweep_timer_ =
+      loop_.after(std::clamp(options().heartbeat / 2, kOften, kSeldom), [this] { sweep(); });
+}
+
+void Desk::shut_down(const Error& error) {
+  const std::vector<LiveRequest*> all(live_.begin(), live_.end());
+  for (LiveRequest* request : all) {
+    metrics().cancelled("shutdown");
+    request->fail_with(error);
+  }
+}
+
 std::vector<Token> Desk::encode(const text::Tokenizer& tokenizer,
                                 std::span<const text::Piece> pieces) {
   encoded_.clear();
+  const text::TokenizerCache::Stats before = tokenizer_cache_.stats();
   tokenizer.encode(pieces, true, tokenizer_cache_, encoded_);
+  metrics().looked_up(before, tokenizer_cache_.stats());
   return {encoded_.begin(), encoded_.end()};
 }
 
-void Desk::launch(net::Exchange& exchange, std::unique_ptr<Generation> generation) {
+void Desk::launch(net::Exchange& exchange, std::unique_ptr<LiveRequest> request) {
   if (std::string& body = exchange.request().body; body.size() >= kLargeBodyBytes) {
     large_seen_ = true;
-    std::string().swap(body);  // all of it is in the generation, however long that lasts
+    std::string().swap(body);  // all of it is in the request's state, however long that lasts
   }
-  generation->start(exchange);
-  exchange.own(std::move(generation));
-  if (sweep_timer_ == nullptr) {
-    sweep_timer_ = loop_.after(std::chrono::seconds(1), [this] { sweep(); });
+  request->exchange_ = &exchange;
+  exchange.own(std::move(request));
+  if (sweep_timer_ == nullptr) sweep_later();
+}
+
+Result<void> Desk::check_model(std::string_view name, std::span<const std::string> unknown_fields,
+                               const ServedModel& model) {
+  if (!unknown_fields.empty()) {
+    metrics().unknown_fields(unknown_fields.size());
+    if (log::enabled(log::Level::kDebug)) {
+      log::debug("request fields ignored, not known: {}", fmt::join(unknown_fields, ", "));
+    }
   }
+  if (model.answers_to(name)) return {};
+  return fail(Code::kModelNotFound,
+              fmt::format("the model \"{}\" is not served here; available: {}", name.substr(0, 60),
+                          fmt::join(model.names(), ", ")),
+              "model");
 }
 
 Result<void> Desk::check_fields(const api::GenerationParams& p, const ServedModel& model) {
-  if (!p.unknown_fields.empty()) {
-    metrics().unknown_fields(p.unknown_fields.size());
-    if (log::enabled(log::Level::kDebug)) {
-      log::debug("request fields ignored, not known: {}", fmt::join(p.unknown_fields, ", "));
-    }
-  }
-  if (!model.answers_to(p.model)) {
-    return fail(Code::kModelNotFound,
-                fmt::format("the model \"{}\" is not served here; available: {}",
-                            p.model.substr(0, 60), fmt::join(model.names(), ", ")),
-                "model");
-  }
+  if (Result<void> fine = check_model(p.model, p.unknown_fields, model); !fine) return fine;
   if (model.info().embeds_only) {
     return fail(
         Code::kUnprocessable,
@@ -279,65 +298,136 @@ Result<std::uint32_t> tokens_to_answer(const api::GenerationParams& p, std::size
   return std::min(wanted, room);
 }
 
-Error Desk::too_many() const {
-  return {Code::kOverloaded,
-          fmt::format("{} requests are in flight already", options().in_flight_max), "", 1};
+namespace {
+
+/// Many empty messages cost as much as few long ones: each is laid out, and is a token at least.
+Result<void> check_sizes(const text::Conversation& c, const ServedModel& model) {
+  const std::uint32_t context = model.info().context_tokens_max;
+  if (c.messages.size() >= context) {
+    return fail(Code::kContextLength,
+                fmt::format("{} messages cannot fit in the {} tokens that this server holds for "
+                            "prompt and answer together",
+                            c.messages.size(), context),
+                "messages");
+  }
+  std::size_t bytes = 0;
+  for (const text::Message& m : c.messages) {
+    bytes += m.content.size() + m.reasoning.size() + m.name.size();
+    for (const text::ToolCallText& call : m.tool_calls) {
+      bytes += call.name.size() + call.arguments.size();
+    }
+  }
+  if (Result<void> fits = check_text_size(bytes, model, "messages"); !fits) return fits;
+  for (const text::ToolText& tool : c.tools) {
+    bytes += tool.name.size() + tool.description.size() + tool.parameters.size();
+  }
+  return check_text_size(bytes, model, "tools");
 }
 
-void Desk::chat(net::Exchange& exchange, ServedModel& model) {
+/// Each choice follows a grammar of its own, made of the same text.
+Result<void> check_grammars(std::size_t choices, std::size_t gbnf_bytes) {
+  constexpr std::size_t kGrammarsBytesMax = 4 << 20;
+  if (choices <= 1 || choices * gbnf_bytes <= kGrammarsBytesMax) return {};
+  return fail(Code::kInvalidArgument,
+              fmt::format("n: {} choices that follow a grammar of {} KiB each; {} KiB together are "
+                          "allowed: ask for fewer choices, or less to be enforced",
+                          choices, gbnf_bytes >> 10, kGrammarsBytesMax >> 10),
+              "n");
+}
+
+/// More choices than the workers can hold would be told to come back again and again.
+Result<void> check_choices(std::size_t choices, std::string_view param, ServedModel& model) {
+  if (choices <= 1) return {};
+  const std::uint64_t most = model.dispatcher().requests_max();
+  if (most == 0 || choices <= most) return {};  // without workers: they may come
+  return fail(Code::kInvalidArgument,
+              fmt::format("{}: {} choices in all, and the workers here take {} at once, those that "
+                          "wait included: ask for fewer",
+                          param, choices, most),
+              std::string(param));
+}
+
+/// What of a chat request its grammar was made of.
+std::string_view constraint_of(const api::ChatRequest& r, bool calls_tools) {
+  if (calls_tools) return "tools";
+  return r.grammar.empty() ? "response_format" : "grammar";
+}
+
+/// An engine knows nothing of the fields that a grammar came from.
+Error named(Error error, std::string_view param) {
+  if (error.code == Code::kUnprocessable && error.param.empty()) error.param = param;
+  return error;
+}
+
+}  // namespace
+
+Result<Permit> Desk::admit() {
+  if (Permit permit = service_.admit()) return permit;
+  return std::unexpected(
+      Error{Code::kOverloaded,
+            fmt::format("{} requests are in flight already", options().in_flight_max), "", 1});
+}
+
+/// The client that named the request itself is told that name; the answer's own name is in its
+/// body.
+api::AnswerHead Desk::head_of(net::Exchange& exchange, std::string_view prefix,
+                              const ServedModel& model) {
+  api::AnswerHead head{.id = fmt::format("{}-{:016x}", prefix, random_()),
+                       .created = unix_seconds(),
+                       .model = model.name(),
+                       .fingerprint = service_.fingerprint()};
+  net::HttpRequest& request = exchange.request();
+  if (request.header("x-request-id") != request.id) request.id = head.id;
+  return head;
+}
+
+Result<void> Desk::chat(net::Exchange& exchange, ServedModel& model) {
   const TimePoint arrived = clock().now();
-  const auto refuse = [&](const Error& error) {
-    metrics().request_done("chat_completions", http_status(error.code), 0);
-    answer_error(exchange, error);
-  };
   Result<api::ChatRequest> parsed = api::parse_chat_request(exchange.request().body);
-  if (!parsed) return refuse(parsed.error());
+  if (!parsed) return std::unexpected(parsed.error());
   api::ChatRequest& r = *parsed;
-  if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+  if (Result<void> fine = check_fields(r, model); !fine) return fine;
   const Result<RoutingWishes> wishes = read_routing_wishes(exchange.request());
-  if (!wishes) return refuse(wishes.error());
+  if (!wishes) return std::unexpected(wishes.error());
 
   const text::Conversation conversation = conversation_of(r);
   const bool calls_tools = !conversation.tools.empty();
-  if (Result<void> fine = check_one_constraint(r, calls_tools); !fine) return refuse(fine.error());
-  std::size_t text_bytes = 0;
-  for (const text::Message& m : conversation.messages) text_bytes += m.content.size();
-  if (Result<void> fits = check_text_size(text_bytes, model, "messages"); !fits) {
-    return refuse(fits.error());
-  }
-  Permit permit = service_.admit();
-  if (!permit) return refuse(too_many());
+  if (Result<void> fine = check_one_constraint(r, calls_tools); !fine) return fine;
+  if (Result<void> fits = check_sizes(conversation, model); !fits) return fits;
+  if (Result<void> fits = check_choices(r.n, "n", model); !fits) return fits;
+  if (Result<void> fits = check_grammars(r.n, r.grammar.size()); !fits) return fits;
+  Result<Permit> permit = admit();
+  if (!permit) return std::unexpected(permit.error());
   Result<text::RenderedPrompt> rendered =
       model.chat_template().render(conversation, template_cache_);
-  if (!rendered) return refuse(rendered.error());
+  if (!rendered) return std::unexpected(rendered.error());
   std::vector<Token> prompt = encode(model.tokenizer(), rendered->pieces);
-  if (prompt.empty())
-    return refuse(
-        {Code::kInvalidArgument, "the conversation renders to an empty prompt", "messages", 0});
+  if (prompt.empty()) {
+    return fail(Code::kInvalidArgument, "the conversation renders to an empty prompt", "messages");
+  }
+  if (Result<void> fits = check_grammars(r.n, rendered->grammar.gbnf.size()); !fits) return fits;
   const Result<std::uint32_t> max_tokens =
       tokens_to_answer(r, prompt.size(), model, options(), "messages");
-  if (!max_tokens) return refuse(max_tokens.error());
+  if (!max_tokens) return std::unexpected(max_tokens.error());
   if (r.stream && r.return_token_ids) {  // a whole answer shows the prompt once
-    const Result<void> fits = check_repetition((r.n - 1) * kTokenJsonBytes * prompt.size());
-    if (!fits) return refuse(fits.error());
+    Result<void> fits = check_repetition((r.n - 1) * kTokenJsonBytes * prompt.size());
+    if (!fits) return fits;
   }
 
-  Generation::Plan plan{
-      .kind = Generation::Kind::kChat,
-      .head = {fmt::format("chatcmpl-{:016x}", random_()), unix_seconds(), model.name()},
-      .stream = r.stream,
-      .include_usage = r.include_usage,
-      .logprobs = r.top_logprobs.has_value(),
-      .return_token_ids = r.return_token_ids,
-      .stops = std::move(r.stop),
-      .format = std::move(rendered->format),
-      .arrived = arrived,
-      .deadline = Deadline(arrived + options().request_timeout),
-      .wishes = *wishes,
-      .choices = r.n,
-      .kv_lease = options().kv_lease};
+  Generation::Plan plan{.kind = Generation::Kind::kChat,
+                        .head = head_of(exchange, "chatcmpl", model),
+                        .stream = r.stream,
+                        .include_usage = r.include_usage,
+                        .logprobs = r.top_logprobs.has_value(),
+                        .return_token_ids = r.return_token_ids,
+                        .stops = std::move(r.stop),
+                        .format = std::move(rendered->format),
+                        .arrived = arrived,
+                        .wishes = *wishes,
+                        .choices = r.n,
+                        .kv_lease = options().kv_lease};
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
-  auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
+  auto generation = std::make_unique<Generation>(*this, model, std::move(*permit), std::move(plan));
   const text::AnswerGrammar grammar = std::move(rendered->grammar);
   const std::uint64_t tenant = tenant_of(exchange.request(), r, options());
   for (std::uint32_t k = 0; k < r.n; ++k) {
@@ -347,48 +437,50 @@ void Desk::chat(net::Exchange& exchange, ServedModel& model) {
     leg.grammar = grammar;
     if (leg.sampling.seed) *leg.sampling.seed += k;
     if (Result<void> queued = generation->add_choice(std::move(leg), k == 0); !queued) {
-      return refuse(queued.error());
+      return std::unexpected(named(queued.error(), constraint_of(r, calls_tools)));
     }
   }
   launch(exchange, std::move(generation));
+  return {};
 }
 
-void Desk::complete(net::Exchange& exchange, ServedModel& model) {
+Result<void> Desk::complete(net::Exchange& exchange, ServedModel& model) {
   const TimePoint arrived = clock().now();
-  const auto refuse = [&](const Error& error) {
-    metrics().request_done("completions", http_status(error.code), 0);
-    answer_error(exchange, error);
-  };
   Result<api::CompletionRequest> parsed = api::parse_completion_request(exchange.request().body);
-  if (!parsed) return refuse(parsed.error());
+  if (!parsed) return std::unexpected(parsed.error());
   api::CompletionRequest& r = *parsed;
-  if (Result<void> fine = check_fields(r, model); !fine) return refuse(fine.error());
+  if (Result<void> fine = check_fields(r, model); !fine) return fine;
   const Result<RoutingWishes> wishes = read_routing_wishes(exchange.request());
-  if (!wishes) return refuse(wishes.error());
+  if (!wishes) return std::unexpected(wishes.error());
   if (r.echo && r.top_logprobs) {
-    return refuse({Code::kUnprocessable,
-                   "logprobs: those of the prompt are not computed, so they cannot go with echo; "
-                   "ask for one of the two",
-                   "logprobs", 0});
+    return fail(Code::kUnprocessable,
+                "logprobs: those of the prompt are not computed, so they cannot go with echo; "
+                "ask for one of the two",
+                "logprobs");
   }
+  const std::size_t choices = r.n * r.prompts.size();
+  if (Result<void> fits = check_choices(choices, r.n > 1 ? "n" : "prompt", model); !fits) {
+    return fits;
+  }
+  if (Result<void> fits = check_grammars(choices, r.grammar.size()); !fits) return fits;
+  // Once, and not for each choice.
+  if (Result<void> fine = text::check_gbnf(r.grammar); !fine) return fine;
 
-  Generation::Plan plan{
-      .kind = Generation::Kind::kCompletion,
-      .head = {fmt::format("cmpl-{:016x}", random_()), unix_seconds(), model.name()},
-      .stream = r.stream,
-      .include_usage = r.include_usage,
-      .logprobs = r.top_logprobs.has_value(),
-      .return_token_ids = r.return_token_ids,
-      .stops = std::move(r.stop),
-      .format = {},
-      .arrived = arrived,
-      .deadline = Deadline(arrived + options().request_timeout),
-      .wishes = *wishes,
-      .choices = r.n,
-      .kv_lease = options().kv_lease};
-  Permit permit = service_.admit();
-  if (!permit) return refuse(too_many());
-  auto generation = std::make_unique<Generation>(*this, model, std::move(permit), std::move(plan));
+  Generation::Plan plan{.kind = Generation::Kind::kCompletion,
+                        .head = head_of(exchange, "cmpl", model),
+                        .stream = r.stream,
+                        .include_usage = r.include_usage,
+                        .logprobs = r.top_logprobs.has_value(),
+                        .return_token_ids = r.return_token_ids,
+                        .stops = std::move(r.stop),
+                        .format = {},
+                        .arrived = arrived,
+                        .wishes = *wishes,
+                        .choices = r.n,
+                        .kv_lease = options().kv_lease};
+  Result<Permit> permit = admit();
+  if (!permit) return std::unexpected(permit.error());
+  auto generation = std::make_unique<Generation>(*this, model, std::move(*permit), std::move(plan));
   std::size_t repeated_bytes = 0;
   const std::uint64_t tenant = tenant_of(exchange.request(), r, options());
   for (std::size_t i = 0; i < r.prompts.size(); ++i) {
@@ -396,178 +488,91 @@ void Desk::complete(net::Exchange& exchange, ServedModel& model) {
     std::string echo;
     const std::string param = r.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);
     if (auto* text = std::get_if<std::string>(&r.prompts[i])) {
-      if (Result<void> fits = check_text_size(text->size(), model, param); !fits) {
-        return refuse(fits.error());
-      }
+      if (Result<void> fits = check_text_size(text->size(), model, param); !fits) return fits;
       // A raw prompt is the caller's own template: special tokens in it are meant.
       const std::vector<text::Piece> pieces = {{*text, true}};
       prompt = encode(model.tokenizer(), pieces);
       if (r.echo) echo = std::move(*text);
     } else {
       prompt = std::move(std::get<std::vector<Token>>(r.prompts[i]));
-      if (Result<void> fine = check_tokens(prompt, model, param); !fine) {
-        return refuse(fine.error());
-      }
+      if (Result<void> fine = check_tokens(prompt, model, param); !fine) return fine;
       if (r.echo) {
         for (const Token t : prompt) echo += model.tokenizer().bytes(t);
       }
     }
     const Result<std::uint32_t> max_tokens =
         tokens_to_answer(r, prompt.size(), model, options(), param);
-    if (!max_tokens) return refuse(max_tokens.error());
+    if (!max_tokens) return std::unexpected(max_tokens.error());
     const std::size_t ids_bytes = r.return_token_ids ? kTokenJsonBytes * prompt.size() : 0;
     repeated_bytes += (r.n - 1) * (echo.size() + ids_bytes);
-    if (Result<void> fits = check_repetition(repeated_bytes); !fits) return refuse(fits.error());
+    if (Result<void> fits = check_repetition(repeated_bytes); !fits) return fits;
     for (std::uint32_t k = 0; k < r.n; ++k) {
       engine::GenerateRequest leg = request_of(r, tenant, prompt, *max_tokens);
       leg.grammar.gbnf = r.grammar;
+      leg.grammar.checked = true;
       if (leg.sampling.seed) *leg.sampling.seed += k;
       if (Result<void> queued = generation->add_choice(std::move(leg), k == 0, echo); !queued) {
-        return refuse(queued.error());
+        return std::unexpected(named(queued.error(), "grammar"));
       }
     }
   }
   launch(exchange, std::move(generation));
+  return {};
 }
 
-namespace {
-
-/// The vectors of one request, asked for one after the other: what a client can have waiting at the
-/// workers is bounded by the requests in flight, and nothing is computed for one that has left.
-class Embedding final : public net::Transaction {
- public:
-  Embedding(net::Exchange& exchange, Desk& desk, ServedModel& model, Permit permit, bool base64,
-            RoutingWishes wishes, std::vector<std::vector<Token>> inputs)
-      : exchange_(exchange),
-        desk_(desk),
-        model_(model),
-        permit_(std::move(permit)),
-        base64_(base64),
-        wishes_(std::move(wishes)),
-        inputs_(std::move(inputs)),
-        arrived_(desk.clock().now()) {
-    for (const auto& input : inputs_) tokens_ += static_cast<std::uint32_t>(input.size());
-  }
-  ~Embedding() override {
-    *alive_ = false;
-    stop_.request_stop();  // of the one that is asked for
-  }
-
-  void on_client_gone() override {
-    desk_.metrics().request_done("embeddings", 499, age_s());
-    desk_.metrics().cancelled("client_gone");
-  }
-
-  /// Asks for the next vector. May end the exchange, and with it this.
-  void ask() {
-    if (desk_.clock().now() - arrived_ >= desk_.options().request_timeout) {
-      desk_.metrics().cancelled("deadline");
-      return refuse({Code::kDeadlineExceeded, "the embeddings were not complete in time", "", 0});
-    }
-    // The engine calls on its own thread, so the rest is posted to the loop.
-    const Result<void> queued = model_.dispatcher().embed(
-        {.tokens = std::move(inputs_[vectors_.size()]),
-         .deadline = Deadline(arrived_ + desk_.options().request_timeout),
-         .stop = stop_.get_token()},
-        [this, alive = alive_, loop = &exchange_.loop()](Result<std::vector<float>> vector) {
-          loop->post([this, alive, vector = std::move(vector)]() mutable {
-            if (*alive) take(std::move(vector));
-          });
-        },
-        {.rank = wishes_.rank, .labels = wishes_.labels});
-    if (!queued) refuse(queued.error());
-  }
-
- private:
-  [[nodiscard]] double age_s() const { return to_seconds(desk_.clock().now() - arrived_); }
-
-  void refuse(const Error& error) {
-    desk_.metrics().request_done("embeddings", http_status(error.code), age_s());
-    answer_error(exchange_, error);  // destroys this
-  }
-
-  void take(Result<std::vector<float>> vector) {
-    if (!vector) return refuse(vector.error());
-    vectors_.push_back(std::move(*vector));
-    if (vectors_.size() < inputs_.size()) return ask();
-    desk_.metrics().request_done("embeddings", 200, age_s());
-    desk_.metrics().tokens(tokens_, 0, 0);
-    exchange_.respond(200, "application/json",
-                      api::embedding_answer(model_.name(), vectors_, base64_, tokens_));
-  }
-
-  net::Exchange& exchange_;
-  Desk& desk_;
-  ServedModel& model_;
-  Permit permit_;
-  bool base64_;
-  const RoutingWishes wishes_;  // where; when counts for nothing, since no time is predicted
-  std::vector<std::vector<Token>> inputs_;
-  std::vector<std::vector<float>> vectors_;
-  std::uint32_t tokens_ = 0;
-  TimePoint arrived_;
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // read and written on the loop only
-  std::stop_source stop_;
-};
-
-}  // namespace
-
-void Desk::embed(net::Exchange& exchange, ServedModel& model) {
-  const auto refuse = [&](const Error& error) {
-    metrics().request_done("embeddings", http_status(error.code), 0);
-    answer_error(exchange, error);
-  };
+Result<void> Desk::embed(net::Exchange& exchange, ServedModel& model) {
+  const TimePoint arrived = clock().now();
   Result<api::EmbeddingRequest> parsed = api::parse_embedding_request(exchange.request().body);
-  if (!parsed) return refuse(parsed.error());
+  if (!parsed) return std::unexpected(parsed.error());
   api::EmbeddingRequest& r = *parsed;
-  if (!model.answers_to(r.model)) {
-    return refuse({Code::kModelNotFound,
-                   fmt::format("the model \"{}\" is not served here; available: {}",
-                               r.model.substr(0, 60), fmt::join(model.names(), ", ")),
-                   "model", 0});
-  }
+  if (Result<void> fine = check_model(r.model, r.unknown_fields, model); !fine) return fine;
   Result<RoutingWishes> wishes = read_routing_wishes(exchange.request());
-  if (!wishes) return refuse(wishes.error());
+  if (!wishes) return std::unexpected(wishes.error());
   const std::uint32_t size = model.info().embedding_size;
   if (size == 0) {
-    return refuse({Code::kUnprocessable,
-                   fmt::format("the model \"{}\" does not make embeddings", model.name()), "model",
-                   0});
+    return fail(Code::kUnprocessable,
+                fmt::format("the model \"{}\" does not make embeddings", model.name()), "model");
   }
   if (r.dimensions && *r.dimensions != size) {
-    return refuse({Code::kInvalidArgument, fmt::format("dimensions: this model makes {}", size),
-                   "dimensions", 0});
+    return fail(Code::kInvalidArgument, fmt::format("dimensions: this model makes {}", size),
+                "dimensions");
   }
-  Permit permit = service_.admit();
-  if (!permit) return refuse(too_many());
+  Result<Permit> permit = admit();
+  if (!permit) return std::unexpected(permit.error());
   std::vector<std::vector<Token>> inputs;
   for (auto& input : r.inputs) {
     std::vector<Token>& tokens = inputs.emplace_back();
     if (auto* text = std::get_if<std::string>(&input)) {
-      if (Result<void> fits = check_text_size(text->size(), model, "input"); !fits) {
-        return refuse(fits.error());
-      }
+      if (Result<void> fits = check_text_size(text->size(), model, "input"); !fits) return fits;
       tokens = encode(model.tokenizer(), std::vector<text::Piece>{{*text, false}});
     } else {
       tokens = std::move(std::get<std::vector<Token>>(input));
-      if (Result<void> fine = check_tokens(tokens, model, "input"); !fine) {
-        return refuse(fine.error());
-      }
+      if (Result<void> fine = check_tokens(tokens, model, "input"); !fine) return fine;
+    }
+    if (tokens.size() > model.info().context_tokens_max) {
+      return fail(Code::kContextLength,
+                  fmt::format("the input has {} tokens, and this server takes {} at once",
+                              tokens.size(), model.info().context_tokens_max),
+                  "input");
     }
   }
-  auto owned = std::make_unique<Embedding>(exchange, *this, model, std::move(permit), r.base64,
-                                           std::move(*wishes), std::move(inputs));
+  auto owned = std::make_unique<Embedding>(*this, model, std::move(*permit),
+                                           Embedding::Plan{.arrived = arrived,
+                                                           .base64 = r.base64,
+                                                           .wishes = std::move(*wishes),
+                                                           .inputs = std::move(inputs)});
   Embedding& embedding = *owned;
-  exchange.own(std::move(owned));
+  launch(exchange, std::move(owned));
   embedding.ask();
+  return {};
 }
 
 std::string Desk::describe() const {
   std::string out;
   const TimePoint now = service_.clock_.now();
-  for (const Generation* g : generations_) {
+  for (const LiveRequest* request : live_) {
     if (!out.empty()) out += ',';
-    out += g->describe(now);
+    out += request->describe(now);
   }
   return out;
 }

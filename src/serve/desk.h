@@ -19,6 +19,7 @@
 namespace penstock::serve {
 
 class Generation;
+class LiveRequest;
 
 /// What one event loop keeps for its requests: the caches of the text side, the mailbox that
 /// engines deliver to, and who waits for what. Loop thread only, but for the constructor.
@@ -27,9 +28,13 @@ class Desk final {
   Desk(Service& service, net::Loop& loop, std::size_t segment_bytes_max);
   ~Desk();
 
-  void chat(net::Exchange& exchange, ServedModel& model);
-  void complete(net::Exchange& exchange, ServedModel& model);
-  void embed(net::Exchange& exchange, ServedModel& model);
+  // Answer now or later; on an error nothing was answered, and nothing of the request is left.
+  Result<void> chat(net::Exchange& exchange, ServedModel& model);
+  Result<void> complete(net::Exchange& exchange, ServedModel& model);
+  Result<void> embed(net::Exchange& exchange, ServedModel& model);
+
+  /// Ends what is under way: the server will not wait for it.
+  void shut_down(const Error& error);
 
   /// One JSON object a live request, joined by commas (for /debug/requests).
   [[nodiscard]] std::string describe() const;
@@ -44,14 +49,20 @@ class Desk final {
 
  private:
   friend class Generation;
+  friend class LiveRequest;
 
   void hand_out(std::vector<engine::Output>& outputs);
   void sweep();
-  [[nodiscard]] Error too_many() const;  // requests in flight
+  void sweep_later();
+  Result<Permit> admit();
   [[nodiscard]] std::vector<Token> encode(const text::Tokenizer& tokenizer,
                                           std::span<const text::Piece> pieces);
+  Result<void> check_model(std::string_view name, std::span<const std::string> unknown_fields,
+                           const ServedModel& model);
   Result<void> check_fields(const api::GenerationParams& params, const ServedModel& model);
-  void launch(net::Exchange& exchange, std::unique_ptr<Generation> generation);
+  api::AnswerHead head_of(net::Exchange& exchange, std::string_view prefix,
+                          const ServedModel& model);
+  void launch(net::Exchange& exchange, std::unique_ptr<LiveRequest> request);
 
   Service& service_;
   net::Loop& loop_;
@@ -60,7 +71,7 @@ class Desk final {
   std::vector<Token> encoded_;  // where prompts come to be: what requests keep fits exactly
   bool large_seen_ = false;     // since memory was last given back
   text::TemplateCache template_cache_;
-  std::unordered_set<Generation*> generations_;
+  std::unordered_set<LiveRequest*> live_;
   std::unordered_map<RequestId, Generation*> by_leg_;
   std::vector<Generation*> touched_;
   std::unique_ptr<net::Loop::Timer> sweep_timer_;

@@ -15,6 +15,12 @@ std::string_view endpoint(Generation::Kind kind) {
   return kind == Generation::Kind::kChat ? "chat_completions" : "completions";
 }
 
+/// Of an output that waits to be shown, with what it points to.
+std::size_t bytes_of(const engine::Output& output) {
+  return sizeof output + output.top.capacity() * sizeof(engine::TopLogprob) +
+         output.error.capacity();
+}
+
 std::uint32_t count_characters(std::string_view utf8) {
   return static_cast<std::uint32_t>(std::ranges::count_if(
       utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
@@ -23,18 +29,18 @@ std::uint32_t count_characters(std::string_view utf8) {
 }  // namespace
 
 Generation::Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan)
-    : desk_(desk), model_(model), permit_(std::move(permit)), plan_(std::move(plan)) {
+    : LiveRequest(desk, endpoint(plan.kind), plan.head.id, plan.arrived, std::move(permit)),
+      model_(model),
+      plan_(std::move(plan)) {
   if (plan_.stream && plan_.kind == Kind::kChat)
     chat_writer_.emplace(plan_.head, plan_.include_usage);
   if (plan_.stream && plan_.kind == Kind::kCompletion) {
     completion_writer_.emplace(plan_.head, plan_.include_usage);
   }
-  desk_.generations_.insert(this);
 }
 
 Generation::~Generation() {
   for (Choice& c : choices_) release_leg(c);
-  desk_.generations_.erase(this);
   if (touched_) std::erase(desk_.touched_, this);
 }
 
@@ -58,7 +64,7 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   if (!place) return std::unexpected(place.error());
   choice.place = std::move(*place);
   request.sink = &desk_.sink();
-  request.deadline = plan_.deadline;
+  request.deadline = deadline_;
   choices_.push_back(std::move(choice));
   Result<void> given = give(choices_.back(), std::move(request));
   if (given || give_to_another(choices_.back())) return {};
@@ -90,7 +96,11 @@ void Generation::take(engine::Output& output) {
     // The client reads slower than the model writes, or more came at once than should be made into
     // events at once. Tokens are small and as many as were asked for; formatted events are not, so
     // they are made when there is room.
+    held_bytes_ += bytes_of(output);
     choice.held.push_back(std::move(output));
+    if (held_bytes_ > kHeldBytesMax) {
+      error_ = Error{Code::kCancelled, "the answer is not read", "", 0};
+    }
     return;
   }
   process(choice, output);
@@ -133,8 +143,8 @@ void Generation::process(Choice& choice, engine::Output& output) {
       break;
     }
     case engine::FinishReason::kCancelled:
-      if (!plan_.deadline.passed(desk_.clock().now()) && give_to_another(choice)) break;
-      error_ = plan_.deadline.passed(desk_.clock().now())
+      if (!deadline_.passed(desk_.clock().now()) && give_to_another(choice)) break;
+      error_ = deadline_.passed(desk_.clock().now())
                    ? late()
                    : Error{Code::kUnavailable, "the worker stopped before the answer was complete",
                            "", 1};
@@ -293,7 +303,8 @@ api::UsageCounts Generation::usage() const {
   api::UsageCounts counts;
   for (const Choice& c : choices_) {
     counts.completion_tokens += c.completion_tokens;
-    if (!c.first_of_prompt) continue;
+    const bool began = c.completion_tokens > 0 || c.ended;
+    if (!c.first_of_prompt || !began) continue;
     counts.prompt_tokens += c.usage.prompt_tokens;
     counts.cached_tokens += c.usage.cached_tokens;
   }
@@ -302,7 +313,7 @@ api::UsageCounts Generation::usage() const {
 
 void Generation::open_stream() {
   if (std::exchange(streaming_, true)) return;
-  exchange_->start_stream("text/event-stream; charset=utf-8", {{"x-request-id", plan_.head.id}});
+  exchange_->start_stream("text/event-stream; charset=utf-8");
 }
 
 bool Generation::show(TimePoint now) {
@@ -312,25 +323,28 @@ bool Generation::show(TimePoint now) {
   return true;
 }
 
+/// Each choice is a stream of its own: the time between two tokens is that between two of one.
+void Generation::note_shown(TimePoint now) {
+  for (Choice& c : choices_) {
+    if (c.completion_tokens == c.tokens_shown) continue;
+    const std::uint32_t fresh = c.completion_tokens - c.tokens_shown;
+    if (c.tokens_shown > 0) {
+      desk_.metrics().token_gap(to_seconds(now - c.last_token) / fresh, fresh);
+    } else if (!std::exchange(began_, true)) {
+      desk_.metrics().first_token(to_seconds(now - arrived_));
+    }
+    c.tokens_shown = c.completion_tokens;
+    c.last_token = now;
+  }
+}
+
 bool Generation::show_once(TimePoint now) {
   if (error_) {
     fail_with(*error_);
     return false;
   }
-  const bool ended = all_ended();
-  std::uint32_t tokens = 0;
-  for (const Choice& c : choices_) tokens += c.completion_tokens;
-  if (tokens > tokens_shown_) {
-    const std::uint32_t fresh = tokens - tokens_shown_;
-    if (tokens_shown_ == 0) {
-      desk_.metrics().first_token(to_seconds(now - plan_.arrived));
-    } else {
-      desk_.metrics().token_gap(to_seconds(now - last_token_) / fresh, fresh);
-    }
-    tokens_shown_ = tokens;
-    last_token_ = now;
-  }
-  if (ended) {
+  note_shown(now);
+  if (all_ended()) {
     complete();
     return false;
   }
@@ -344,11 +358,8 @@ bool Generation::show_once(TimePoint now) {
 }
 
 void Generation::complete() {
-  settled_ = true;
+  ended(200);
   const api::UsageCounts counts = usage();
-  desk_.metrics().tokens(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens);
-  desk_.metrics().request_done(endpoint(plan_.kind), 200,
-                               to_seconds(desk_.clock().now() - plan_.arrived));
   if (plan_.stream) {
     if (plan_.include_usage && chat_writer_) chat_writer_->usage(out_, counts);
     if (plan_.include_usage && completion_writer_) completion_writer_->usage(out_, counts);
@@ -384,33 +395,22 @@ void Generation::complete() {
     }
     body = api::completion_answer(plan_.head, choices, counts);
   }
-  const std::string id = plan_.head.id;
-  exchange_->respond(200, "application/json", body, {{"x-request-id", id}});  // destroys this
+  exchange_->respond(200, "application/json", body);  // destroys this
 }
 
-void Generation::fail_with(const Error& error) {
-  // `error` may be ours, and we are about to go.
-  const Error copy = error;  // NOLINT(performance-unnecessary-copy-initialization)
-  settled_ = true;
-  desk_.metrics().request_done(endpoint(plan_.kind), http_status(copy.code),
-                               to_seconds(desk_.clock().now() - plan_.arrived));
-  if (copy.code == Code::kDeadlineExceeded) desk_.metrics().cancelled("deadline");
-  if (!streaming_) return answer_error(*exchange_, copy);
+void Generation::send(const Error& error) {
+  if (!streaming_) return LiveRequest::send(error);
   // After the head an error can only be an event. No [DONE] follows: the answer is not complete.
-  api::ChatStreamWriter::error(out_, copy);
+  api::ChatStreamWriter::error(out_, error);
   exchange_->write(out_);
   exchange_->finish();
 }
 
-void Generation::sweep(TimePoint now) {
-  // The engine ends what is past its deadline; this is for an engine that does not.
-  constexpr Nanos kGrace = std::chrono::seconds(10);
-  if (plan_.deadline.at() != TimePoint::max() && now >= plan_.deadline.at() + kGrace) {
-    return fail_with({Code::kDeadlineExceeded, "the worker did not answer in time", "", 0});
-  }
-  if (!plan_.stream) return;
-  const TimePoint last = std::max(last_write_, plan_.arrived);
-  if (now - last < desk_.options().heartbeat || (streaming_ && !exchange_->writable())) return;
+bool Generation::sweep(TimePoint now) {
+  if (!LiveRequest::sweep(now)) return false;
+  if (!plan_.stream) return true;
+  const TimePoint last = std::max(last_write_, arrived_);
+  if (now - last < desk_.options().heartbeat || (streaming_ && !exchange_->writable())) return true;
   open_stream();
   out_.clear();
   api::ChatStreamWriter::heartbeat(out_);
@@ -418,13 +418,7 @@ void Generation::sweep(TimePoint now) {
   exchange_->flush();
   out_.clear();
   last_write_ = now;
-}
-
-void Generation::on_client_gone() {
-  if (!settled_) desk_.metrics().cancelled("client_gone");
-  if (!settled_)
-    desk_.metrics().request_done(endpoint(plan_.kind), 499,
-                                 to_seconds(desk_.clock().now() - plan_.arrived));
+  return true;
 }
 
 void Generation::on_writable() {
@@ -439,6 +433,7 @@ bool Generation::process_held() {
     while (!c.held.empty() && !error_ && out_.size() < kEventsBytesMax) {
       engine::Output output = std::move(c.held.front());
       c.held.pop_front();
+      held_bytes_ -= bytes_of(output);
       if (!c.ended) process(c, output);
     }
   }
@@ -455,10 +450,9 @@ std::string Generation::describe(TimePoint now) const {
   return fmt::format(
       R"({{"id":"{}","endpoint":"{}","stream":{},"age_ms":{:.0f},"choices":{},"prompt_tokens":{},)"
       R"("completion_tokens":{},"state":"{}","held_tokens":{},"unsent_bytes":{}}})",
-      plan_.head.id, endpoint(plan_.kind), plan_.stream, to_ms(now - plan_.arrived),
-      choices_.size(), choices_.empty() ? 0 : choices_.front().usage.prompt_tokens, tokens,
-      tokens == 0 ? "waiting" : "generating", held,
-      exchange_ == nullptr ? 0 : exchange_->unsent_bytes());
+      id_, endpoint_, plan_.stream, to_ms(now - arrived_), choices_.size(),
+      choices_.empty() ? 0 : choices_.front().usage.prompt_tokens, tokens,
+      tokens == 0 ? "waiting" : "generating", held, exchange_->unsent_bytes());
 }
 
 }  // namespace penstock::serve

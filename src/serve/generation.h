@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "net/http_server.h"
 #include "serve/desk.h"
+#include "serve/live_request.h"
 #include "serve/routing_wishes.h"
 #include "serve/served_model.h"
 #include "text/detokenizer.h"
@@ -23,7 +24,7 @@ namespace penstock::serve {
 /// all the request holds: the admission permit, the places at workers, the legs at the engines. Its
 /// destruction (answer sent, client gone, deadline, shutdown) releases every one of them.
 /// Loop thread only.
-class Generation final : public net::Transaction {
+class Generation final : public LiveRequest {
  public:
   /// What differs between chat and completions.
   enum class Kind : std::uint8_t { kChat, kCompletion };
@@ -38,7 +39,6 @@ class Generation final : public net::Transaction {
     std::vector<std::string> stops;
     text::AnswerFormat format;
     TimePoint arrived;
-    Deadline deadline;
     RoutingWishes wishes;
     std::uint32_t choices = 1;                  // of each prompt
     Nanos kv_lease = std::chrono::seconds(30);  // engine::GenerateRequest::kv_lease
@@ -46,8 +46,6 @@ class Generation final : public net::Transaction {
 
   Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan);
   ~Generation() override;
-  Generation(const Generation&) = delete;
-  Generation& operator=(const Generation&) = delete;
 
   /// Starts one choice at a worker. `echo` is shown before its text. On an error nothing of this
   /// choice runs; the caller answers with it and drops the generation.
@@ -56,17 +54,13 @@ class Generation final : public net::Transaction {
   Result<void> add_choice(engine::GenerateRequest request, bool first_of_prompt,
                           std::string echo = {});
 
-  /// From now on `exchange` owns this.
-  void start(net::Exchange& exchange) noexcept { exchange_ = &exchange; }
-
   void prefetch() const noexcept;     // tells the CPU that it will be needed
   void take(engine::Output& output);  // one output of one of the legs
   bool show(TimePoint now);           // sends what take() made; false: it was the end, this is gone
-  void sweep(TimePoint now);          // heartbeat and last-resort deadline; may destroy this
-  void on_client_gone() override;
+  bool sweep(TimePoint now) override;  // and heartbeats
   void on_writable() override;
 
-  [[nodiscard]] std::string describe(TimePoint now) const;
+  [[nodiscard]] std::string describe(TimePoint now) const override;
 
  private:
   struct Choice {
@@ -93,6 +87,8 @@ class Generation final : public net::Transaction {
     std::vector<Token> token_ids;
     std::uint32_t characters = 0;  // of the tokens whose logprobs were shown, for their offsets
     std::uint32_t completion_tokens = 0;
+    std::uint32_t tokens_shown = 0;  // of them, by last_token
+    TimePoint last_token{};
     engine::Usage usage;
     bool opened = false;  // the first event of this choice was written
     bool ended = false;
@@ -110,17 +106,22 @@ class Generation final : public net::Transaction {
   void write_open(Choice& choice);
   void write_content(Choice& choice);
   void open_stream();
-  void fail_with(const Error& error);  // destroys this
-  void complete();                     // destroys this
+  void complete();  // destroys this
+  void send(const Error& error) override;
   void release_leg(Choice& choice);
   bool show_once(TimePoint now);  // show() without what is held; false: this is gone
   bool process_held();
-  [[nodiscard]] api::UsageCounts usage() const;
+  [[nodiscard]] api::UsageCounts usage() const override;
   [[nodiscard]] bool all_ended() const;
+  void note_shown(TimePoint now);
 
   /// What is formatted in one go, and hardly more, so that the unsent bytes stay bounded however
   /// many tokens come at once.
   static constexpr std::size_t kEventsBytesMax = 128 * 1024;
+
+  /// What is held for a client that does not read, of all choices: some 400,000 tokens. Whoever has
+  /// more to read counts as gone.
+  static constexpr std::size_t kHeldBytesMax = std::size_t{64} << 20;
 
   /// Workers that a request is given to at most, as long as each is lost before its first token.
   static constexpr unsigned kWorkersTried = 3;
@@ -138,11 +139,8 @@ class Generation final : public net::Transaction {
   static void release_kv(Choice& choice);
   [[nodiscard]] Error late() const;
 
-  Desk& desk_;
   ServedModel& model_;
-  Permit permit_;
   Plan plan_;
-  net::Exchange* exchange_ = nullptr;
   std::deque<std::vector<Token>> prompts_;  // to be shown, each once
   std::vector<Choice> choices_;
   PromptBlocks blocks_;  // of the prompt whose choices are being added
@@ -152,13 +150,12 @@ class Generation final : public net::Transaction {
   std::vector<text::AnswerDelta> deltas_;
   std::string characters_;
   std::string certain_;
-  std::optional<Error> error_;      // what ended a leg against its will
-  std::uint32_t tokens_shown_ = 0;  // of all choices, when last_token_ was set
-  TimePoint last_token_{};
+  std::optional<Error> error_;  // what ended a leg against its will
+  std::size_t held_bytes_ = 0;  // of all choices, about
   TimePoint last_write_{};
+  bool began_ = false;      // the first token of all was shown
   bool streaming_ = false;  // the response head is out
   bool touched_ = false;    // on the desk's list for this round
-  bool settled_ = false;    // answered in full, so nothing was cancelled
 
   friend class Desk;
 };

@@ -92,7 +92,7 @@ void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
   Result<void> given;
   if (output.finish == engine::FinishReason::kLength) {
     given = give_answer(choice, output);
-  } else if (plan_.deadline.passed(desk_.clock().now())) {
+  } else if (deadline_.passed(desk_.clock().now())) {
     given = std::unexpected(late());
   } else {
     if (output.finish == engine::FinishReason::kError) {
@@ -128,8 +128,8 @@ bool Generation::give_to_another(Choice& choice) {
     if (!place) return false;
     choice.place = std::move(*place);
     desk_.metrics().moved();
-    log::info("request {}: its worker was lost before the first token; now at worker {}",
-              plan_.head.id, choice.place.worker());
+    log::info("request {}: its worker was lost before the first token; now at worker {}", id_,
+              choice.place.worker());
     if (give(choice, std::move(request))) return true;
   }
   return false;
@@ -142,7 +142,7 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
   Dispatcher& dispatcher = model_.dispatcher();
   const TimePoint begin = desk_.clock().now();
   if (part != Part::kTwin) dispatcher.name_blocks(request.prompt, request.cache_salt, blocks_);
-  DispatchRequest wanted{.id = plan_.head.id,
+  DispatchRequest wanted{.id = id_,
                          .prompt = request.prompt,
                          .locals = blocks_.locals,
                          .keys = blocks_.keys,
@@ -151,9 +151,9 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
                          .labels = plan_.wishes.labels,
                          .twin_at = {},
                          .not_at = not_at,
-                         .first_token_by = plan_.deadline.at()};
+                         .first_token_by = deadline_.at()};
   if (plan_.wishes.ttft_max) {
-    wanted.first_token_by = std::min(wanted.first_token_by, plan_.arrived + *plan_.wishes.ttft_max);
+    wanted.first_token_by = std::min(wanted.first_token_by, arrived_ + *plan_.wishes.ttft_max);
   }
   if (part == Part::kTwin) wanted.twin_at = choices_.back().place.worker();
   if (part == Part::kAnswer) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/version.h"
 #include "serve/dispatcher.h"
 #include "serve/fleet_metrics.h"
 #include "serve/internal/counted_elsewhere.h"
@@ -58,14 +59,14 @@ struct Metrics::Families {
       if (same != now.end() && same->second == instance) continue;
       const std::string number = std::to_string(slot);
       fleet.forget(number);
-      for (auto* family :
-           {&running, &waiting, &waiting_prefill, &kv_used, &kv_max, &kv_active, &kv_active_max,
-            &steps, &evicted, &preemptions, &errors, &worker_requests, &kv_leases}) {
+      for (auto* family : {&running, &waiting, &waiting_prefill, &kv_used, &kv_max, &kv_active,
+                           &kv_active_max, &worker_requests, &kv_leases}) {
         remove(*family, {{"worker", number}});
       }
-      for (auto* family : {&worker_prompt, &worker_cached, &worker_completion, &predicted_cached,
-                           &reported_cached, &forecasts, &forecasts_equal, &shed, &kv_lapsed,
-                           &kv_fetched, &kv_fetched_bytes, &kv_fetching}) {
+      for (auto* family :
+           {&steps, &evicted, &preemptions, &errors, &worker_prompt, &worker_cached,
+            &worker_completion, &predicted_cached, &reported_cached, &forecasts, &forecasts_equal,
+            &shed, &kv_lapsed, &kv_fetched, &kv_fetched_bytes, &kv_fetching}) {
         remove(*family, {{"worker", number}});
       }
       for (std::size_t i = 0; i < engine::kFetchMisses; ++i)
@@ -110,12 +111,16 @@ struct Metrics::Families {
   prometheus::Histogram& itl = histogram("penstock_inter_token_latency_seconds",
                                          "Between two tokens of one answer", 1e-4, 100);
   prometheus::Counter& prompt_tokens =
-      counter("penstock_prompt_tokens_total", "Prompt tokens of requests that began").Add({});
+      counter("penstock_prompt_tokens_total",
+              "Prompt tokens of answers and embeddings that began, cut ones included; of several "
+              "choices once")
+          .Add({});
   prometheus::Counter& cached_tokens =
       counter("penstock_cached_prompt_tokens_total", "Of those, taken from KV computed before")
           .Add({});
   prometheus::Counter& completion_tokens =
-      counter("penstock_completion_tokens_total", "Tokens answered").Add({});
+      counter("penstock_completion_tokens_total", "Tokens answered, those of cut answers included")
+          .Add({});
   prometheus::Counter& moved =
       counter("penstock_requests_moved_total",
               "Requests given to another worker because theirs was lost before the first token")
@@ -132,14 +137,29 @@ struct Metrics::Families {
                                             .Add({});
   prometheus::Gauge& in_flight =
       gauge("penstock_requests_in_flight", "Requests being answered").Add({});
-  prometheus::Gauge& ready = gauge("penstock_ready", "1 when a model can be served").Add({});
+  prometheus::Gauge& requests_max =
+      gauge("penstock_workers_requests_max",
+            "Requests that the workers take at once, running and waiting; more are 429")
+          .Add({});
+  prometheus::Gauge& ready =
+      gauge("penstock_ready", "1 while a model is there and a worker takes requests").Add({});
   prometheus::Gauge& connections = gauge("penstock_http_connections", "Open connections").Add({});
-  prometheus::Gauge& connections_refused =
-      gauge("penstock_http_connections_refused", "Connections refused since start: over the limit")
-          .Add({});
-  prometheus::Gauge& http_bad_requests =
-      gauge("penstock_http_bad_requests", "Requests since start that broke HTTP or its limits")
-          .Add({});
+  prometheus::Counter& connections_refused =
+      counter("penstock_http_connections_refused_total", "Connections over the limit").Add({});
+  prometheus::Family<prometheus::Counter>& rejected =
+      counter("penstock_http_rejected_total",
+              "Requests that broke HTTP or its limits, by status; not among requests_total");
+  prometheus::Family<prometheus::Gauge>& bodies =
+      gauge("penstock_http_bodies_bytes",
+            "Of large request bodies: taken now, and max, above which they are 503");
+  prometheus::Family<prometheus::Counter>& lookups =
+      counter("penstock_tokenizer_lookups_total",
+              "Pieces of prompts looked up before they are tokenized, by kind (word, segment) and "
+              "whether they were found");
+  prometheus::Gauge& resident =
+      gauge("process_resident_memory_bytes", "Resident memory size in bytes").Add({});
+  prometheus::Gauge& open_fds =
+      gauge("process_open_fds", "Number of open file descriptors").Add({});
   prometheus::Gauge& loop_lag =
       gauge("penstock_loop_lag_max_seconds", "The longest an event loop was kept busy in one turn")
           .Add({});
@@ -157,14 +177,14 @@ struct Metrics::Families {
       gauge("penstock_worker_kv_blocks_active", "KV blocks that running requests use");
   prometheus::Family<prometheus::Gauge>& kv_active_max =
       gauge("penstock_worker_kv_blocks_active_max", "KV blocks that running requests can use");
-  prometheus::Family<prometheus::Gauge>& steps =
-      gauge("penstock_worker_steps", "Batches computed since start");
-  prometheus::Family<prometheus::Gauge>& evicted =
-      gauge("penstock_worker_kv_blocks_evicted", "KV blocks evicted since start");
-  prometheus::Family<prometheus::Gauge>& preemptions =
-      gauge("penstock_worker_preemptions", "Sequences preempted since start");
-  prometheus::Family<prometheus::Gauge>& errors =
-      gauge("penstock_worker_errors", "Sequences that failed since start");
+  prometheus::Family<prometheus::Counter>& steps =
+      counter("penstock_worker_steps_total", "Batches computed");
+  prometheus::Family<prometheus::Counter>& evicted =
+      counter("penstock_worker_kv_blocks_evicted_total", "KV blocks evicted");
+  prometheus::Family<prometheus::Counter>& preemptions =
+      counter("penstock_worker_preemptions_total", "Sequences preempted");
+  prometheus::Family<prometheus::Counter>& errors =
+      counter("penstock_worker_errors_total", "Sequences that failed");
   prometheus::Family<prometheus::Gauge>& worker_requests =
       gauge("penstock_worker_requests", "Requests given to it that have not ended");
   prometheus::Family<prometheus::Counter>& worker_prompt =
@@ -241,13 +261,21 @@ struct Metrics::Families {
       gauge("penstock_kv_tier_recovered_blocks", "KV blocks found on disk at the start");
 };
 
-Metrics::Metrics() : families_(std::make_unique<Families>()) {}
+Metrics::Metrics() : families_(std::make_unique<Families>()) {
+  families_->gauge("penstock_build_info", "1; which build this is")
+      .Add({{"version", kVersion}})
+      .Set(1);
+}
 Metrics::~Metrics() = default;
 
 void Metrics::request_done(std::string_view endpoint, int status, double duration_s) {
   families_->requests.Add({{"endpoint", std::string(endpoint)}, {"status", std::to_string(status)}})
       .Increment();
   families_->duration.Observe(duration_s);
+}
+void Metrics::refused(std::string_view endpoint, int status) {
+  families_->requests.Add({{"endpoint", std::string(endpoint)}, {"status", std::to_string(status)}})
+      .Increment();
 }
 void Metrics::first_token(double since_request_s) { families_->ttft.Observe(since_request_s); }
 void Metrics::token_gap(double gap_s, std::uint32_t tokens) {
@@ -269,13 +297,40 @@ void Metrics::unknown_fields(std::size_t count) {
   families_->unknown_fields.Increment(static_cast<double>(count));
 }
 
+void Metrics::looked_up(const text::TokenizerCache::Stats& before,
+                        const text::TokenizerCache::Stats& after) {
+  const auto count = [&](const char* kind, const char* found, std::uint64_t more) {
+    if (more == 0) return;
+    families_->lookups.Add({{"kind", kind}, {"found", found}}).Increment(static_cast<double>(more));
+  };
+  count("word", "true", after.word_hits - before.word_hits);
+  count("word", "false", after.word_misses - before.word_misses);
+  count("segment", "true", after.segment_hits - before.segment_hits);
+  count("segment", "false", after.segment_misses - before.segment_misses);
+}
+
 void Metrics::set(const Gauges& g) {
   families_->in_flight.Set(g.in_flight);
+  families_->requests_max.Set(g.requests_max);
   families_->ready.Set(g.ready ? 1 : 0);
-  families_->connections.Set(g.connections);
-  families_->connections_refused.Set(g.connections_refused);
-  families_->http_bad_requests.Set(g.http_bad_requests);
-  families_->loop_lag.Set(g.loop_lag_max_s);
+}
+
+void Metrics::set(const net::HttpServerStats& stats) {
+  Families& f = *families_;
+  f.connections.Set(static_cast<double>(stats.connections_open));
+  raise_to(f.connections_refused, static_cast<double>(stats.connections_refused));
+  for (std::size_t i = 0; i < net::kRejections.size(); ++i) {
+    raise_to(f.rejected.Add({{"status", std::to_string(net::kRejections[i])}}),
+             static_cast<double>(stats.rejected[i]));
+  }
+  f.bodies.Add({{"what", "taken"}}).Set(static_cast<double>(stats.bodies_bytes));
+  f.bodies.Add({{"what", "max"}}).Set(static_cast<double>(stats.bodies_bytes_max));
+  f.loop_lag.Set(to_seconds(stats.loop_lag_max));
+}
+
+void Metrics::set(const ProcessStats& stats) {
+  families_->resident.Set(static_cast<double>(stats.resident_bytes));
+  families_->open_fds.Set(static_cast<double>(stats.open_descriptors));
 }
 
 void Metrics::routed(double duration_s) { families_->decision.Observe(duration_s); }
@@ -304,10 +359,10 @@ void Metrics::set(const DispatcherView& view) {
     set(f.kv_max, load.kv_blocks_max);
     set(f.kv_active, load.kv_blocks_active);
     set(f.kv_active_max, load.kv_blocks_active_max);
-    set(f.steps, load.steps);
-    set(f.evicted, load.blocks_evicted);
-    set(f.preemptions, load.preemptions);
-    set(f.errors, load.sequence_errors);
+    raise(f.steps, load.steps);
+    raise(f.evicted, load.blocks_evicted);
+    raise(f.preemptions, load.preemptions);
+    raise(f.errors, load.sequence_errors);
     set(f.worker_requests, worker.requests);
     raise(f.worker_prompt, load.prompt_tokens);
     raise(f.worker_cached, load.cached_tokens);

@@ -5,6 +5,10 @@
 #include <string>
 #include <string_view>
 
+#include "net/http_server.h"
+#include "serve/process_stats.h"
+#include "text/tokenizer.h"
+
 namespace penstock::tiers {
 struct Stats;
 }
@@ -20,6 +24,7 @@ class Metrics final {
   ~Metrics();
 
   void request_done(std::string_view endpoint, int status, double duration_s);
+  void refused(std::string_view endpoint, int status);  // at once: it has no duration to speak of
   void first_token(double since_request_s);
   void token_gap(double gap_s, std::uint32_t tokens);  // `tokens` came `gap_s` apart each
   void tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t completion);
@@ -27,18 +32,20 @@ class Metrics final {
   void moved();  // a request, to another worker because its own was lost before the first token
   void split(std::string_view outcome);  // prompt elsewhere: "handed_over", "recomputed"
   void unknown_fields(std::size_t count);
+  /// What one prompt has made of a loop's tokenizer cache.
+  void looked_up(const text::TokenizerCache::Stats& before,
+                 const text::TokenizerCache::Stats& after);
   void routed(double duration_s);  // a worker was chosen, or none found
 
   /// Set when a page is asked for: things that others count.
   struct Gauges {
     double in_flight = 0;
-    double connections = 0;
-    double connections_refused = 0;
-    double http_bad_requests = 0;
-    double loop_lag_max_s = 0;
+    double requests_max = 0;  // that the workers take at once
     bool ready = false;
   };
   void set(const Gauges& gauges);
+  void set(const net::HttpServerStats& stats);
+  void set(const ProcessStats& stats);
 
   /// The workers and their router, as they are when a page is asked for.
   void set(const DispatcherView& view);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <memory>
+#include <random>
 #include <utility>
 
 #include "api/openai.h"
@@ -12,6 +14,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "serve/desk.h"
+#include "serve/process_stats.h"
 #include "serve/workers_page.h"
 
 namespace penstock::serve {
@@ -20,6 +23,38 @@ namespace {
 using Method = net::HttpRequest::Method;
 
 constexpr std::string_view kJson = "application/json";
+constexpr std::string_view kChat = "/v1/chat/completions";
+constexpr std::string_view kCompletions = "/v1/completions";
+constexpr std::string_view kEmbeddings = "/v1/embeddings";
+constexpr std::string_view kModels = "/v1/models";
+constexpr std::string_view kDebug = "/debug/";
+
+/// What metrics call it.
+std::string_view endpoint_of(std::string_view path) {
+  if (path == kChat) return "chat_completions";
+  if (path == kCompletions) return "completions";
+  if (path == kEmbeddings) return "embeddings";
+  if (path.starts_with(kModels)) return "models";
+  return path.starts_with(kDebug) ? "debug" : "other";
+}
+
+bool commands_worker(std::string_view path) { return path.starts_with("/debug/workers/"); }
+
+/// Wherever GET is taken, HEAD is too.
+std::string_view methods_of(std::string_view path) {
+  const bool takes_post =
+      path == kChat || path == kCompletions || path == kEmbeddings || commands_worker(path);
+  return takes_post ? "POST" : "GET, HEAD";
+}
+
+/// Of paths that exist.
+Result<void> check_method(const net::HttpRequest& request) {
+  const std::string_view allowed = methods_of(request.path());
+  const bool is_get = request.method == Method::kGet || request.method == Method::kHead;
+  if (allowed == "POST" ? request.method == Method::kPost : is_get) return {};
+  return fail(Code::kMethodNotAllowed,
+              fmt::format("this path takes {} only", allowed.substr(0, allowed.find(','))));
+}
 
 /// Takes as long whatever the bytes are, so that a key cannot be guessed byte by byte.
 bool same_secret(std::string_view a, std::string_view b) {
@@ -29,14 +64,6 @@ bool same_secret(std::string_view a, std::string_view b) {
         static_cast<unsigned char>(i < a.size() ? a[i] : 0) ^ static_cast<unsigned char>(b[i]);
   }
   return difference == 0;
-}
-
-void refuse_method(net::Exchange& exchange, std::string_view allowed) {
-  const Error error{Code::kMethodNotAllowed, fmt::format("this path takes {} only", allowed), "",
-                    0};
-  // Wherever GET is taken, HEAD is too.
-  exchange.respond(405, kJson, api::error_body(error),
-                   {{"allow", allowed == "GET" ? "GET, HEAD" : allowed}});
 }
 
 /// A part of a path with its escapes resolved: clients write a model's "org/name" as "org%2Fname".
@@ -70,13 +97,17 @@ void answer_error(net::Exchange& exchange, const Error& error) {
     exchange.respond(http_status(error.code), kJson, body, {{"retry-after", after}});
   } else if (error.code == Code::kUnauthorized) {
     exchange.respond(401, kJson, body, {{"www-authenticate", "Bearer"}});
+  } else if (error.code == Code::kMethodNotAllowed) {
+    exchange.respond(405, kJson, body, {{"allow", methods_of(exchange.request().path())}});
   } else {
     exchange.respond(http_status(error.code), kJson, body);
   }
 }
 
 Service::Service(const ServiceOptions& options, const Clock& clock)
-    : options_(options), clock_(clock) {}
+    : options_(options),
+      clock_(clock),
+      next_id_(std::uint64_t{std::random_device{}()} << 32 | std::random_device{}()) {}
 
 Service::~Service() = default;
 
@@ -93,7 +124,11 @@ void Service::close() {
   desks_.clear();
 }
 
-void Service::set_model(ServedModel& model) { model_.store(&model); }
+void Service::set_model(ServedModel& model) {
+  const std::string identity = fmt::format("{} {}", kVersion, model.info().model);
+  fingerprint_ = fmt::format("fp_{:012x}", std::hash<std::string>{}(identity) & 0xFFFF'FFFF'FFFFU);
+  model_.store(&model);
+}
 void Service::set_loading(float progress) { loading_.store(progress); }
 
 void Service::set_failed(std::string message) {
@@ -104,6 +139,24 @@ void Service::set_failed(std::string message) {
 void Service::drain() {
   draining_.store(true);
   if (ServedModel* model = model_.load()) model->dispatcher().drain();
+}
+
+void Service::shut_down() {
+  for (const std::unique_ptr<Desk>& desk : desks_) {
+    desk->loop().post([&desk = *desk] {
+      desk.shut_down({Code::kUnavailable, "the server is shutting down", "", 1});
+    });
+  }
+}
+
+ServedModel* Service::model_in_service() const {
+  return draining_.load() ? nullptr : model_.load();
+}
+
+/// Workers of other processes come and go.
+bool Service::can_answer() const {
+  ServedModel* model = model_in_service();
+  return model != nullptr && model->dispatcher().requests_max() > 0;
 }
 
 Permit Service::admit() {
@@ -117,13 +170,14 @@ Error Service::not_ready() const {
   const std::lock_guard lock(failure_mutex_);
   if (!failure_.empty())
     return {Code::kUnavailable, fmt::format("the model could not be loaded: {}", failure_), "", 0};
+  if (model_.load() != nullptr) return {Code::kUnavailable, "no worker takes requests", "", 1};
   if (loading_.load() == kAwaitsWorker) return {Code::kUnavailable, "no worker has joined", "", 1};
   return {Code::kUnavailable,
           fmt::format("the model is still loading ({:.0f} %)", 100 * loading_.load()), "", 1};
 }
 
-bool Service::authorised(const net::HttpRequest& request) const {
-  if (options_.api_keys.empty()) return true;
+Result<void> Service::authorise(const net::HttpRequest& request) const {
+  if (options_.api_keys.empty()) return {};
   constexpr std::string_view kScheme = "bearer ";
   std::string_view given = request.header("authorization");
   const bool bearer =
@@ -131,72 +185,91 @@ bool Service::authorised(const net::HttpRequest& request) const {
       std::ranges::equal(given.substr(0, kScheme.size()), kScheme, [](char a, char b) {
         return std::tolower(static_cast<unsigned char>(a)) == b;
       });
-  if (!bearer) return false;
-  given.remove_prefix(kScheme.size());
   bool known = false;
-  for (const std::string& key : options_.api_keys) known |= same_secret(given, key);
-  return known;
+  if (bearer) {
+    given.remove_prefix(kScheme.size());
+    for (const std::string& key : options_.api_keys) known |= same_secret(given, key);
+  }
+  if (known) return {};
+  return fail(Code::kUnauthorized, given.empty() ? "an API key is needed: Authorization: Bearer KEY"
+                                                 : "the API key is not known here");
 }
 
 void Service::handle(net::Exchange& exchange) {
+  net::HttpRequest& request = exchange.request();
+  if (request.id.empty()) request.id = fmt::format("req-{:016x}", next_id_.fetch_add(1));
+  const std::string_view endpoint = endpoint_of(request.path());
+  if (Result<void> done = route(exchange); !done) {
+    metrics_.refused(endpoint, http_status(done.error().code));
+    answer_error(exchange, done.error());
+  }
+}
+
+Result<void> Service::route(net::Exchange& exchange) {
   const net::HttpRequest& request = exchange.request();
   const std::string_view path = request.path();
-  const bool is_get = request.method == Method::kGet || request.method == Method::kHead;
   const auto is = [&](std::string_view p) { return path == p; };
 
-  if (is("/health"))
-    return is_get ? exchange.respond(200, kJson, R"({"status":"ok"})")
-                  : refuse_method(exchange, "GET");
-  if (is("/ready")) return is_get ? answer_ready(exchange) : refuse_method(exchange, "GET");
-  if (is("/version")) {
-    return is_get ? exchange.respond(200, kJson, fmt::format(R"({{"version":"{}"}})", kVersion))
-                  : refuse_method(exchange, "GET");
+  if (request.method == Method::kOptions && !options_.cors_origin.empty()) {
+    answer_preflight(exchange);
+    return {};
   }
-  if (is("/metrics")) return is_get ? answer_metrics(exchange) : refuse_method(exchange, "GET");
-  if (server_.load() == nullptr) return answer_error(exchange, not_ready());
-  if (path.starts_with("/debug/")) return answer_debug(exchange);
+  if (is("/health") || is("/ready") || is("/version") || is("/metrics")) {
+    if (Result<void> fine = check_method(request); !fine) return fine;
+    if (is("/ready")) {
+      answer_ready(exchange);
+    } else if (is("/metrics")) {
+      answer_metrics(exchange);
+    } else {
+      exchange.respond(
+          200, kJson,
+          is("/health") ? R"({"status":"ok"})" : fmt::format(R"({{"version":"{}"}})", kVersion));
+    }
+    return {};
+  }
+  if (server_.load() == nullptr) return std::unexpected(not_ready());
+  if (path.starts_with(kDebug)) return answer_debug(exchange);
   if (!path.starts_with("/v1/")) {
-    return answer_error(exchange, {Code::kNotFound,
-                                   "no such path; see /v1/models, /v1/chat/completions, "
-                                   "/v1/completions, /v1/embeddings, /health, /ready, "
-                                   "/metrics",
-                                   "", 0});
+    return fail(Code::kNotFound,
+                "no such path; see /v1/models, /v1/chat/completions, /v1/completions, "
+                "/v1/embeddings, /health, /ready, /metrics");
   }
-  if (!authorised(request)) {
-    const bool given = !request.header("authorization").empty();
-    return answer_error(exchange, {Code::kUnauthorized,
-                                   given ? "the API key is not known here"
-                                         : "an API key is needed: Authorization: Bearer KEY",
-                                   "", 0});
+  if (Result<void> known = authorise(request); !known) return known;
+  if (is(kModels) || path.starts_with("/v1/models/")) {
+    if (Result<void> fine = check_method(request); !fine) return fine;
+    return answer_models(exchange, unescape(path.substr(std::min<std::size_t>(11, path.size()))));
   }
-  if (is("/v1/models") || path.starts_with("/v1/models/")) {
-    return is_get ? answer_models(exchange,
-                                  unescape(path.substr(std::min<std::size_t>(11, path.size()))))
-                  : refuse_method(exchange, "GET");
+  return generate(exchange);
+}
+
+Result<void> Service::generate(net::Exchange& exchange) {
+  const std::string_view path = exchange.request().path();
+  if (path != kChat && path != kCompletions && path != kEmbeddings) {
+    return fail(Code::kNotFound,
+                "no such path under /v1: this server has models, chat/completions, completions "
+                "and embeddings");
   }
-  const bool is_chat = is("/v1/chat/completions");
-  const bool is_completion = is("/v1/completions");
-  const bool is_embedding = is("/v1/embeddings");
-  if (!is_chat && !is_completion && !is_embedding) {
-    return answer_error(exchange,
-                        {Code::kNotFound,
-                         "no such path under /v1: this server has models, chat/completions, "
-                         "completions and embeddings",
-                         "", 0});
-  }
-  if (request.method != Method::kPost) return refuse_method(exchange, "POST");
-  ServedModel* model = model_.load();
-  if (draining_.load() || model == nullptr) return answer_error(exchange, not_ready());
+  if (Result<void> fine = check_method(exchange.request()); !fine) return fine;
+  ServedModel* model = model_in_service();
+  if (model == nullptr) return std::unexpected(not_ready());
   Desk& desk = *desks_[exchange.loop().index()];
-  if (is_chat) return desk.chat(exchange, *model);
-  if (is_completion) return desk.complete(exchange, *model);
-  desk.embed(exchange, *model);
+  if (path == kChat) return desk.chat(exchange, *model);
+  if (path == kCompletions) return desk.complete(exchange, *model);
+  return desk.embed(exchange, *model);
+}
+
+/// What a browser asks before a page of another origin may ask. Which origin may, every answer says
+/// (net::HttpServerOptions::answer_headers).
+void Service::answer_preflight(net::Exchange& exchange) const {
+  const std::string wanted(exchange.request().header("access-control-request-headers"));
+  exchange.respond(204, "", "",
+                   {{"access-control-allow-methods", "GET, POST, OPTIONS"},
+                    {"access-control-allow-headers", wanted.empty() ? "*" : wanted},
+                    {"access-control-max-age", "86400"}});
 }
 
 void Service::answer_ready(net::Exchange& exchange) {
-  if (model_.load() != nullptr && !draining_.load()) {
-    return exchange.respond(200, kJson, R"({"status":"ready"})");
-  }
+  if (can_answer()) return exchange.respond(200, kJson, R"({"status":"ready"})");
   const Error why = not_ready();
   std::string body = R"({"status":"not ready","reason":)";
   api::append_json_string(body, why.message);
@@ -207,15 +280,13 @@ void Service::answer_ready(net::Exchange& exchange) {
 void Service::answer_metrics(net::Exchange& exchange) {
   Metrics::Gauges gauges;
   gauges.in_flight = in_flight_.load();
-  gauges.ready = model_.load() != nullptr && !draining_.load();
-  if (const net::HttpServer* server = server_.load()) {
-    const net::HttpServerStats stats = server->stats();
-    gauges.connections = static_cast<double>(stats.connections_open);
-    gauges.connections_refused = static_cast<double>(stats.connections_refused);
-    gauges.http_bad_requests = static_cast<double>(stats.bad_requests);
-    gauges.loop_lag_max_s = to_seconds(stats.loop_lag_max);
+  gauges.ready = can_answer();
+  if (ServedModel* model = model_.load()) {
+    gauges.requests_max = static_cast<double>(model->dispatcher().requests_max());
   }
   metrics_.set(gauges);
+  if (const net::HttpServer* server = server_.load()) metrics_.set(server->stats());
+  metrics_.set(read_process_stats());
   if (ServedModel* model = model_.load()) {
     metrics_.set(model->dispatcher().view());
     if (const tiers::Store* store = model->store()) metrics_.set(store->stats());
@@ -223,88 +294,84 @@ void Service::answer_metrics(net::Exchange& exchange) {
   exchange.respond(200, "text/plain; version=0.0.4; charset=utf-8", metrics_.page());
 }
 
-void Service::answer_models(net::Exchange& exchange, std::string_view id) {
+Result<void> Service::answer_models(net::Exchange& exchange, std::string_view id) {
   std::vector<api::ModelCard> cards;
   if (ServedModel* model = model_.load()) {
     for (const std::string& name : model->names()) {
       cards.push_back({name, model->created(), model->info().context_tokens_max});
     }
   }
-  if (id.empty()) return exchange.respond(200, kJson, api::model_list(cards));
-  for (const api::ModelCard& card : cards) {
-    if (card.id == id) return exchange.respond(200, kJson, api::model_body(card));
+  if (id.empty()) {
+    exchange.respond(200, kJson, api::model_list(cards));
+    return {};
   }
-  answer_error(exchange,
-               {Code::kModelNotFound,
-                fmt::format("the model \"{}\" is not served here", id.substr(0, 60)), "model", 0});
+  for (const api::ModelCard& card : cards) {
+    if (card.id != id) continue;
+    exchange.respond(200, kJson, api::model_body(card));
+    return {};
+  }
+  return fail(Code::kModelNotFound,
+              fmt::format("the model \"{}\" is not served here", id.substr(0, 60)), "model");
 }
 
-void Service::answer_debug(net::Exchange& exchange) {
+Result<void> Service::answer_debug(net::Exchange& exchange) {
   const net::HttpRequest& request = exchange.request();
-  const std::string_view page = request.path().substr(std::string_view("/debug/").size());
-  if (page.starts_with("workers/")) return command_worker(exchange, page);
-  if (page != "requests" && page != "workers" && page != "decisions") {
-    return answer_error(exchange, {Code::kNotFound,
-                                   "no such page: there are /debug/requests, /debug/workers, "
-                                   "/debug/decisions, POST /debug/workers/N/role?to=ROLE and "
-                                   "POST /debug/workers/N/clear-cache",
-                                   "", 0});
+  const std::string_view page = request.path().substr(kDebug.size());
+  const bool is_command = commands_worker(request.path());
+  if (page != "requests" && page != "workers" && page != "decisions" && !is_command) {
+    return fail(Code::kNotFound,
+                "no such page: there are /debug/requests, /debug/workers, /debug/decisions, "
+                "POST /debug/workers/N/role?to=ROLE and POST /debug/workers/N/clear-cache");
   }
-  if (!authorised(request)) {
-    return answer_error(
-        exchange, {Code::kUnauthorized, "an API key is needed: Authorization: Bearer KEY", "", 0});
+  if (Result<void> known = authorise(request); !known) return known;
+  if (Result<void> fine = check_method(request); !fine) return fine;
+  if (page == "requests") {
+    answer_requests(exchange);
+    return {};
   }
-  if (request.method != Method::kGet && request.method != Method::kHead) {
-    return refuse_method(exchange, "GET");
-  }
-  if (page == "requests") return answer_requests(exchange);
   ServedModel* model = model_.load();
-  if (model == nullptr) return answer_error(exchange, not_ready());
+  if (model == nullptr) return std::unexpected(not_ready());
   Dispatcher& dispatcher = model->dispatcher();
+  if (is_command) return command_worker(exchange, dispatcher, page);
   if (page == "workers") {
-    return exchange.respond(200, kJson, workers_json(model->name(), dispatcher.view()));
+    exchange.respond(200, kJson, workers_json(model->name(), dispatcher.view()));
+  } else {
+    exchange.respond(
+        200, kJson,
+        decisions_json(dispatcher.policy(), dispatcher.terms(), dispatcher.decisions()));
   }
-  exchange.respond(200, kJson,
-                   decisions_json(dispatcher.policy(), dispatcher.terms(), dispatcher.decisions()));
+  return {};
 }
 
 /// POST /debug/workers/N/role?to=prefill, decode or both, and /debug/workers/N/clear-cache.
-void Service::command_worker(net::Exchange& exchange, std::string_view page) {
-  const net::HttpRequest& request = exchange.request();
-  if (!authorised(request)) {
-    return answer_error(
-        exchange, {Code::kUnauthorized, "an API key is needed: Authorization: Bearer KEY", "", 0});
-  }
-  if (request.method != Method::kPost) return refuse_method(exchange, "POST");
-  ServedModel* model = model_.load();
-  if (model == nullptr) return answer_error(exchange, not_ready());
+Result<void> Service::command_worker(net::Exchange& exchange, Dispatcher& dispatcher,
+                                     std::string_view page) {
   page.remove_prefix(std::string_view("workers/").size());
   const std::string_view number = page.substr(0, page.find('/'));
   const std::string_view command = page.substr(std::min(page.size(), number.size() + 1));
   kv::Slot slot = 0;
   const auto read = std::from_chars(number.data(), number.data() + number.size(), slot);
   if (number.empty() || read.ec != std::errc{} || read.ptr != number.data() + number.size()) {
-    return answer_error(exchange, {Code::kNotFound, "there is no such worker", "", 0});
+    return fail(Code::kNotFound, "there is no such worker");
   }
   if (command == "clear-cache") {
-    const Result<void> asked = model->dispatcher().clear_cache(slot);
-    if (!asked) return answer_error(exchange, asked.error());
+    if (Result<void> asked = dispatcher.clear_cache(slot); !asked) return asked;
     log::info("worker {} clears its cache", slot);
-    return exchange.respond(202, kJson, fmt::format(R"({{"worker":{}}})", slot));
+    exchange.respond(202, kJson, fmt::format(R"({{"worker":{}}})", slot));
+    return {};
   }
   if (command != "role") {
-    return answer_error(exchange, {Code::kNotFound,
-                                   "a worker takes POST /debug/workers/N/role?to=ROLE and "
-                                   "POST /debug/workers/N/clear-cache",
-                                   "", 0});
+    return fail(Code::kNotFound,
+                "a worker takes POST /debug/workers/N/role?to=ROLE and "
+                "POST /debug/workers/N/clear-cache");
   }
-  const Result<fleet::Role> role = role_of(request.query());
-  const Result<void> done =
-      role ? model->dispatcher().set_role(slot, *role) : std::unexpected(role.error());
-  if (!done) return answer_error(exchange, done.error());
+  const Result<fleet::Role> role = role_of(exchange.request().query());
+  if (!role) return std::unexpected(role.error());
+  if (Result<void> done = dispatcher.set_role(slot, *role); !done) return done;
   log::info("worker {} has the role {} from now on", slot, to_string(*role));
   exchange.respond(200, kJson,
                    fmt::format(R"({{"worker":{},"role":"{}"}})", slot, to_string(*role)));
+  return {};
 }
 
 /// Asks every loop for its live requests; the last one to answer sends the page.

@@ -24,9 +24,11 @@ struct ServiceOptions {
   std::size_t segment_bytes_max = 4 << 20;    // tokens of earlier messages kept, all loops together
   Nanos kv_lease = std::chrono::seconds(30);  // a prompt's KV is kept for an answer elsewhere
   std::uint32_t max_tokens_default = 0;  // when the client names none; 0: what the context holds
+  std::string cors_origin;  // pages of it may ask: preflights are answered; empty: they are not
 };
 
 class Desk;
+class Dispatcher;
 
 /// The right to be in flight; given back when destroyed. Empty: refused.
 class Permit final {
@@ -66,22 +68,37 @@ class Service final : public net::HttpHandler {
   void set_failed(std::string message);
   /// New work is refused from now on; what runs goes on.
   void drain();
+  /// What still runs is answered with an error, as soon as each loop comes to it. Before the server
+  /// is stopped.
+  void shut_down();
 
   [[nodiscard]] Permit admit();
   [[nodiscard]] std::uint32_t in_flight() const noexcept { return in_flight_.load(); }
 
   void handle(net::Exchange& exchange) override;
 
+  /// Of build and model, for answers: the same as long as equal requests have equal answers. Once
+  /// there is a model.
+  [[nodiscard]] const std::string& fingerprint() const noexcept { return fingerprint_; }
+
  private:
   friend class Desk;
 
+  // Answer now or later, or say why not: handle() does that then, and counts it.
+  Result<void> route(net::Exchange& exchange);
+  Result<void> generate(net::Exchange& exchange);
+  Result<void> answer_models(net::Exchange& exchange, std::string_view id);
+  Result<void> answer_debug(net::Exchange& exchange);
+  static Result<void> command_worker(net::Exchange& exchange, Dispatcher& dispatcher,
+                                     std::string_view page);
+  void answer_preflight(net::Exchange& exchange) const;
   void answer_ready(net::Exchange& exchange);
   void answer_metrics(net::Exchange& exchange);
-  void answer_models(net::Exchange& exchange, std::string_view id);
   void answer_requests(net::Exchange& exchange);
-  void answer_debug(net::Exchange& exchange);
-  void command_worker(net::Exchange& exchange, std::string_view page);
-  [[nodiscard]] bool authorised(const net::HttpRequest& request) const;
+  [[nodiscard]] Result<void> authorise(const net::HttpRequest& request) const;
+  /// Null: no request can be answered now; see not_ready().
+  [[nodiscard]] ServedModel* model_in_service() const;
+  [[nodiscard]] bool can_answer() const;
   [[nodiscard]] Error not_ready() const;
 
   const ServiceOptions options_;
@@ -89,15 +106,17 @@ class Service final : public net::HttpHandler {
   Metrics metrics_;
   std::atomic<net::HttpServer*> server_{nullptr};
   std::vector<std::unique_ptr<Desk>> desks_;  // by loop index
+  std::string fingerprint_;                   // set before model_
   std::atomic<ServedModel*> model_{nullptr};
   std::atomic<bool> draining_{false};
   std::atomic<float> loading_{0};
   std::atomic<std::uint32_t> in_flight_{0};
+  std::atomic<std::uint64_t> next_id_;  // of requests that have no name of their own
   mutable std::mutex failure_mutex_;
   std::string failure_;
 };
 
-/// Answers with an error in OpenAI's shape, its status and Retry-After.
+/// Answers with an error in OpenAI's shape, its status, and the header that the status wants.
 void answer_error(net::Exchange& exchange, const Error& error);
 
 }  // namespace penstock::serve

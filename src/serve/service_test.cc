@@ -326,11 +326,128 @@ TEST_F(SplitServiceTest, ClientsThatLeaveBetweenTheLegsLeaveNothing) {
   wait_until_nothing_is_kept();
 }
 
+/// A simulated worker at the pace of a real one.
+class PacedServiceTest : public ServiceTest {
+ protected:
+  void configure(ModelOptions& options) override { options.simulated = true; }
+};
+
+TEST_F(PacedServiceTest, WhatTheServerDoesNotWaitForSaysSo) {
+  const std::string fields = R"({"model":"tiny","prompt":"a","max_tokens":100000)";
+  Call streamed;
+  Call whole;
+  auto first = start(streamed, "/v1/completions", fields + R"(,"stream":true})");
+  auto second = start(whole, "/v1/completions", fields + "}");
+  streamed.wait_for_bytes();
+  while (service_.in_flight() < 2) std::this_thread::yield();
+  service_.drain();
+  service_.shut_down();
+  const std::vector<std::string> all = events(streamed.wait());
+  EXPECT_EQ(text_at(all.back(), "/error/message"), "the server is shutting down");
+  EXPECT_TRUE(streamed.complete());
+  EXPECT_EQ(text_at(whole.wait(), "/error/code"), "unavailable");
+  EXPECT_EQ(whole.status(), 503);
+  EXPECT_EQ(metric(R"(penstock_requests_cancelled_total{reason="shutdown"})"), 2);
+  EXPECT_EQ(metric(R"(penstock_requests_total{endpoint="completions",status="503"})"), 2);
+  EXPECT_GT(metric("penstock_completion_tokens_total"), 0);
+  EXPECT_EQ(metric("penstock_ready"), 0);
+  on_loop([&] {
+    first.reset();
+    second.reset();
+  });
+}
+
+TEST_F(ServiceTest, EachChoiceIsAStreamToTheTimeBetweenTokens) {
+  ask("/v1/completions", R"({"model":"tiny","prompt":"a","n":3,"max_tokens":4,"ignore_eos":true})");
+  EXPECT_EQ(metric("penstock_time_to_first_token_seconds_count"), 1);
+  EXPECT_LE(metric("penstock_inter_token_latency_seconds_count"), 3 * (4 - 1));
+}
+
+TEST_F(ServiceTest, ChoicesAtTemperatureZeroAreTheSame) {
+  const std::string answer = ask(
+      "/v1/completions", R"({"model":"tiny","prompt":"a","n":2,"temperature":0,"max_tokens":4})");
+  EXPECT_EQ(text_at(answer, "/choices/0/text"), text_at(answer, "/choices/1/text"));
+}
+
+TEST_F(ServiceTest, WhatCanNeverRunIsRefused) {
+  const std::string crowd = ask(
+      "/v1/completions", R"({"model":"tiny","prompt":["a","b","c"],"n":128,"max_tokens":1})", 400);
+  EXPECT_EQ(text_at(crowd, "/error/param"), "n");
+  EXPECT_NE(crowd.find("384 choices"), std::string::npos) << crowd;
+  std::string messages;
+  for (int i = 0; i < 1024; ++i) {
+    messages += fmt::format(R"({}{{"role":"user","content":""}})", i == 0 ? "" : ",");
+  }
+  EXPECT_EQ(text_at(ask("/v1/chat/completions",
+                        fmt::format(R"({{"model":"tiny","messages":[{}]}})", messages), 400),
+                    "/error/code"),
+            "context_length_exceeded");
+  EXPECT_EQ(text_at(ask("/v1/completions",
+                        fmt::format(R"({{"model":"tiny","prompt":"a","n":128,"grammar":"{}"}})",
+                                    "root ::= \\\"" + std::string(40'000, 'a') + "\\\""),
+                        400),
+                    "/error/param"),
+            "n");
+  EXPECT_EQ(service_.in_flight(), 0u);
+}
+
+TEST_F(ServiceTest, EveryRefusalIsCounted) {
+  const auto count = [&](std::string_view endpoint, int status) {
+    return metric(
+        fmt::format(R"(penstock_requests_total{{endpoint="{}",status="{}"}})", endpoint, status));
+  };
+  ask("/nothing", "", 404, "GET");
+  ask("/v1/nothing", "{}", 404);
+  ask("/v1/models/other", "", 404, "GET");
+  ask("/v1/chat/completions", "", 405, "GET");
+  ask("/debug/requests", "{}", 405);
+  ask("/debug/workers/role", "", 404);
+  ask("/v1/completions", "{", 400);
+  EXPECT_EQ(count("other", 404), 2);
+  EXPECT_EQ(count("models", 404), 1);
+  EXPECT_EQ(count("chat_completions", 405), 1);
+  EXPECT_EQ(count("debug", 405), 1);
+  EXPECT_EQ(count("debug", 404), 1);
+  EXPECT_EQ(count("completions", 400), 1);
+  EXPECT_EQ(metric("penstock_request_duration_seconds_count"), 0);  // those took no time
+  service_.drain();
+  ask("/v1/completions", "{}", 503);
+  EXPECT_EQ(count("completions", 503), 1);
+}
+
+TEST_F(ServiceTest, TheBuildAndTheModelHaveAFingerprint) {
+  const std::string whole = chat("");
+  const std::string print = text_at(whole, "/system_fingerprint");
+  EXPECT_TRUE(print.starts_with("fp_")) << print;
+  const std::vector<std::string> all = events(chat(R"("stream":true)"));
+  EXPECT_EQ(text_at(all[1], "/system_fingerprint"), print);
+}
+
+TEST_F(ServiceTest, WithoutAnOriginPreflightsAreNoRequests) {
+  ask("/v1/chat/completions", "", 405, "OPTIONS");
+}
+
+class CorsTest : public ServiceTest {
+ protected:
+  CorsTest() : ServiceTest(ServiceOptions{.api_keys = {"key"}, .cors_origin = "*"}) {}
+};
+
+TEST_F(CorsTest, PreflightsAreAnsweredWithoutAKey) {
+  ask("/v1/chat/completions", "", 204, "OPTIONS",
+      {{"origin", "https://a.example"}, {"access-control-request-method", "POST"}});
+  ask("/v1/models", "", 401, "GET");
+}
+
 TEST_F(ServiceTest, PagesForOperators) {
   chat("");
   EXPECT_NE(ask("/metrics", "", 200, "GET").find("penstock_completion_tokens_total 12"),
             std::string::npos);
   EXPECT_EQ(ask("/debug/requests", "", 200, "GET"), R"({"requests":[]})");
+  EXPECT_GT(metric("process_resident_memory_bytes"), 1 << 20);
+  EXPECT_GT(metric("process_open_fds"), 3);
+  EXPECT_GT(metric(R"(penstock_http_bodies_bytes{what="max"})"), 0);
+  EXPECT_EQ(metric("penstock_workers_requests_max"), 4 + 256);
+  EXPECT_GT(metric(R"(penstock_worker_steps_total{worker="0"})"), 0);
   EXPECT_EQ(text_at(ask("/v1/models", "", 200, "GET"), "/data/0/id"), "tiny");
   EXPECT_EQ(text_at(ask("/v1/models/alias", "", 200, "GET"), "/id"), "alias");
   ask("/v1/models/other", "", 404, "GET");

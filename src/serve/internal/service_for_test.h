@@ -68,6 +68,8 @@ class Call final : public net::HttpCallListener {
 /// The whole service over the tiny model, on a real socket.
 class ServiceTest : public testing::Test {
  protected:
+  explicit ServiceTest(const ServiceOptions& options = {}) : service_(options, clock_) {}
+
   void SetUp() override {
     const std::string path = testing::TempDir() + fmt::format("/serve-{}.gguf", getpid());
     text::tiny::write(path, 1, 0);
@@ -170,6 +172,13 @@ class ServiceTest : public testing::Test {
     return number;
   }
 
+  /// What /metrics has under this name, labels included; 0 if it has none.
+  double metric(std::string_view name) {
+    const std::string page = ask("/metrics", "", 200, "GET");
+    const std::size_t at = page.find(fmt::format("\n{} ", name));
+    return at == std::string::npos ? 0 : std::stod(page.substr(at + name.size() + 2));
+  }
+
   /// The data of each event of a stream.
   static std::vector<std::string> events(std::string_view body) {
     std::vector<std::string> all;
@@ -179,7 +188,7 @@ class ServiceTest : public testing::Test {
   }
 
   SteadyClock clock_;
-  Service service_{{}, clock_};
+  Service service_;
   std::unique_ptr<ServedModel> model_;
   std::unique_ptr<net::HttpServer> server_;
   std::unique_ptr<net::LoopThread> loop_;
