@@ -150,6 +150,8 @@ void declare(Command& command, ServeFlags& f) {
   command.add("--api-key", f.service.api_keys,
               "Key that clients must show, one or more (default: none needed)");
   command.add("--api-key-file", f.api_key_file, "File with a key a line").existing_file();
+  command.add("--cors-origin", f.service.cors_origin,
+              "Origin whose pages may ask from a browser, or * for any (default: none)");
   command.add("--max-in-flight", f.service.in_flight_max, "Requests being answered before 429")
       .range(1, 1 << 20);
   command.add("--max-connections", f.http.connections_max, "Open connections before 503")
@@ -220,6 +222,22 @@ Result<void> settle_labels(ServeFlags& f) {
   return {};
 }
 
+/// Browsers look for it in every answer.
+Result<void> settle_cors(ServeFlags& f) {
+  const std::string& origin = f.service.cors_origin;
+  if (origin.empty()) return {};
+  if (std::ranges::any_of(origin, [](char c) { return c <= ' ' || c > '~'; })) {
+    return fail(Code::kInvalidArgument,
+                "--cors-origin: expected one origin, as https://chat.example.org, or *");
+  }
+  f.http.answer_headers = fmt::format(
+      "Access-Control-Allow-Origin: {}\r\n"
+      "Access-Control-Expose-Headers: X-Request-Id, Retry-After\r\n"
+      "Vary: Origin\r\n",
+      origin);
+  return {};
+}
+
 /// Turns what was typed into the options of each part. Fails with what is wrong.
 Result<serve::ModelOptions> settle(ServeFlags& f) {
   if ((f.prefill > 0) != (f.decode > 0)) {
@@ -272,6 +290,7 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   if (std::ranges::count(f.names, "") > 0) {
     return fail(Code::kInvalidArgument, "--served-model-name: an empty name; give one, or none");
   }
+  if (Result<void> cors = settle_cors(f); !cors) return std::unexpected(cors.error());
   // Whoever sets an empty key believes to have set one.
   // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
   const char* key = f.service.api_keys.empty() ? std::getenv("PENSTOCK_API_KEY") : nullptr;
@@ -401,7 +420,9 @@ int run_serve(ServeFlags& flags) {
     fmt::print("workers join at {}:{}\n", parse_host_port(flags.remote.door.address)->host,
                remote->port());
   }
-  fmt::print("listening on http://{}:{}\n", flags.http.address, server.port());
+  const bool is_v6 = flags.http.address.find(':') != std::string::npos;
+  fmt::print("listening on http://{}{}{}:{}\n", is_v6 ? "[" : "", flags.http.address,
+             is_v6 ? "]" : "", server.port());
   std::fflush(stdout);
   std::clearerr(stdout);  // whoever started this may not care to read it
 
@@ -443,6 +464,11 @@ int run_serve(ServeFlags& flags) {
     const auto busy = [&] { return service.in_flight() > 0 || server.stats().exchanges_open > 0; };
     while (busy() && clock.now() < until) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
+    }
+    service.shut_down();
+    const TimePoint told = clock.now() + std::chrono::seconds(1);  // as soon as the loops come to it
+    while (service.in_flight() > 0 && clock.now() < told) {
+      if (signals.next(std::chrono::milliseconds(5)) != 0) break;
     }
     // Those that still have something to answer would wait for its end.
     if (processes && service.in_flight() == 0) end(*processes, signals, clock);

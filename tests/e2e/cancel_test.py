@@ -190,7 +190,7 @@ class CancelTest(unittest.TestCase):
         metrics = self.server.metrics()
         self.assertLessEqual(metrics['penstock_worker_kv_blocks{worker="0"}'],
                              metrics['penstock_worker_kv_blocks_max{worker="0"}'])
-        self.assertEqual(metrics['penstock_worker_errors{worker="0"}'], 0)
+        self.assertEqual(metrics['penstock_worker_errors_total{worker="0"}'], 0)
 
     def occupy(self):
         """Takes every place at the worker, with requests that stay; returns their connections."""
@@ -263,7 +263,7 @@ class CancelTest(unittest.TestCase):
             self.assertEqual(len(self.server.debug_requests()), 1)
         self.check_nothing_is_left()
         # An idle worker makes no steps: none is computed for nobody.
-        steps = 'penstock_worker_steps{worker="0"}'
+        steps = 'penstock_worker_steps_total{worker="0"}'
         before = self.server.metric(steps)
         self.server.chat(max_tokens=3)
         self.assertLessEqual(self.server.metric(steps), before + 5)

@@ -90,6 +90,7 @@ COMMON = {
     'frequency_penalty': ['a number'],
     'presence_penalty': ['a number'],
     'repetition_penalty': ['a number'],
+    'repeat_penalty': ['a number'],
     'seed': ['a number'],
     'stop': ['a string', 'an array'],
     'stop_token_ids': ['an array'],
@@ -110,6 +111,8 @@ FIELDS = {
         'tool_choice': ['a string', 'an object'],
         'parallel_tool_calls': ['a boolean'],
         'response_format': ['an object'],
+        'json_schema': ['an object'],
+        'guided_json': ['an object'],
         'logprobs': ['a boolean'],
         'top_logprobs': ['a number'],
         'chat_template_kwargs': ['an object'],
@@ -220,7 +223,7 @@ def fields():
     yield field('stream_options', '{"include_usage":true}', says='only allowed when stream is true')
     yield field('stream_options', '{"include_usage":1}', stream='true',
                 param='stream_options.include_usage')
-    yield field('n', '2', temperature='0', says='the same')
+    yield field('n', '2', 200, temperature='0')  # the same answer twice
     yield field('min_tokens', '5', says='max_tokens')
     yield field('stop', json.dumps(['x'] * 33), param='stop[32]', says='more than 32')
     yield field('stop', '""', says='must not be empty')
@@ -344,6 +347,14 @@ def tools():
     yield bad('tools[0].function.parameters', named(parameters='{}'))
     yield bad('tools[0].function.strict', named(strict='yes'))
     yield bad('tools[1].function.name', named(), named(), says='already')
+    # Together, what would pass one by one: a request must not hold the loop for a minute.
+    padded = {'type': 'object', 'description': 'x' * 120_000}
+    yield bad('tools', *[named(f'f{i}', parameters=padded) for i in range(5)], says='together')
+    wide = [{'type': 'object', 'properties': {f'p{t}_{i}': {'type': 'string'} for i in range(100)}}
+            for t in range(64)]
+    yield bad('tools', *[named(f'f{t}', parameters=schema) for t, schema in enumerate(wide)],
+              says='together')
+    yield bad('tools', named(description='a' * 50_000_000), says='cannot fit')
     yield bad('tools[1536]', *[named(f'f{i}') for i in range(1537)], says='more than 1536')
 
     one = json.dumps([named()])
@@ -394,10 +405,32 @@ def formats():
                 says='cannot fit')
     yield field('prompt', json.dumps('a' * 50_000_000), says='cannot fit', path=COMPLETIONS)
     # The simulated engine follows no grammar, good or bad, and says so.
-    yield field(place, '{"type":"json_object"}', 422, None, 'cannot follow a grammar')
-    yield field('grammar', '"root ::= [0-9]+"', 422, None, 'cannot follow a grammar')
-    yield field('grammar', '"this is no grammar ((("', 422, None, 'cannot follow a grammar')
-    yield field('grammar', '"root ::= [0-9]+"', 422, None, 'grammar', path=COMPLETIONS)
+    follow = 'cannot follow a grammar'
+    yield field(place, '{"type":"json_object"}', 422, says=follow)
+    yield field('json_schema', '{"type":"object"}', 422, place, follow)
+    yield field('guided_json', '{"type":"object"}', 422, place, follow)
+    yield field('grammar', '"root ::= [0-9]+"', 422, says=follow)
+    yield field('grammar', '"this is no grammar ((("', 422, says=follow)
+    yield field('grammar', '"root ::= [0-9]+"', 422, says=follow, path=COMPLETIONS)
+    yield field('tools', json.dumps([{'type': 'function', 'function': {'name': 'f'}}]), 422,
+                says=follow, tool_choice='"required"')
+    # Each choice has a grammar of its own.
+    for path in (CHAT, COMPLETIONS):
+        yield field('n', '128', path=path, says='4096 KiB together',
+                    grammar=json.dumps('root ::= "' + 'a' * 40_000 + '"'))
+    # What binds an answer elsewhere must not be passed over.
+    for name in ('guided_regex', 'guided_choice', 'guided_grammar', 'structured_outputs', 'regex',
+                 'ebnf'):
+        for path in (CHAT, COMPLETIONS):
+            yield field(name, '"[0-9]+"', path=path, says='use grammar')
+            yield field(name, 'null', 200, path=path)
+    for name in ('response_format', 'json_schema', 'guided_json'):
+        yield field(name, '{"type":"json_object"}', path=COMPLETIONS, says='use grammar')
+    yield field('guided_json', '{}', json_schema='{"type":"object"}', param=..., says='one of the')
+    yield field('json_schema', '{}', param=place, says='cannot be combined',
+                response_format='{"type":"json_object"}')
+    yield field('repeat_penalty', '1.1', 200)
+    yield field('repeat_penalty', '0')
     yield field('grammar', '""', says='must not be empty')
     yield field('grammar', '"root ::= [0-9]+"', response_format='{"type":"json_object"}',
                 says='cannot be combined')

@@ -4,6 +4,7 @@
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import tempfile
 import unittest
 
 from penstock import (BINARY, Closed, Process, Server, chat_body, completion_body, documents_of,
-                      run, wait_until)
+                      events_of, run, wait_until)
 
 CHAT = '/v1/chat/completions'
 COMPLETIONS = '/v1/completions'
@@ -467,14 +468,12 @@ class DrainTest(unittest.TestCase):
         self.assertEqual(len(documents_of(head)), 60_002)
         self.assertEqual(self.server.wait(), 0)
 
-    def check_cut(self, connection, head):
-        """The stream ends early, and nobody can take it for complete."""
-        try:
-            connection.read_body(head)
-        except Closed:
-            self.assertNotIn(b'[DONE]', head.body)
-            return
-        self.assertIn(b'"error"', head.body.split(b'data: ')[-1])
+    def check_ended(self, connection, head):
+        """The stream says itself why it ends early."""
+        connection.read_body(head)
+        error = json.loads([text for name, text in events_of(head) if name == 'data'][-1])['error']
+        self.assertEqual((error['code'], error['message']),
+                         ('unavailable', 'the server is shutting down'))
         self.assertNotIn(b'[DONE]', head.body)
 
     def test_second_signal_ends_at_once(self):
@@ -490,8 +489,10 @@ class DrainTest(unittest.TestCase):
                            'two run')
                 self.signal_and_wait_for_draining(first)
                 self.server.signal(second)
-                self.check_cut(*stream)
-                self.assertTrue(whole.at_end())
+                self.check_ended(*stream)
+                answer = whole.read_response()
+                self.assertEqual((answer.status, answer.headers['retry-after']), (503, '1'))
+                self.assertIn('shutting down', answer.error()['message'])
                 self.assertEqual(self.server.wait(), 0)
                 self.server.check_log()
                 self.server.kill()
@@ -500,7 +501,7 @@ class DrainTest(unittest.TestCase):
         self.start('--drain-timeout-s', '0.5', speedup=1)
         stream = self.open(max_tokens=ENDLESS)
         self.server.signal()
-        self.check_cut(*stream)
+        self.check_ended(*stream)
         self.assertEqual(self.server.wait(), 0)
         self.server.check_log()
 
@@ -508,7 +509,9 @@ class DrainTest(unittest.TestCase):
         self.start(speedup=1)
         stream = self.open(max_tokens=ENDLESS)
         self.server.signal(signal.SIGKILL)
-        self.check_cut(*stream)
+        with self.assertRaises(Closed):
+            stream[0].read_body(stream[1])
+        self.assertNotIn(b'[DONE]', stream[1].body)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What lies around the server: full disks, closed streams, folders that cannot be written, a port
-whose last owner was killed, clients that ask for much and read nothing."""
+whose last owner was killed, clients that ask for much and read nothing, pages in browsers."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,79 @@ class PipelineTest(unittest.TestCase):
                     self.assertEqual(text, expected)
             server.wait_until_idle()
             server.stop()
+
+    def test_what_is_held_for_who_does_not_read_is_bounded_in_bytes(self):
+        gone = 'penstock_requests_cancelled_total{reason="client_gone"}'
+        with Server() as server:
+            before = server.resident_bytes()
+            with server.connect(receive_buffer=4096) as connection:
+                connection.request('POST', COMPLETIONS,
+                                   completion_body(stream=True, n=128, max_tokens=100_000))
+                wait_until(lambda: server.metric(gone, 0) == 1, 'it counts as gone')
+                self.assertLess(server.resident_bytes() - before, 256 << 20)
+            server.wait_until_idle()
+            server.stop()
+
+
+class BrowserTest(unittest.TestCase):
+
+    PREFLIGHT = [('Origin', 'https://chat.example'), ('Access-Control-Request-Method', 'POST'),
+                 ('Access-Control-Request-Headers', 'authorization, content-type')]
+
+    def test_pages_may_ask_where_that_is_wanted(self):
+        origin = 'https://chat.example'
+        with Server('--cors-origin', origin, '--api-key', 'x') as server:
+            asked = server.request('OPTIONS', COMPLETIONS, headers=self.PREFLIGHT)
+            self.assertEqual(asked.status, 204)
+            self.assertIn('POST', asked.headers['access-control-allow-methods'])
+            self.assertEqual(asked.headers['access-control-allow-headers'],
+                             'authorization, content-type')
+            with server.connect() as connection:
+                connection.send(b'nonsense\r\n\r\n')
+                broken = connection.read_response()
+            for answer in (asked, server.complete(), server.get('/health'), broken):
+                self.assertEqual(answer.headers['access-control-allow-origin'], origin)
+                self.assertEqual(answer.headers['vary'], 'Origin')
+
+    def test_otherwise_they_may_not(self):
+        with Server() as server:
+            asked = server.request('OPTIONS', COMPLETIONS, headers=self.PREFLIGHT)
+            self.assertEqual((asked.status, asked.headers['allow']), (405, 'POST'))
+            self.assertNotIn('access-control-allow-origin', server.complete().headers)
+
+    def test_an_origin_is_one_word(self):
+        status, _, error = run('serve', '--model', 'simulated', '--cors-origin', 'a b')
+        self.assertEqual(status, 2)
+        self.assertIn('--cors-origin', error)
+
+
+class RequestIdTest(unittest.TestCase):
+
+    def test_every_answer_has_one_and_it_is_the_clients_if_it_gave_one(self):
+        with Server() as server:
+            paths = (('GET', '/v1/models', None), ('GET', '/health', None), ('GET', '/no', None),
+                     ('POST', COMPLETIONS, completion_body()), ('POST', COMPLETIONS, {}),
+                     ('POST', COMPLETIONS, completion_body(stream=True)),
+                     ('POST', '/v1/embeddings', {'model': 'simulated', 'input': 'x'}))
+            seen = set()
+            for method, path, body in paths:
+                given = server.request(method, path, body, [('X-Request-Id', 'mine-7')])
+                self.assertEqual(given.headers['x-request-id'], 'mine-7')
+                seen.add(server.request(method, path, body).headers['x-request-id'])
+            self.assertEqual(len(seen), len(paths))
+
+
+class AddressTest(unittest.TestCase):
+
+    def test_an_ipv6_address_is_shown_so_that_it_can_be_used(self):
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(('::1', 0))
+        except OSError:
+            self.skipTest('this machine has no IPv6')
+        with Process('serve', '--model', 'simulated', '--host', '::1', '--port', '0') as process:
+            process.wait_until(lambda: 'listening on http://[::1]:' in process.stdout(),
+                               'it listens', START_S)
 
 
 if __name__ == '__main__':

@@ -218,6 +218,18 @@ class LossTest(WorkersTest):
         self.front_end.wait_until_idle()
         self.front_end.check_log()
 
+    def test_without_a_worker_it_is_not_ready(self):
+        self.start(speedups=('max',))
+        self.assertEqual(self.front_end.get('/ready').status, 200)
+        self.workers[0].signal(signal.SIGKILL)
+        wait_until(lambda: self.front_end.get('/ready').status == 503, 'nobody is left')
+        self.assertIn('no worker', self.front_end.get('/ready').json()['reason'])
+        self.assertEqual(self.front_end.metric('penstock_ready'), 0)
+        self.ask(words(10), status=503)
+        self.add_worker()
+        wait_until(lambda: self.front_end.get('/ready').status == 200, 'another has come')
+        self.assertEqual(self.front_end.metric('penstock_ready'), 1)
+
     def test_what_has_no_token_yet_goes_to_another_worker(self):
         self.start(speedups=(1e-9,))  # its passes never end
         answers = []
