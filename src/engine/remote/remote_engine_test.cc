@@ -135,14 +135,13 @@ TEST_F(RemoteEngineTest, EmbedsAsTheEngineItself) {
   const auto into = [](auto& promise) {
     return [&promise](Result<std::vector<float>> v) { promise.set_value(v.value()); };
   };
-  ASSERT_TRUE(engine_->embed({.id = {1}, .tokens = {1, 2, 3}}, into(here)));
-  ASSERT_TRUE(remote_->embed({.id = {1}, .tokens = {1, 2, 3}}, into(there)));
+  ASSERT_TRUE(engine_->embed({.tokens = {1, 2, 3}}, into(here)));
+  ASSERT_TRUE(remote_->embed({.tokens = {1, 2, 3}}, into(there)));
   EXPECT_EQ(there.get_future().get(), here.get_future().get());
 
   std::promise<Code> refused;
-  ASSERT_TRUE(remote_->embed({.id = {2}, .tokens = {}}, [&](Result<std::vector<float>> v) {
-    refused.set_value(v.error().code);
-  }));
+  ASSERT_TRUE(remote_->embed(
+      {.tokens = {}}, [&](Result<std::vector<float>> v) { refused.set_value(v.error().code); }));
   EXPECT_EQ(refused.get_future().get(), Code::kInvalidArgument);
 }
 
@@ -462,9 +461,9 @@ TEST_F(RemoteEngineTest, AnEmbeddingIsWorkUntilItIsAnsweredAndEndsByItsDeadline)
   ASSERT_TRUE(remote_->generate(request(1, sink_, 10)));
   ASSERT_TRUE(until([&] { return engine_->load().running == 1; }));  // the pass never ends
   std::promise<Code> late;
-  ASSERT_TRUE(remote_->embed(
-      {.id = {2}, .tokens = {1}, .deadline = Deadline(clock_.now() + std::chrono::seconds(5))},
-      [&](Result<std::vector<float>> v) { late.set_value(v.error().code); }));
+  ASSERT_TRUE(
+      remote_->embed({.tokens = {1}, .deadline = Deadline(clock_.now() + std::chrono::seconds(5))},
+                     [&](Result<std::vector<float>> v) { late.set_value(v.error().code); }));
   EXPECT_TRUE(until([&] { return server_->live() == 2; }));
   EXPECT_EQ(late.get_future().get(), Code::kDeadlineExceeded);
   EXPECT_TRUE(until([&] { return server_->live() == 1; }));

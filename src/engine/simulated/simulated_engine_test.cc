@@ -170,18 +170,18 @@ TEST_F(SimulatedEngineTest, EmbedsIfItHasASize) {
   SimulatedOptions options = fast_worker();
   {
     const auto engine = make_simulated_engine(options, clock_);
-    const auto refused = engine->embed({.id = {1}, .tokens = {1, 2}}, [](auto) { ADD_FAILURE(); });
+    const auto refused = engine->embed({.tokens = {1, 2}}, [](auto) { ADD_FAILURE(); });
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Code::kUnprocessable);
   }
   options.embedding_size = 32;
   const auto engine = make_simulated_engine(options, clock_);
   std::promise<std::vector<float>> promise;
-  ASSERT_TRUE(engine->embed({.id = {1}, .tokens = {1, 2}}, [&](Result<std::vector<float>> result) {
+  ASSERT_TRUE(engine->embed({.tokens = {1, 2}}, [&](Result<std::vector<float>> result) {
     promise.set_value(std::move(result).value());
   }));
   EXPECT_EQ(promise.get_future().get(), simulated::embedding(std::vector<Token>{1, 2}, 32));
-  EXPECT_FALSE(engine->embed({.id = {1}, .tokens = {}}, [](auto) { ADD_FAILURE(); }));
+  EXPECT_FALSE(engine->embed({.tokens = {}}, [](auto) { ADD_FAILURE(); }));
 }
 
 TEST_F(SimulatedEngineTest, AnIdIsTakenUntilItsEnd) {
