@@ -466,7 +466,8 @@ int run_serve(ServeFlags& flags) {
       if (signals.next(std::chrono::milliseconds(20)) != 0) break;
     }
     service.shut_down();
-    const TimePoint told = clock.now() + std::chrono::seconds(1);  // as soon as the loops come to it
+    const TimePoint told =
+        clock.now() + std::chrono::seconds(1);  // as soon as the loops come to it
     while (service.in_flight() > 0 && clock.now() < told) {
       if (signals.next(std::chrono::milliseconds(5)) != 0) break;
     }

@@ -55,7 +55,8 @@ TEST_F(HttpServerIdsTest, AClientsOwnIdComesBackIfItIsSane) {
   });
   for (streams = false;; streams = true) {
     EXPECT_EQ(ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").headers.at("x-request-id"), "ours");
-    for (const std::string& sane : {std::string("a"), std::string("9f-{x}/~!"), std::string(128, 'i')})
+    for (const std::string& sane :
+         {std::string("a"), std::string("9f-{x}/~!"), std::string(128, 'i')})
       EXPECT_EQ(ask_as(sane).headers.at("x-request-id"), sane);
     for (const std::string& odd : {std::string("a b"), std::string("a\tb"), std::string("\xC3\xA9"),
                                    std::string(129, 'i'), std::string()})

@@ -64,9 +64,9 @@ TEST_F(OutlookTest, WhatAPromptAddsIsWhatThePlanCostsMore) {
     const double steps = 1 + rng.below(300);
     const Item item{.tokens = 1.0 + rng.below(8000),
                     .blocks = 1.0 + rng.below(150),
-                     .load_ms = 300.0 * rng.below(3) * rng.fraction(),
-                     .cold = 20.0 * rng.below(3),
-                     .steps_max = steps};
+                    .load_ms = 300.0 * rng.below(3) * rng.fraction(),
+                    .cold = 20.0 * rng.below(3),
+                    .steps_max = steps};
     const double without = outlook.cost({}, rest_ms, prices);
     const double with = outlook.cost({}, rest_ms, prices, &item);
     ASSERT_NEAR(outlook.added(item, rest_ms).cost(prices), with - without, 1e-6 * (1 + with))

@@ -56,11 +56,11 @@ api::UsageCounts Embedding::usage() const {
 }
 
 std::string Embedding::describe(TimePoint now) const {
-  return fmt::format(
-      R"({{"id":"{}","endpoint":"{}","stream":false,"age_ms":{:.0f},"choices":{},)"
-      R"("prompt_tokens":{},"completion_tokens":0,"state":"{}","held_tokens":0,"unsent_bytes":{}}})",
-      id_, endpoint_, to_ms(now - arrived_), plan_.inputs.size(), tokens_,
-      vectors_.empty() ? "waiting" : "embedding", exchange_->unsent_bytes());
+  return fmt::format(R"({{"id":"{}","endpoint":"{}","stream":false,"age_ms":{:.0f},"choices":{},)"
+                     R"("prompt_tokens":{},"completion_tokens":0,"state":"{}","held_tokens":0,)"
+                     R"("unsent_bytes":{}}})",
+                     id_, endpoint_, to_ms(now - arrived_), plan_.inputs.size(), tokens_,
+                     vectors_.empty() ? "waiting" : "embedding", exchange_->unsent_bytes());
 }
 
 }  // namespace penstock::serve

@@ -34,9 +34,11 @@ constexpr std::uint64_t kSeedsEach = 5;
 
 // clang-format off
 const KvRow kKvRouter[] = {
-    {"c1k_agg4_kv", true, kFirstThousand, {.workers = 4}, {490.7, 503.6}, {356.7, 358.3}, {2183, 2220},
+    {"c1k_agg4_kv", true, kFirstThousand, {.workers = 4}, {490.7, 503.6}, {356.7, 358.3},
+     {2183, 2220},
      {10.16, 10.35}, {13.10, 13.26}, {4034, 4108}, {0.1065, 0.1264}},
-    {"c1k_agg8_kv", true, kFirstThousand, {.workers = 8}, {322.8, 325.4}, {203.0, 209.0}, {1810, 1821},
+    {"c1k_agg8_kv", true, kFirstThousand, {.workers = 8}, {322.8, 325.4}, {203.0, 209.0},
+     {1810, 1821},
      {7.33, 7.37}, {8.49, 8.90}, {2876, 2893}, {0.1475, 0.1499}},
     {"c1k_4p4d_kv", true, kFirstThousand, {.workers = 0, .prefill_workers = 4, .decode_workers = 4},
      {642.8, 654.4}, {500.6, 507.8}, {2302, 2341}, {7.75, 7.75}, {7.69, 7.71}, {3342, 3354},

@@ -219,7 +219,9 @@ TEST_F(SimulatedEngineTest, ACacheIsClearedBeforeWhatIsAskedNext) {
     r.prompt.assign(200, 7);
     ASSERT_TRUE(engine->generate(std::move(r)));
     EXPECT_EQ(sink_.wait_for_end(id).usage.cached_tokens, id == 2 ? 192U : 0U);
-    if (id == 2) ASSERT_TRUE(engine->clear_cache());
+    if (id == 2) {
+      ASSERT_TRUE(engine->clear_cache());
+    }
   }
   SimulatedOptions options = fast_worker();
   options.worker.prefix_caching = false;
