@@ -474,7 +474,7 @@ TEST_F(LlamaEngineTest, C3_CancelsAtRandomMomentsLeaveNothingBehind) {
   std::mt19937 random(8);
   std::vector<RequestId> ids;
   for (int i = 0; i < kCancels; ++i) {
-    const GenerateRequest r = request(tokens(1 + random() % 200, random() % 9), 1 + random() % 40);
+    const GenerateRequest r = request(tokens(1 + random() % 60, random() % 9), 1 + random() % 12);
     while (!e->generate(r)) std::this_thread::yield();  // as many wait as may
     ids.push_back(r.id);
     const RequestId id = ids[ids.size() - 1 - random() % std::min<std::size_t>(ids.size(), 20)];
