@@ -4,11 +4,10 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <string_view>
-#include <utility>
 
+#include "../must.h"
 #include "sim/simulation.h"
 
 namespace penstock::bench {
@@ -19,12 +18,8 @@ constexpr std::chrono::seconds kRounding{3};
 
 std::string cell(const sim::Trace& trace, sim::Setup setup, std::string_view policy) {
   setup.policy = policy;
-  const Result<sim::Report> report = sim::simulate(trace, setup);
-  if (!report) {
-    fmt::print(stderr, "{}\n", report.error().message);
-    std::exit(1);
-  }
-  return fmt::format("{:.1f} / {:.2f}", report->ttft_ms.mean, report->tpot_ms.mean);
+  const sim::Report report = must(sim::simulate(trace, setup));
+  return fmt::format("{:.1f} / {:.2f}", report.ttft_ms.mean, report.tpot_ms.mean);
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "../must.h"
 #include "base/rng.h"
-#include "must.h"
 #include "router/policy.h"
 #include "sim/simulation.h"
 

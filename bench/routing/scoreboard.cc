@@ -14,9 +14,9 @@
 #include <thread>
 #include <vector>
 
+#include "../must.h"
 #include "cells.h"
 #include "moments.h"
-#include "must.h"
 #include "oracle.h"
 #include "router/policy.h"
 #include "sim/generators.h"

@@ -6,7 +6,7 @@
 #include <memory>
 #include <utility>
 
-#include "must.h"
+#include "../must.h"
 #include "router/policy.h"
 
 namespace penstock::bench {

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "../must.h"
 #include "base/log.h"
 #include "sim/content.h"
 #include "sim/simulation.h"
@@ -100,11 +101,7 @@ class Askings final {
 void print_row(const sim::Trace& trace, const Askings& askings, sim::Setup setup) {
   setup.policy = "latency";
   setup.model.block_tokens = kBlockTokens;
-  const Result<sim::Report> run = sim::simulate(trace, setup);
-  if (!run) {
-    fmt::print(stderr, "{}\n", run.error().message);
-    std::exit(1);
-  }
+  const sim::Report run = must(sim::simulate(trace, setup));
   const std::size_t each =
       std::size_t{setup.model.kv_blocks} + setup.tiers.host_blocks + setup.tiers.disk_blocks;
   const double best = askings.best_hit_ratio(setup.workers * each);
@@ -112,9 +109,9 @@ void print_row(const sim::Trace& trace, const Askings& askings, sim::Setup setup
       "| {} | {} | {} | {} | {:g} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | "
       "{:.0f} | {:.0f} |\n",
       setup.workers, setup.model.kv_blocks, setup.tiers.host_blocks, setup.tiers.disk_blocks,
-      setup.tiers.disk_bytes_per_ns, 100 * run->prefix_hit_ratio, 100 * run->host_hit_ratio,
-      100 * run->disk_hit_ratio, 100 * best, run->prefix_hit_ratio / best,
-      run->disk_bytes_per_token, run->ttft_ms.mean, run->ttft_ms.p99);
+      setup.tiers.disk_bytes_per_ns, 100 * run.prefix_hit_ratio, 100 * run.host_hit_ratio,
+      100 * run.disk_hit_ratio, 100 * best, run.prefix_hit_ratio / best, run.disk_bytes_per_token,
+      run.ttft_ms.mean, run.ttft_ms.p99);
   std::fflush(stdout);
 }
 
