@@ -212,10 +212,10 @@ TEST_F(DispatcherFleetTest, WhoIsAskedForIsTriedThoughSuspect) {
   const auto eu = join("a", "host:1", {{"zone", "eu"}});
   join("b", "host:2", {{"zone", "us"}});
   eu->connected = false;
-  std::vector<std::uint64_t> locals;
-  dispatcher_.hash_blocks(prompt_, {}, locals);
+  PromptBlocks blocks;
+  dispatcher_.name_blocks(prompt_, {}, blocks);
   const Labels in_eu = {{"zone", "eu"}};
-  const DispatchRequest any{.prompt = prompt_, .locals = locals};
+  const DispatchRequest any{.prompt = prompt_, .locals = blocks.locals};
   DispatchRequest labelled = any;
   labelled.labels = in_eu;
   DispatchRequest ranked = any;

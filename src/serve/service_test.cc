@@ -329,7 +329,7 @@ TEST_F(SplitServiceTest, ClientsThatLeaveBetweenTheLegsLeaveNothing) {
 /// A simulated worker at the pace of a real one.
 class PacedServiceTest : public ServiceTest {
  protected:
-  void configure(ModelOptions& options) override { options.simulated = true; }
+  void configure(ModelOptions& options) override { options.simulated.emplace(); }
 };
 
 TEST_F(PacedServiceTest, WhatTheServerDoesNotWaitForSaysSo) {
