@@ -175,8 +175,8 @@ TEST(ParseChat, NotesUnknownFieldsButNotTheOnesThatChangeNothing) {
   const ChatRequest request = chat_with(
       R"("metadata":{"a":"b"},"store":true,"service_tier":"auto","prediction":{"type":"content"},
       "verbosity":"low","safety_identifier":"x","prompt_cache_key":"k","frobnicate":{"deep":[1]},
-      "guided_json":"{}")");
-  EXPECT_THAT(request.unknown_fields, ElementsAre("frobnicate", "guided_json"));
+      "best_effort":"{}")");
+  EXPECT_THAT(request.unknown_fields, ElementsAre("frobnicate", "best_effort"));
 
   std::string many;
   for (int i = 0; i < 40; ++i) {

@@ -226,10 +226,10 @@ std::optional<KvSource> Router::fetch(const Question& q, Slot slot) {
                     .load_ms = load.load_ns / 1e6,
                     .recompute_ms = load.recompute_ns / 1e6};
   }
-  if (!q.prompt_at || q.prompt_at == slot || q.cached_blocks(slot) >= q.prompt_blocks) {
-    return std::nullopt;
-  }
-  const std::uint32_t blocks = q.prompt_blocks - q.cached_blocks(slot);
+  // Of policies that ask for no caches not all blocks are named.
+  const std::uint32_t whole = q.prompt_tokens / q.block_tokens;
+  if (!q.prompt_at || q.prompt_at == slot || q.cached_blocks(slot) >= whole) return std::nullopt;
+  const std::uint32_t blocks = whole - q.cached_blocks(slot);
   const TransferCost cost = q.transfer.value_or(TransferCost{});
   return KvSource{
       .worker = q.prompt_at, .blocks = blocks, .load_ms = cost.fixed_ms + cost.block_ms * blocks};

@@ -292,7 +292,7 @@ class SplitServiceTest : public ServiceTest {
 TEST_F(SplitServiceTest, AnswersAreThoseOfOneWorkerAndLeaveNothingBehind) {
   std::vector<std::string> split;
   for (int seed = 1; seed <= 4; ++seed) split.push_back(answer(seed, 0));
-  EXPECT_EQ(loads()[1].kv_blocks_fetched, 4U * 9);  // 64 of 200 tokens are computed anew
+  EXPECT_EQ(loads()[1].kv_blocks_fetched, 4U * 8);  // 72 of 200 tokens are computed anew
   wait_until_nothing_is_kept();
   EXPECT_EQ(loads()[0].kv_leases_lapsed, 0U);
   const engine::LoadReport answering = loads()[1];
@@ -309,7 +309,7 @@ TEST_F(SplitServiceTest, AnswersAreThoseOfOneWorkerAndLeaveNothingBehind) {
   ask("/debug/workers/0/role?to=both", "", 405, "GET");
   ask("/debug/workers/0/rule", "", 404);
   for (int seed = 1; seed <= 4; ++seed) EXPECT_EQ(answer(seed, 2), split[seed - 1]);
-  EXPECT_EQ(loads()[0].kv_blocks_fetched, 4U * 9);  // they are the other way round by now
+  EXPECT_EQ(loads()[0].kv_blocks_fetched, 4U * 8);  // they are the other way round by now
   wait_until_nothing_is_kept();
 }
 

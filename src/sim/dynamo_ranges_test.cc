@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct KvRow {
   std::size_t requests;
   Setup setup;
   PublishedRange ttft_mean, ttft_p50, ttft_p99, itl_mean, tpot_mean, e2e_mean, reuse;
+
+  friend void PrintTo(const KvRow& row, std::ostream* out) { *out << row.name; }
 };
 
 constexpr std::size_t kFirstThousand = 1000;
