@@ -18,8 +18,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from servers import PENSTOCK, Server, free_port, load, machine, say, span, table
 
-MODEL = os.environ['PENSTOCK_DEMO_MODEL']
-LLAMA_SERVER = os.environ['PENSTOCK_LLAMA_SERVER']
+MODEL = os.environ.get('PENSTOCK_DEMO_MODEL')  # both set by run.sh
+LLAMA_SERVER = os.environ.get('PENSTOCK_LLAMA_SERVER')
 CONTEXT = 2048
 ANSWER = 48
 
@@ -68,6 +68,8 @@ def main():
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument('--json', help='write every figure to this file')
     options = parser.parse_args()
+    if not MODEL or not LLAMA_SERVER:
+        parser.error('start it with bench/engine/run.sh, which sets up the model and llama-server')
 
     servers = {'penstock': penstock, 'llama-server': llama_server}
     rows, everything = [], []
