@@ -119,7 +119,9 @@ class Server final {
     while (prompt.tokens.size() < kPromptTokens) {
       prompt.tokens.push_back(static_cast<Token>(rng_.below(50'000)));
     }
-    dispatcher_->hash_blocks(prompt.tokens, {}, prompt.locals);
+    serve::PromptBlocks named;
+    dispatcher_->name_blocks(prompt.tokens, {}, named);
+    prompt.locals = std::move(named.locals);
     std::vector<kv::Event> blocks;
     kv::BlockHash parent = kv::chain_root("bench", {}, {});
     for (std::size_t i = 0; i < prompt.locals.size(); ++i) {

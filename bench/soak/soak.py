@@ -348,7 +348,16 @@ class Soak:
             newest = self.asked // 4
         return chance.randrange(max(0, newest - 100), newest + 1)
 
-    def client(self, service, reference, chance, until):
+    def client(self, *arguments):
+        try:
+            self.ask_on(*arguments)
+        except BaseException as error:
+            with self.lock:
+                self.wrong.append(f'a client ended: {error!r}')
+                self.failed = True
+            raise
+
+    def ask_on(self, service, reference, chance, until):
         while self.asked < until and not self.over():
             if service.down:
                 time.sleep(0.01)
@@ -417,7 +426,7 @@ class Soak:
         except AssertionError as error:
             self.wrong.append(f'round {number}: {error} {service.kept()}')
         statuses = service.end()
-        if any(statuses):
+        if any(status != 0 for status in statuses):  # None: it had to be killed
             self.wrong.append(f'round {number}: ended with {statuses}')
         self.counted += service.counted
 
@@ -441,7 +450,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--requests', type=int, default=20000)
     parser.add_argument('--every', type=int, default=40, help='requests from one fault to the next')
-    parser.add_argument('--seconds', type=float, default=float('inf'),
+    parser.add_argument('--seconds', type=float, default=600,
                         help='no request begins after so long')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--kv-type', default='f16', help='f16 or q8_0')

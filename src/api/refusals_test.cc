@@ -90,6 +90,8 @@ TEST(Refusals, FieldsThatChatAndCompletionsShare) {
       {R"("presence_penalty":3)", "presence_penalty", "between -2 and 2"},
       {R"("repetition_penalty":0)", "repetition_penalty", "above 0 and up to 2"},
       {R"("repetition_penalty":2.1)", "repetition_penalty", "above 0 and up to 2"},
+      {R"("repetition_penalty":1.1,"repeat_penalty":1.2)", "repeat_penalty", "the same"},
+      {R"("repeat_penalty":1.1,"repetition_penalty":1.2)", "repetition_penalty", "the same"},
       {R"("seed":"1")", "seed", "an integer of 64 bits, got \"1\""},
       {R"("seed":1.5)", "seed", "an integer of 64 bits"},
       {R"("seed":18446744073709551616)", "seed", "an integer of 64 bits"},

@@ -214,6 +214,12 @@ Result<void> settle_labels(ServeFlags& f) {
   if (labels && find_label(*labels, serve::kProcessLabel) != nullptr) {
     wrong = fmt::format("{}: that one is given by --processes", serve::kProcessLabel);
   }
+  if (labels && f.processes && !labels->empty()) {  // with the one that each is given
+    if (const auto all = parse_labels(fmt::format("{},{}=0", f.labels, serve::kProcessLabel));
+        !all) {
+      wrong = all.error().message;
+    }
+  }
   if (labels && !labels->empty() && f.workers == 0) {
     wrong = "are of this server's own workers, and --workers is 0";
   }
@@ -226,7 +232,8 @@ Result<void> settle_labels(ServeFlags& f) {
 Result<void> settle_cors(ServeFlags& f) {
   const std::string& origin = f.service.cors_origin;
   if (origin.empty()) return {};
-  if (std::ranges::any_of(origin, [](char c) { return c <= ' ' || c > '~'; })) {
+  if (origin.ends_with('/') ||
+      std::ranges::any_of(origin, [](char c) { return c <= ' ' || c > '~' || c == ','; })) {
     return fail(Code::kInvalidArgument,
                 "--cors-origin: expected one origin, as https://chat.example.org, or *");
   }

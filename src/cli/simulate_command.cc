@@ -83,8 +83,8 @@ struct SimulateFlags {
   bool early_hand_over = false;
   std::uint32_t host_kv_blocks = 0;
   std::uint32_t disk_kv_blocks = 0;
-  double host_gb_per_s = 50;
-  double disk_gb_per_s = 12;
+  std::optional<double> host_gb_per_s;
+  std::optional<double> disk_gb_per_s;
   std::uint32_t routers = 1;
   bool routers_apart = false;
   std::optional<double> peer_delay_ms;
@@ -163,9 +163,13 @@ void declare_tiers(Command& command, SimulateFlags& f) {
       .add("--disk-kv-blocks", f.disk_kv_blocks,
            "and on its disk; what is worth it is written and loaded by the rules of --kv-disk")
       .range(0, 1 << 28);
-  command.add("--host-gb-per-s", f.host_gb_per_s, "Loading from host memory, GB/s")
+  command
+      .add_optional("--host-gb-per-s", f.host_gb_per_s.value_or(50),
+                    "Loading from host memory, GB/s (default: 50)")
       .range(1e-3, 1e6);
-  command.add("--disk-gb-per-s", f.disk_gb_per_s, "and from disk, one load after the other, GB/s")
+  command
+      .add_optional("--disk-gb-per-s", f.disk_gb_per_s,
+                    "and from disk, one load after the other, GB/s (default: 12)")
       .range(1e-3, 1e6);
 }
 
@@ -259,14 +263,25 @@ Result<void> check_partners(const SimulateFlags& f) {
   for (const auto& [given, flag] :
        {std::pair{f.early_hand_over, "--early-hand-over"},
         std::pair{f.split_when_better, "--split-when-better"},
-        std::pair{f.transfer_gb_per_s.has_value(), "--transfer-gb-s"},
-        std::pair{f.kv_bytes_per_token.has_value(), "--kv-bytes-per-token"}}) {
+        std::pair{f.transfer_gb_per_s.has_value(), "--transfer-gb-s"}}) {
     if (given && f.prefill == 0) {
       return invalid(
           fmt::format("{} says how KV gets from prefill to decode workers: it needs "
                       "--prefill and --decode",
                       flag));
     }
+  }
+  const bool tiers = f.host_kv_blocks > 0 || f.disk_kv_blocks > 0;
+  if (f.kv_bytes_per_token && f.prefill == 0 && !tiers) {
+    return invalid(
+        "--kv-bytes-per-token says how much KV is moved: it needs --prefill and --decode, "
+        "--host-kv-blocks or --disk-kv-blocks");
+  }
+  if (f.host_gb_per_s && f.host_kv_blocks == 0) {
+    return invalid("--host-gb-per-s: it needs --host-kv-blocks");
+  }
+  if (f.disk_gb_per_s && f.disk_kv_blocks == 0) {
+    return invalid("--disk-gb-per-s: it needs --disk-kv-blocks");
   }
   for (const auto& [given, flag] : {std::pair{f.routers_apart, "--routers-apart"},
                                     std::pair{f.peer_delay_ms.has_value(), "--peer-delay-ms"}}) {
@@ -296,7 +311,7 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.tiers = {.host_blocks = f.host_kv_blocks,
                  .disk_blocks = f.disk_kv_blocks,
                  .host_bytes_per_ns = f.host_gb_per_s,
-                 .disk_bytes_per_ns = f.disk_gb_per_s};
+                 .disk_bytes_per_ns = f.disk_gb_per_s.value_or(12)};
   setup.speed = f.speed;
   setup.concurrency = f.concurrency;
   setup.one_at_a_time = f.one_at_a_time;

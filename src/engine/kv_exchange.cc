@@ -178,6 +178,11 @@ void KvExchange::let_go() {
   }
   const TimePoint now = clock_.now();
   while (!away_.empty() && !away_.back().opening && now - away_.back().used >= kUnusedMax) {
+    if (away_.back().peer != nullptr && away_.back().peer->busy()) {  // a long pull
+      away_.back().used = now;
+      away_.splice(away_.begin(), away_, std::prev(away_.end()));
+      continue;
+    }
     if (away_.back().peer != nullptr) unused_.push_back(std::move(away_.back().peer));
     away_.pop_back();
   }

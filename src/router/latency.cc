@@ -315,7 +315,9 @@ class Latency final : public Policy {
                        .work_ms = prompt.work_ms + answer.added.work_ms,
                        .home_ms = prompt.home_ms + answer.added.home_ms,
                        .steps_ms = answer.added.steps_ms};
-      if (legs.cost(prices) < best.cost(prices)) best = legs;
+      const bool late = legs.first_token_ms > q.ttft_max_ms;
+      const bool best_late = best.first_token_ms > q.ttft_max_ms;
+      if (late != best_late ? best_late : legs.cost(prices) < best.cost(prices)) best = legs;
     }
     return best;
   }

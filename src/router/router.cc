@@ -191,10 +191,15 @@ void Router::match(const RouteRequest& request, std::span<std::uint32_t> depths)
 
 void Router::look_up(const RouteRequest& request, std::span<const std::uint32_t> cached,
                      std::span<tiers::LoadChoice> loads) {
-  for (Slot slot = 0; slot < loads.size(); ++slot) {
-    loads[slot] = cached[slot] < request.locals.size()
-                      ? request.tiers->foresee_load(slot, cached[slot])
-                      : tiers::LoadChoice{};
+  std::ranges::fill(loads, tiers::LoadChoice{});
+  const auto ask = [&](Slot slot) {
+    if (cached[slot] >= request.locals.size()) return;
+    loads[slot] = request.tiers->foresee_load(slot, cached[slot]);
+  };
+  if (!request.among.empty()) {
+    std::ranges::for_each(request.among, ask);
+  } else {
+    for (Slot slot = 0; slot < loads.size(); ++slot) ask(slot);
   }
 }
 
@@ -256,7 +261,9 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                     .new_blocks = question.prompt_blocks + 1 - cached_blocks,
                     .locals = choice.stage == Stage::kWhole ? request.locals
                                                             : std::span<const std::uint64_t>{}});
-  if (!decode && needs_.cached) predict(request, placement);
+  // What comes too late is shed.
+  const bool late = choice.ttft_ms > request.ttft_max_ms;
+  if (!decode && needs_.cached && !late) predict(request, placement);
   return placement;
 }
 

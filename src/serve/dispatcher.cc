@@ -69,6 +69,7 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       block_tokens_(info.block_tokens),
       computed_tokens_min_(info.computed_tokens_min),
       joins_max_(options.joins_max),
+      health_(options.health),
       ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()) + options.joins_max,
                .count_distinct_blocks = make_policy(options.policy)->needs().active}),
       // Prompts are not trusted, so whoever makes them must not know where they collide.
@@ -124,6 +125,7 @@ Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone d
       for (std::size_t i = 0; i < workers_.size() && !made; ++i) {
         const auto slot = static_cast<kv::Slot>(turn_++ % workers_.size());
         if (workers_[slot] == nullptr || !wanted(slot) || states[slot] != state) continue;
+        if (!workers_[slot]->engine->connected()) continue;
         made = assign(slot, {}, clock_.now());
       }
     }

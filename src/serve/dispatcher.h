@@ -302,6 +302,7 @@ class Dispatcher final {
   const std::uint32_t block_tokens_;
   const std::uint32_t computed_tokens_min_;
   const std::uint32_t joins_max_;
+  const fleet::WorkerHealth::Options health_;  // of workers of other processes
 
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> workers_;            // by slot; null: nobody has it

@@ -77,7 +77,9 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
                 "the worker does not fit: its KV is of no use to the others here (another model, "
                 "build, CPU or setting), or it shares none");
   }
-  const Result<kv::Slot> slot = registry_.join(known, clock_.now());
+  fleet::WorkerHealth::Options health = health_;
+  if (its.embeds_only) health.canary_after = Nanos::max();  // it gives no tokens
+  const Result<kv::Slot> slot = registry_.join(known, clock_.now(), health);
   retire_gone();  // the address may have been another's
   if (!slot && slot.error().code == Code::kOverloaded) {
     return fail(Code::kOverloaded,

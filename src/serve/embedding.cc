@@ -43,6 +43,11 @@ void Embedding::ask() {
 }
 
 void Embedding::take(Result<std::vector<float>> vector) {
+  // A client that left hears nothing: it was the worker that ended.
+  if (!vector && vector.error().code == Code::kCancelled) {
+    return fail_with(
+        {Code::kUnavailable, "the worker stopped before the embeddings were complete", "", 1});
+  }
   if (!vector) return fail_with(vector.error());
   vectors_.push_back(std::move(*vector));
   if (vectors_.size() < plan_.inputs.size()) return ask();

@@ -354,6 +354,11 @@ TEST(SchemaLimitsTest, EnumsAndTypesAreBounded) {
   EXPECT_THAT(says(check_schema(
                   R"({"type":["null","null","null","null","null","null","null","null"]})", "x")),
               HasSubstr("types in a list"));
+  std::string doubling = "{}";  // each level is built twice for each time that its parent is
+  for (int i = 0; i < 30; ++i) {
+    doubling = fmt::format(R"({{"type":["object","object"],"properties":{{"a":{}}}}})", doubling);
+  }
+  EXPECT_THAT(says(check_schema(doubling, "x")), HasSubstr("has \"object\" twice"));
 }
 
 /// What a schema becomes must pass, too.

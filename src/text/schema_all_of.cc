@@ -97,7 +97,7 @@ class AllOfMerge {
 
   // NOLINTNEXTLINE(misc-no-recursion): as deep as check_schema() lets schemas nest
   void spend_values(const common_json& node) {
-    spend(1);
+    spend(node.is_string() ? 1 + node.get_ref<const std::string&>().size() / 64 : 1);
     if (!node.is_object() && !node.is_array()) return;
     for (const common_json& one : node) {
       if (refusal_.empty()) spend_values(one);
@@ -328,6 +328,9 @@ class AllOfMerge {
       common_json made = common_json::array();
       for (const common_json& one : alternatives) {
         if (!one.is_object()) return refuse("an alternative is no schema");
+        spend_values(node);  // each alternative has a copy of it
+        spend_values(one);
+        if (!refusal_.empty()) return;
         common_json both = all_of({node, one});
         const bool is_possible = refusal_.empty();
         if (!is_possible && nothing_at_ != depth_ + 1) return;

@@ -184,6 +184,14 @@ TEST(SchemaAllOfTest, WhatIsMergedIsBounded) {
   };
   EXPECT_EQ(refusal_to_enforce(schema(2, 2)), "");
   EXPECT_THAT(refusal_to_enforce(schema(44, 100)), HasSubstr("steps"));
+  // Each alternative takes a long text with it.
+  std::string alternatives = "{}";
+  for (int i = 0; i < 1000; ++i) alternatives += ",{}";
+  EXPECT_THAT(refusal_to_enforce(fmt::format(
+                  R"({{"allOf":[{{"type":"object","properties":{{"p":{{"description":"{}"}}}}}},)"
+                  R"({{"anyOf":[{}]}}]}})",
+                  std::string(60'000, 'x'), alternatives)),
+              HasSubstr("steps"));
   // What is merged is checked as if it had come so.
   std::string parts;
   for (int i = 0; i < 3; ++i) {

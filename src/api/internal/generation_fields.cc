@@ -100,10 +100,10 @@ void read_range(JsonReader& json, GenerationState& state) {
   read_float(json, {min, max, without_min}, (state.params.*member).emplace());
 }
 
-/// llama-server's name for it.
-void read_repeat_penalty(JsonReader& json, GenerationState& state) {
+/// repeat_penalty is llama-server's name for it.
+void read_repetition_penalty(JsonReader& json, GenerationState& state) {
   if (state.params.repetition_penalty) {
-    json.fail("the same as repetition_penalty, give one of the two");
+    json.fail("repetition_penalty and repeat_penalty are the same, give one of the two");
     return;
   }
   read_float(json, {0, 2, true}, state.params.repetition_penalty.emplace());
@@ -127,8 +127,8 @@ constexpr FieldTable kGenerationFields(std::to_array<Field<GenerationState>>({
      [](JsonReader& j, GenerationState& s) { read_int(j, -1, kIntMax, s.params.top_k.emplace()); }},
     {"frequency_penalty", read_range<&GenerationParams::frequency_penalty, -2.0, 2.0>},
     {"presence_penalty", read_range<&GenerationParams::presence_penalty, -2.0, 2.0>},
-    {"repeat_penalty", read_repeat_penalty},
-    {"repetition_penalty", read_range<&GenerationParams::repetition_penalty, 0.0, 2.0, true>},
+    {"repeat_penalty", read_repetition_penalty},
+    {"repetition_penalty", read_repetition_penalty},
     {"seed", [](JsonReader& j, GenerationState& s) { read_seed(j, s.params.seed.emplace()); }},
     {"stop", read_stop},
     {"stop_token_ids", read_stop_token_ids},

@@ -141,7 +141,8 @@ Result<void> Context::start(const LlamaOptions& options) {
   learn_codec();
   if (options.exact && sequences_max_ > 1) {
     // Kernels take a few rows at once, and what is left by another way.
-    rows_alike_ = try_rows(2) && try_rows(std::min(sequences_max_, 5U));
+    rows_alike_ = try_rows(2) && try_rows(std::min(sequences_max_, 5U)) &&
+                  try_rows(std::min(sequences_max_, 17U));
     if (!rows_alike_) {
       log::info(
           "--exact: each answer decodes by itself; with weights of this type llama.cpp rounds "
