@@ -164,7 +164,7 @@ void declare_tiers(Command& command, SimulateFlags& f) {
            "and on its disk; what is worth it is written and loaded by the rules of --kv-disk")
       .range(0, 1 << 28);
   command
-      .add_optional("--host-gb-per-s", f.host_gb_per_s.value_or(50),
+      .add_optional("--host-gb-per-s", f.host_gb_per_s,
                     "Loading from host memory, GB/s (default: 50)")
       .range(1e-3, 1e6);
   command
@@ -310,7 +310,7 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.early_hand_over = f.early_hand_over;
   setup.tiers = {.host_blocks = f.host_kv_blocks,
                  .disk_blocks = f.disk_kv_blocks,
-                 .host_bytes_per_ns = f.host_gb_per_s,
+                 .host_bytes_per_ns = f.host_gb_per_s.value_or(50),
                  .disk_bytes_per_ns = f.disk_gb_per_s.value_or(12)};
   setup.speed = f.speed;
   setup.concurrency = f.concurrency;

@@ -97,7 +97,7 @@ class AllOfMerge {
 
   // NOLINTNEXTLINE(misc-no-recursion): as deep as check_schema() lets schemas nest
   void spend_values(const common_json& node) {
-    spend(node.is_string() ? 1 + node.get_ref<const std::string&>().size() / 64 : 1);
+    spend(node.is_string() ? 1 + node.get<std::string>().size() / 64 : 1);
     if (!node.is_object() && !node.is_array()) return;
     for (const common_json& one : node) {
       if (refusal_.empty()) spend_values(one);
