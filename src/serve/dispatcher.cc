@@ -125,7 +125,6 @@ Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone d
       for (std::size_t i = 0; i < workers_.size() && !made; ++i) {
         const auto slot = static_cast<kv::Slot>(turn_++ % workers_.size());
         if (workers_[slot] == nullptr || !wanted(slot) || states[slot] != state) continue;
-        if (!workers_[slot]->engine->connected()) continue;
         made = assign(slot, {}, clock_.now());
       }
     }
