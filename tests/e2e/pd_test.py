@@ -31,7 +31,7 @@ def cases():
     """At least 40 prompts of some blocks: a few sentences and a question, and long ones."""
     questions = exact_prompts.SHORT + exact_prompts.UNICODE
     for i in range(38):
-        text = exact_prompts.long_text(i, 3)
+        text = exact_prompts.long_text(i, 4)
         yield f'short-{i}', f'{text} {questions[i % len(questions)]}'
     for i in range(2):
         yield f'long-{i}', 'Summarise: ' + exact_prompts.long_text(100 + i, 10 + 10 * i)
