@@ -52,13 +52,10 @@ class Recorded : public Transaction {
 
 class HttpServerStreamTest : public testing::Test {
  protected:
-  void start(FunctionHandler::Function handle, HttpServerOptions options = {}) {
-    options.port = 0;
-    options.loops = 1;
+  void start(FunctionHandler::Function handle, const HttpServerOptions& options = {}) {
     handler_ = std::make_unique<FunctionHandler>(std::move(handle));
-    auto started = start_http_server(options, *handler_);
-    ASSERT_TRUE(started.has_value()) << started.error().message;
-    server_ = std::move(*started);
+    server_ = test::start_for_test(*handler_, options);
+    ASSERT_NE(server_, nullptr);
   }
 
   /// A handler that begins a stream, or not, and leaves it open.

@@ -35,13 +35,10 @@ void echo(Exchange& exchange) {
 
 class HttpServerTest : public testing::Test {
  protected:
-  void start(FunctionHandler::Function handle, HttpServerOptions options = {}) {
-    options.port = 0;
-    if (options.loops == 0) options.loops = 1;
+  void start(FunctionHandler::Function handle, const HttpServerOptions& options = {}) {
     handler_ = std::make_unique<FunctionHandler>(std::move(handle));
-    auto started = start_http_server(options, *handler_);
-    ASSERT_TRUE(started.has_value()) << started.error().message;
-    server_ = std::move(*started);
+    server_ = test::start_for_test(*handler_, options);
+    ASSERT_NE(server_, nullptr);
   }
 
   [[nodiscard]] RawSocket connect() const { return RawSocket::connect(server_->port()); }

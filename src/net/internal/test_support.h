@@ -16,6 +16,7 @@
 #include <functional>
 #include <future>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -278,5 +279,16 @@ class FunctionHandler final : public HttpHandler {
  private:
   Function function_;
 };
+
+/// A server before `handler`, which outlives it, on a free port; with one loop, unless the options
+/// say how many. Null, and the test has failed, if it does not start.
+inline std::unique_ptr<HttpServer> start_for_test(HttpHandler& handler, HttpServerOptions options) {
+  options.port = 0;
+  if (options.loops == 0) options.loops = 1;
+  auto started = start_http_server(options, handler);
+  if (started) return std::move(*started);
+  ADD_FAILURE() << started.error().message;
+  return nullptr;
+}
 
 }  // namespace penstock::net::test
