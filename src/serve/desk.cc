@@ -117,6 +117,24 @@ text::Conversation conversation_of(const api::ChatRequest& r) {
   return c;
 }
 
+/// What chats and completions say alike. Takes the request's stops.
+Generation::Plan plan_of(Generation::Kind kind, api::AnswerHead head, api::GenerationParams& r,
+                         const RoutingWishes& wishes, TimePoint arrived,
+                         const ServiceOptions& options) {
+  return {.kind = kind,
+          .head = std::move(head),
+          .stream = r.stream,
+          .include_usage = r.include_usage,
+          .logprobs = r.top_logprobs.has_value(),
+          .return_token_ids = r.return_token_ids,
+          .stops = std::move(r.stop),
+          .format = {},
+          .arrived = arrived,
+          .wishes = wishes,
+          .choices = r.n,
+          .kv_lease = options.kv_lease};
+}
+
 }  // namespace
 
 Desk::Desk(Service& service, net::Loop& loop, std::size_t segment_bytes_max)
@@ -414,18 +432,9 @@ Result<void> Desk::chat(net::Exchange& exchange, ServedModel& model) {
     if (!fits) return fits;
   }
 
-  Generation::Plan plan{.kind = Generation::Kind::kChat,
-                        .head = head_of(exchange, "chatcmpl", model),
-                        .stream = r.stream,
-                        .include_usage = r.include_usage,
-                        .logprobs = r.top_logprobs.has_value(),
-                        .return_token_ids = r.return_token_ids,
-                        .stops = std::move(r.stop),
-                        .format = std::move(rendered->format),
-                        .arrived = arrived,
-                        .wishes = *wishes,
-                        .choices = r.n,
-                        .kv_lease = options().kv_lease};
+  Generation::Plan plan = plan_of(Generation::Kind::kChat, head_of(exchange, "chatcmpl", model), r,
+                                  *wishes, arrived, options());
+  plan.format = std::move(rendered->format);
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
   auto generation = std::make_unique<Generation>(*this, model, std::move(*permit), std::move(plan));
   const text::AnswerGrammar grammar = std::move(rendered->grammar);
@@ -466,18 +475,8 @@ Result<void> Desk::complete(net::Exchange& exchange, ServedModel& model) {
   // Once, and not for each choice.
   if (Result<void> fine = text::check_gbnf(r.grammar); !fine) return fine;
 
-  Generation::Plan plan{.kind = Generation::Kind::kCompletion,
-                        .head = head_of(exchange, "cmpl", model),
-                        .stream = r.stream,
-                        .include_usage = r.include_usage,
-                        .logprobs = r.top_logprobs.has_value(),
-                        .return_token_ids = r.return_token_ids,
-                        .stops = std::move(r.stop),
-                        .format = {},
-                        .arrived = arrived,
-                        .wishes = *wishes,
-                        .choices = r.n,
-                        .kv_lease = options().kv_lease};
+  Generation::Plan plan = plan_of(Generation::Kind::kCompletion, head_of(exchange, "cmpl", model),
+                                  r, *wishes, arrived, options());
   Result<Permit> permit = admit();
   if (!permit) return std::unexpected(permit.error());
   auto generation = std::make_unique<Generation>(*this, model, std::move(*permit), std::move(plan));

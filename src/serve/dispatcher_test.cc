@@ -14,6 +14,17 @@
 namespace penstock::serve {
 namespace {
 
+/// They have computed one more pass each, a token in a ms.
+void report_pass(const std::vector<FakeEngine*>& engines, std::uint64_t pass) {
+  const auto tokens = static_cast<std::uint32_t>(100 + pass);
+  for (FakeEngine* engine : engines) {
+    engine->report.generation = 1 + pass;
+    engine->report.last_prefill_pass = {.ordinal = pass,
+                                        .work = {.prefill_tokens = tokens},
+                                        .took = std::chrono::milliseconds(tokens)};
+  }
+}
+
 TEST_F(DispatcherTest, TheNextTurnGoesWhereTheConversationIs) {
   make(4);
   std::set<kv::Slot> used;
@@ -229,13 +240,7 @@ TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
     engine->report.running = 1;
   }
   for (std::uint64_t pass = 1; pass <= 50; ++pass) {
-    for (FakeEngine* engine : engines_) {
-      const auto tokens = static_cast<std::uint32_t>(100 + pass);
-      engine->report.generation = 1 + pass;
-      engine->report.last_prefill_pass = {.ordinal = pass,
-                                          .work = {.prefill_tokens = tokens},
-                                          .took = std::chrono::milliseconds(tokens)};
-    }
+    report_pass(engines_, pass);
     ASSERT_TRUE(place(prompt_of(100, 1)).has_value());
   }
   const std::vector<Token> prompt = prompt_of(100, 2);
@@ -256,14 +261,8 @@ TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
 
 TEST_F(DispatcherTest, WhoIsInTimeGoesBeforeWhoAddsLess) {
   make(2);
-  for (std::uint64_t pass = 1; pass <= 50; ++pass) {  // a token takes a ms
-    for (FakeEngine* engine : engines_) {
-      const auto tokens = static_cast<std::uint32_t>(100 + pass);
-      engine->report.generation = 1 + pass;
-      engine->report.last_prefill_pass = {.ordinal = pass,
-                                          .work = {.prefill_tokens = tokens},
-                                          .took = std::chrono::milliseconds(tokens)};
-    }
+  for (std::uint64_t pass = 1; pass <= 50; ++pass) {
+    report_pass(engines_, pass);
     (void)dispatcher_->view();
   }
   // A pass is under way at one; streams would stand still at the other.
