@@ -41,6 +41,11 @@ class Mean final {
   double count_ = 1;
 };
 
+/// Who is in time goes before who is not; then who costs less.
+constexpr bool goes_before(bool late, double cost, bool other_late, double other_cost) noexcept {
+  return late != other_late ? other_late : cost < other_cost;
+}
+
 Slot most_cached(const Question& q) noexcept {
   return *std::ranges::max_element(q.candidates, {},
                                    [&](Slot slot) { return q.cached_blocks(slot); });
@@ -157,7 +162,7 @@ class Latency final : public Policy {
                  Stage::kPrefill);
       }
       const bool part_late = added.first_token_ms > q.ttft_max_ms;
-      if (part_late != late ? part_late : cost >= least) continue;
+      if (!goes_before(part_late, cost, late, least)) continue;
       least = cost;
       late = part_late;
       choice = {.slot = slot,
@@ -317,7 +322,7 @@ class Latency final : public Policy {
                        .steps_ms = answer.added.steps_ms};
       const bool late = legs.first_token_ms > q.ttft_max_ms;
       const bool best_late = best.first_token_ms > q.ttft_max_ms;
-      if (late != best_late ? best_late : legs.cost(prices) < best.cost(prices)) best = legs;
+      if (goes_before(late, legs.cost(prices), best_late, best.cost(prices))) best = legs;
     }
     return best;
   }
