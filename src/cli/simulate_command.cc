@@ -310,8 +310,8 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   setup.early_hand_over = f.early_hand_over;
   setup.tiers = {.host_blocks = f.host_kv_blocks,
                  .disk_blocks = f.disk_kv_blocks,
-                 .host_bytes_per_ns = f.host_gb_per_s.value_or(50),
-                 .disk_bytes_per_ns = f.disk_gb_per_s.value_or(12)};
+                 .host_bytes_per_ns = f.host_gb_per_s.value_or(setup.tiers.host_bytes_per_ns),
+                 .disk_bytes_per_ns = f.disk_gb_per_s.value_or(setup.tiers.disk_bytes_per_ns)};
   setup.speed = f.speed;
   setup.concurrency = f.concurrency;
   setup.one_at_a_time = f.one_at_a_time;
