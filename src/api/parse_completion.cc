@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "api/internal/chat_fields.h"
 #include "api/internal/generation_fields.h"
 #include "api/internal/read_value.h"
 #include "api/openai.h"
@@ -29,6 +30,13 @@ void refuse_schema(JsonReader& json, CompletionState&) {
   json.fail("taken by /v1/chat/completions only, use grammar (GBNF) here");
 }
 
+/// "text" asks for nothing: clients that always send it are right here too.
+void read_format(JsonReader& json, CompletionState& state) {
+  ResponseFormat format;
+  read_response_format(json, format);
+  if (format.kind != ResponseFormat::Kind::kText) refuse_schema(json, state);
+}
+
 constexpr FieldTable kCompletionFields(std::to_array<Field<CompletionState>>({
     {"prompt", read_prompt},
     {"max_tokens",
@@ -41,7 +49,7 @@ constexpr FieldTable kCompletionFields(std::to_array<Field<CompletionState>>({
     {"best_of",
      [](JsonReader& j, CompletionState& s) { read_int(j, 1, kChoicesMax, s.best_of.emplace()); }},
     {"suffix", read_suffix},
-    {"response_format", refuse_schema},
+    {"response_format", read_format},
     {"json_schema", refuse_schema},
     {"guided_json", refuse_schema},
 }));

@@ -364,7 +364,8 @@ TEST(ParseCompletion, TakesEveryKindOfPrompt) {
 TEST(ParseCompletion, TakesItsOwnFields) {
   const CompletionRequest request = completion(
       R"({"model":"m","prompt":"a","echo":true,"logprobs":0,"best_of":2,"n":2,"suffix":"",
-      "max_tokens":9,"seed":1,"stop":"\n","messages":[],"store":true})");
+      "max_tokens":9,"seed":1,"stop":"\n","messages":[],"store":true,
+      "response_format":{"type":"text"}})");
   EXPECT_TRUE(request.echo);
   EXPECT_EQ(request.top_logprobs, 0U);
   EXPECT_EQ(request.n, 2U);

@@ -448,6 +448,8 @@ TEST(Refusals, Completions) {
           {R"("prompt":"a","best_of":0)", "best_of", "between 1 and 128"},
           {R"("prompt":"a","logprobs":6)", "logprobs", "between 0 and 5, got 6"},
           {R"("prompt":"a","logprobs":true)", "logprobs", "between 0 and 5, got true"},
+          {R"("prompt":"a","response_format":{"type":"json_object"})", "response_format",
+           "/v1/chat/completions only"},
           {R"("prompt":["a","b","c","d","e","f","g","h","i"],"n":128)", "n",
            "128 choices for each of 9 prompts"},
       });

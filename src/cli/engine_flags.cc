@@ -25,6 +25,8 @@ constexpr const char* kOfModels[] = {
     "--kv-cache-mib", "--kv-disk",     "--kv-disk-mib", "--kv-disk-writes-gib", "--kv-host-mib",
     "--kv-type",      "--kv-transfer", "--threads",     "--slice-ms",           "--exact"};
 constexpr const char* kOfSimulated[] = {"--speedup", "--kv-blocks"};
+constexpr const char* kOfBoth[] = {"--sequences", "--context", "--block-tokens", "--queue",
+                                   "--step-tokens"};
 
 }  // namespace
 
@@ -112,11 +114,26 @@ void declare_engine(Command& command, const char* model_names, EngineFlags& f) {
 
 namespace {
 
+using Names = std::span<const char* const>;
+
+const char* first_given(const EngineFlags& f, Names names) {
+  for (const char* flag : names) {
+    if (f.command->given(flag)) return flag;
+  }
+  return nullptr;
+}
+
 /// Whoever set a flag believes that it does something.
-Result<void> check_meaning(const EngineFlags& f) {
-  using Names = std::span<const char* const>;
-  for (const char* flag : f.simulated() ? Names(kOfModels) : Names(kOfSimulated)) {
-    if (!f.command->given(flag)) continue;
+Result<void> check_meaning(const EngineFlags& f, std::uint32_t workers) {
+  for (const Names names : {Names(kOfBoth), Names(kOfModels), Names(kOfSimulated)}) {
+    const char* flag = workers == 0 ? first_given(f, names) : nullptr;
+    if (flag == nullptr) continue;
+    return fail(Code::kInvalidArgument,
+                fmt::format("{} means nothing with --workers 0: give it to the workers that join "
+                            "(penstock worker {} ...)",
+                            flag, flag));
+  }
+  if (const char* flag = first_given(f, f.simulated() ? Names(kOfModels) : Names(kOfSimulated))) {
     return fail(Code::kInvalidArgument,
                 fmt::format("{} means nothing to --model {}: leave it out{}", flag, f.model,
                             f.simulated() ? ", or name a model with weights"
@@ -166,7 +183,7 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
   if (const Result<std::string> found = find_model(f.model); !found) {
     return std::unexpected(found.error());
   }
-  if (const Result<void> fine = check_meaning(f); !fine) return std::unexpected(fine.error());
+  if (const Result<void> fine = check_meaning(f, workers); !fine) return std::unexpected(fine.error());
   serve::ModelOptions model;
   model.workers = workers;
   if (f.simulated()) {

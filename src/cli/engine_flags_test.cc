@@ -29,8 +29,8 @@ Result<serve::ModelOptions> options_of(std::vector<std::string> arguments,
   return engine_options(flags, workers);
 }
 
-std::string problem_of(const std::vector<std::string>& arguments) {
-  const Result<serve::ModelOptions> options = options_of(arguments);
+std::string problem_of(const std::vector<std::string>& arguments, std::uint32_t workers = 1) {
+  const Result<serve::ModelOptions> options = options_of(arguments, workers);
   return options ? "" : options.error().message;
 }
 
@@ -94,6 +94,14 @@ TEST(EngineFlags, WhatMeansNothingToTheEngineIsRefusedByName) {
   EXPECT_THAT(problem_of({"--model", "simulated"}), HasSubstr("--threads"));
   EXPECT_EQ(problem_of({"--model", "demo"}), "");
   unsetenv("ENGINE_FLAGS_TEST_THREADS");  // NOLINT(concurrency-mt-unsafe): one thread
+}
+
+TEST(EngineFlags, NoneMeansAnythingWithoutWorkers) {
+  for (const char* flag : {"--threads", "--context", "--speedup"}) {
+    EXPECT_THAT(problem_of({"--model", "demo", flag, "64"}, 0),
+                AllOf(HasSubstr(flag), HasSubstr("--workers 0")));
+  }
+  EXPECT_EQ(problem_of({"--model", "demo"}, 0), "");
 }
 
 TEST(EngineFlags, SimulatedBlocksMustHoldASequence) {
