@@ -153,6 +153,10 @@ void Desk::hand_out(std::vector<engine::Output>& outputs) {
     const auto found = by_leg_.find(output.request);
     if (found != by_leg_.end()) found->second->prefetch();
   }
+  for (const engine::Output& output : outputs) {
+    const auto found = by_leg_.find(output.request);
+    if (found != by_leg_.end()) found->second->prefetch_choices();
+  }
   for (engine::Output& output : outputs) {
     const auto found = by_leg_.find(output.request);
     if (found == by_leg_.end()) continue;  // cancelled meanwhile
@@ -160,12 +164,16 @@ void Desk::hand_out(std::vector<engine::Output>& outputs) {
     if (!std::exchange(generation.touched_, true)) touched_.push_back(&generation);
     generation.take(output);
   }
+  // All is written before anything is sent: a send leaves little of our code in those caches.
   const TimePoint now = clock().now();
+  for (std::size_t i = 0; i < touched_.size();) {
+    if (touched_[i]->write(now)) ++i;  // else it has left the list by itself
+  }
   while (!touched_.empty()) {
     Generation* generation = touched_.back();
     touched_.pop_back();
     generation->touched_ = false;
-    generation->show(now);
+    generation->flush(now);
   }
 }
 

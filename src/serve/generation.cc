@@ -15,6 +15,8 @@ std::string_view endpoint(Generation::Kind kind) {
   return kind == Generation::Kind::kChat ? "chat_completions" : "completions";
 }
 
+constexpr std::size_t kLineBytes = 64;  // of the CPU's caches
+
 /// Of an output that waits to be shown, with what it points to.
 std::size_t bytes_of(const engine::Output& output) {
   return sizeof output + output.top.capacity() * sizeof(engine::TopLogprob) +
@@ -81,9 +83,13 @@ Generation::Choice& Generation::choice_of(RequestId leg) {
 }
 
 void Generation::prefetch() const noexcept {
-  constexpr std::size_t kLineBytes = 64;
   const auto* bytes = reinterpret_cast<const char*>(this);
   for (std::size_t at = 0; at < sizeof *this; at += kLineBytes) __builtin_prefetch(bytes + at);
+}
+
+void Generation::prefetch_choices() const noexcept {
+  const auto* bytes = reinterpret_cast<const char*>(choices_.data());
+  for (std::size_t at = 0; at < sizeof(Choice); at += kLineBytes) __builtin_prefetch(bytes + at);
 }
 
 void Generation::take(engine::Output& output) {
@@ -316,13 +322,6 @@ void Generation::open_stream() {
   exchange_->start_stream("text/event-stream; charset=utf-8");
 }
 
-bool Generation::show(TimePoint now) {
-  do {
-    if (!show_once(now)) return false;
-  } while (process_held());
-  return true;
-}
-
 /// Each choice is a stream of its own: the time between two tokens is that between two of one.
 void Generation::note_shown(TimePoint now) {
   for (Choice& c : choices_) {
@@ -338,7 +337,7 @@ void Generation::note_shown(TimePoint now) {
   }
 }
 
-bool Generation::show_once(TimePoint now) {
+bool Generation::write(TimePoint now) {
   if (error_) {
     fail_with(*error_);
     return false;
@@ -351,10 +350,16 @@ bool Generation::show_once(TimePoint now) {
   if (!plan_.stream || out_.empty()) return true;
   open_stream();
   exchange_->write(out_);
-  exchange_->flush();
   out_.clear();
   last_write_ = now;
+  written_ = true;
   return true;
+}
+
+void Generation::flush(TimePoint now) {
+  do {
+    if (std::exchange(written_, false)) exchange_->flush();
+  } while (process_held() && write(now));
 }
 
 void Generation::complete() {
@@ -422,7 +427,8 @@ bool Generation::sweep(TimePoint now) {
 }
 
 void Generation::on_writable() {
-  if (process_held()) show(desk_.clock().now());
+  const TimePoint now = desk_.clock().now();
+  if (process_held() && write(now)) flush(now);
 }
 
 /// Makes events of held tokens while there is room for them; false: none is held, or none is made.

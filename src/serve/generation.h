@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,44 +54,48 @@ class Generation final : public LiveRequest {
   Result<void> add_choice(engine::GenerateRequest request, bool first_of_prompt,
                           std::string echo = {});
 
-  void prefetch() const noexcept;     // tells the CPU that it will be needed
-  void take(engine::Output& output);  // one output of one of the legs
-  bool show(TimePoint now);           // sends what take() made; false: it was the end, this is gone
+  void prefetch() const noexcept;          // tells the CPU that it will be needed
+  void prefetch_choices() const noexcept;  // and what it points to, once prefetch() has come true
+  void take(engine::Output& output);       // one output of one of the legs
+  bool write(
+      TimePoint now);  // what take() made, to the exchange; false: it was the end, this is gone
+  void flush(TimePoint now);           // sends what was written, and what is held if there is room
   bool sweep(TimePoint now) override;  // and heartbeats
   void on_writable() override;
 
   [[nodiscard]] std::string describe(TimePoint now) const override;
 
  private:
+  /// What every token touches comes first.
   struct Choice {
     RequestId leg;
-    bool first_of_prompt = true;
-    Assignment place;
-    std::optional<engine::GenerateRequest> again;  // until its first token, for another worker
-    unsigned workers_tried = 1;
-    // Of one whose prompt is computed at another worker than the answer:
-    std::optional<engine::GenerateRequest> answer;  // until its prompt is computed
-    Assignment kv_at;                               // from then on, until its first token
-    RequestId kv_leg;                               // whose lease keeps the KV there
-    std::uint32_t kv_tokens = 0;                    // that it keeps
-    std::optional<std::uint32_t> prompt_cached;     // tokens, as found there
-    const std::vector<Token>* prompt = nullptr;     // to be shown; in prompts_
-    text::Detokenizer detokenizer;
-    text::StopMatcher stops{{}};
-    std::unique_ptr<text::OutputParser> parser;  // null: all is content
-    std::deque<engine::Output> held;             // while the client does not read
-    std::string text;  // not shown yet (stream) or all of it (whole answer)
-    std::string reasoning;
-    std::vector<api::ToolCall> tool_calls;
-    std::vector<api::TokenLogprob> logprobs;
-    std::vector<Token> token_ids;
-    std::uint32_t characters = 0;  // of the tokens whose logprobs were shown, for their offsets
+    std::unique_ptr<engine::GenerateRequest> again;  // until its first token, for another worker
+    // Of one whose prompt is computed at another worker than the answer: until that is done.
+    std::unique_ptr<engine::GenerateRequest> answer;
+    engine::Usage usage;
+    std::optional<std::uint32_t> prompt_cached;  // tokens, as found where the prompt was computed
     std::uint32_t completion_tokens = 0;
     std::uint32_t tokens_shown = 0;  // of them, by last_token
     TimePoint last_token{};
-    engine::Usage usage;
+    bool first_of_prompt = true;
     bool opened = false;  // the first event of this choice was written
     bool ended = false;
+    text::Detokenizer detokenizer;
+    text::StopMatcher stops{{}};
+    std::unique_ptr<text::OutputParser> parser;  // null: all is content
+    std::list<engine::Output> held;              // while the client does not read
+    std::string text;  // not shown yet (stream) or all of it (whole answer)
+    std::vector<api::TokenLogprob> logprobs;
+    std::vector<Token> token_ids;
+    Assignment place;
+    Assignment kv_at;             // where its prompt's KV is kept, until its first token
+    RequestId kv_leg;             // whose lease keeps it there
+    std::uint32_t kv_tokens = 0;  // that it keeps
+    unsigned workers_tried = 1;
+    std::uint32_t characters = 0;  // of the tokens whose logprobs were shown, for their offsets
+    const std::vector<Token>* prompt = nullptr;  // to be shown; in prompts_
+    std::string reasoning;
+    std::vector<api::ToolCall> tool_calls;
     std::string finish_reason;
   };
 
@@ -109,7 +113,6 @@ class Generation final : public LiveRequest {
   void complete();  // destroys this
   void send(const Error& error) override;
   void release_leg(Choice& choice);
-  bool show_once(TimePoint now);  // show() without what is held; false: this is gone
   bool process_held();
   [[nodiscard]] api::UsageCounts usage() const override;
   [[nodiscard]] bool all_ended() const;
@@ -141,7 +144,7 @@ class Generation final : public LiveRequest {
 
   ServedModel& model_;
   Plan plan_;
-  std::deque<std::vector<Token>> prompts_;  // to be shown, each once
+  std::list<std::vector<Token>> prompts_;  // to be shown, each once
   std::vector<Choice> choices_;
   PromptBlocks blocks_;  // of the prompt whose choices are being added
   std::optional<api::ChatStreamWriter> chat_writer_;
@@ -155,6 +158,7 @@ class Generation final : public LiveRequest {
   TimePoint last_write_{};
   bool began_ = false;      // the first token of all was shown
   bool streaming_ = false;  // the response head is out
+  bool written_ = false;    // to the exchange, and not flushed
   bool touched_ = false;    // on the desk's list for this round
 
   friend class Desk;

@@ -27,13 +27,16 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
                                    .deadline = request.deadline,
                                    .prefill_only = true,
                                    .kv_lease = plan_.kv_lease};
-    choice.answer = std::exchange(request, std::move(prompt));
+    choice.answer =
+        std::make_unique<engine::GenerateRequest>(std::exchange(request, std::move(prompt)));
   }
   // The KV of its prompt may be kept just there.
   if (choice.kv_at && choice.place.worker() == choice.kv_at.worker()) request.fetch.reset();
   choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};
   choice.again.reset();
-  if (!choice.answer && choice.place.is_remote()) choice.again = request;
+  if (!choice.answer && choice.place.is_remote()) {
+    choice.again = std::make_unique<engine::GenerateRequest>(request);
+  }
   desk_.by_leg_.emplace(choice.leg, this);
   Result<void> queued = choice.place.engine().generate(std::move(request));
   if (queued) return queued;
