@@ -2,9 +2,9 @@
 """Tokens/s and time to first token of Penstock's llama.cpp worker beside stock llama-server.
 
 Both get the same model, threads, context a sequence and number of sequences, and are asked the same
-prompts by `penstock bench` (closed loop, greedy, answers of a fixed length). They never run at the
-same time; their order turns round each round, so that what drifts on the machine hits both.
-llama-server keeps its own defaults, prompt cache included.
+prompts by `penstock bench` (closed loop, greedy, answers of a fixed length). One waits while the
+other is asked; their order turns round each round, and a ratio is that of one round, so that what
+drifts on the machine hits both. llama-server keeps its own defaults, prompt cache included.
 
     bench/engine/run.sh [--rounds 3] [--streams 1,4,16] [--workload shared,distinct] [--json FILE]
 """
@@ -47,17 +47,36 @@ def llama_server(streams, threads):
                   port, '/health')
 
 
-def measure(start, streams, workload, threads, seed):
-    with start(streams, threads) as server:
-        common = ['--temperature', 0, '--ignore-eos', '--seed', seed, *WORKLOADS[workload]]
-        load(server, '--concurrency', 1, '--requests', 1, '--max-tokens', 4, *common)  # warms up
-        report = load(server, '--concurrency', streams, '--requests', max(6, 3 * streams),
-                      '--max-tokens', ANSWER, *common)
+def measure(server, streams, workload, seed):
+    report = load(server, '--concurrency', streams, '--requests', max(6, 2 * streams),
+                  '--max-tokens', ANSWER, *asked(workload, seed))
     ttft = report['latency_ms']['ttft']
     return {'tokens_per_s': report['tokens']['output'] / report['window_s'],
             'ttft_p50_ms': ttft['p50'], 'ttft_p90_ms': ttft['p90'],
             'itl_p50_ms': report['latency_ms']['itl']['p50'],
             'cached_ratio': report['tokens']['cached_ratio']}
+
+
+def asked(workload, seed):
+    return ['--temperature', 0, '--ignore-eos', '--seed', seed, *WORKLOADS[workload]]
+
+
+def by_turns(workload, streams, options):
+    """The figures of each round, by server."""
+    runs = {'penstock': [], 'llama-server': []}
+    with penstock(streams, options.threads) as ours, llama_server(streams, options.threads) as its:
+        servers = [('penstock', ours), ('llama-server', its)]
+        for _, server in servers:  # warms up
+            load(server, '--concurrency', 1, '--requests', 1, '--max-tokens', 4, *asked(workload, 0))
+        for number in range(1, options.rounds + 1):
+            for name, server in servers:
+                got = measure(server, streams, workload, number)
+                say(f'{workload}, {streams} streams, round {number}: {name} '
+                    f'{got["tokens_per_s"]:.1f} tokens/s, TTFT p50 {got["ttft_p50_ms"]:.0f} ms')
+                runs[name].append({'workload': workload, 'streams': streams, 'server': name,
+                                   'round': number, **got})
+            servers.reverse()
+    return runs
 
 
 def main():
@@ -71,35 +90,26 @@ def main():
     if not MODEL or not LLAMA_SERVER:
         parser.error('start it with bench/engine/run.sh, which sets up the model and llama-server')
 
-    servers = {'penstock': penstock, 'llama-server': llama_server}
     rows, everything = [], []
     for workload in options.workload.split(','):
         for streams in map(int, options.streams.split(',')):
-            runs = {name: [] for name in servers}
-            for round_number in range(options.rounds):
-                names = list(servers)
-                if round_number % 2:
-                    names.reverse()
-                for name in names:
-                    got = measure(servers[name], streams, workload, options.threads,
-                                  round_number + 1)
-                    say(f'{workload}, {streams} streams, round {round_number + 1}: {name} '
-                        f'{got["tokens_per_s"]:.1f} tokens/s, TTFT p50 {got["ttft_p50_ms"]:.0f} ms')
-                    runs[name].append(got)
-                    everything.append({'workload': workload, 'streams': streams, 'server': name,
-                                       'round': round_number + 1, **got})
+            runs = by_turns(workload, streams, options)
+            everything += [got for server in runs.values() for got in server]
             column = lambda name, key: [run[key] for run in runs[name]]
-            ratio = lambda key: statistics.median(column('penstock', key)) / statistics.median(
-                column('llama-server', key))
+
+            def ratio(key):
+                each = [a / b for a, b in zip(column('penstock', key), column('llama-server', key))]
+                return f'{statistics.median(each):.2f}x ({span(each, 2)})'
+
             rows.append([workload, streams,
-                         *(span(column(n, 'tokens_per_s'), 1) for n in servers),
-                         f'{ratio("tokens_per_s"):.2f}x',
-                         *(span(column(n, 'ttft_p50_ms')) for n in servers),
-                         f'{ratio("ttft_p50_ms"):.2f}x',
-                         *(span(column(n, 'itl_p50_ms'), 1) for n in servers)])
+                         *(span(column(n, 'tokens_per_s'), 1) for n in runs),
+                         ratio('tokens_per_s'),
+                         *(span(column(n, 'ttft_p50_ms')) for n in runs),
+                         ratio('ttft_p50_ms'),
+                         *(span(column(n, 'itl_p50_ms'), 1) for n in runs)])
     print(f'\n{machine()}, {options.threads} threads, {CONTEXT} tokens of context a sequence, '
-          f'{ANSWER} tokens an answer, {options.rounds} rounds (min–max; ratios of medians: '
-          'tokens/s above 1 and TTFT below 1 are better)\n')
+          f'{ANSWER} tokens an answer, {options.rounds} rounds (min–max; medians of the rounds\' '
+          'ratios: tokens/s above 1 and TTFT below 1 are better)\n')
     print(table(['prompts', 'streams', 'tokens/s', 'llama-server', 'ratio', 'TTFT p50 ms',
                  'llama-server', 'ratio', 'ITL p50 ms', 'llama-server'], rows))
     if options.json:
