@@ -57,6 +57,7 @@ SequenceId SchedulerModel::add(const Submission& submission, State state) {
   s.state = state;
   s.materialised = s.removed = false;
   s.hold = submission.hold;
+  s.loading = submission.loading;
   s.keys = submission.keys;
   s.root = submission.root;
   s.priority = submission.priority;
@@ -130,7 +131,8 @@ void SchedulerModel::admit_waiting() {
   while (running_.size() < options_.sequences_max) {
     SequenceId id = waiting_.first;
     // A reservation that waits for blocks goes before all whose prompts are still to be computed.
-    while (id != kNone && reserving_.count > 0 && !sequences_[id].materialised) {
+    while (id != kNone &&
+           (sequences_[id].loading || (reserving_.count > 0 && !sequences_[id].materialised))) {
       id = sequences_[id].next;
     }
     if (id == kNone) return;
@@ -326,6 +328,11 @@ void SchedulerModel::remove(SequenceId id) {
     case State::kGone: CHECK(s.state != State::kGone);
   }
   retire(id);
+}
+
+void SchedulerModel::loaded(SequenceId id) {
+  CHECK(sequences_[id].state == State::kWaiting && sequences_[id].loading);
+  sequences_[id].loading = false;
 }
 
 void SchedulerModel::take_in(std::span<const kv::BlockHash> keys, const kv::BlockHash& root) {

@@ -46,6 +46,7 @@ struct Submission {
   std::uint32_t output_tokens = 0;  // >= 1; remove() ends a sequence sooner
   std::int32_t priority = 0;        // higher goes first among those waiting
   bool hold = false;                // keep the blocks after the last token, until release_held()
+  bool loading = false;             // waits in its place, and those behind it pass, until loaded()
 };
 
 /// One token of one sequence.
@@ -118,6 +119,9 @@ class SchedulerModel final {
   /// pass the sequence stays in it until finish_pass(), but emits nothing.
   void remove(SequenceId id);
 
+  /// What a sequence waits for that was submitted as `loading` is there: it can be admitted.
+  void loaded(SequenceId id);
+
   /// A chain's leading blocks have come from elsewhere, as far as they are not held and there is
   /// room: they can be hit from now on, and nobody uses them.
   void take_in(std::span<const kv::BlockHash> keys, const kv::BlockHash& root);
@@ -182,6 +186,7 @@ class SchedulerModel final {
     State state = State::kGone;
     bool materialised = false;  // waits with its prompt computed
     bool hold = false;
+    bool loading = false;
     bool removed = false;  // during this pass
     std::vector<BlockPool::Slot> slots;
     std::span<const kv::BlockHash> keys;

@@ -82,6 +82,21 @@ TEST(SchedulerModel, WhatComesFromElsewhereCanBeHitAsFarAsThereIsRoom) {
   EXPECT_LE(worker.reader.held.size(), 32U);
 }
 
+TEST(SchedulerModel, WhoLoadsKeepsItsPlaceAndLetsOthersPass) {
+  Worker w(small());
+  const std::vector<kv::BlockHash> keys = names(1, 10);
+  const SequenceId loading = w.model.submit(
+      {.tag = 1, .keys = keys, .prompt_tokens = 40, .output_tokens = 1, .loading = true});
+  EXPECT_FALSE(w.model.start_pass().progress);
+  w.submit(2, 20, 1, 2);  // more than one pass's budget
+  w.submit(3, 20, 1, 3);
+  EXPECT_EQ(w.pass(), Tags{});
+  w.model.loaded(loading);
+  w.model.take_in(std::span(keys).first(9), {});
+  EXPECT_EQ(w.pass(), (Tags{2, 1}));  // 4 + 4 tokens, and 8 of the third's
+  EXPECT_EQ(w.pass(), Tags{3});
+}
+
 TEST(SchedulerModel, TheHeadOfTheQueueBlocksThoseBehindIt) {
   Worker w(small());
   w.submit(1, 64, 40, 1);  // 16 blocks, growing

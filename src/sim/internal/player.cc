@@ -142,7 +142,7 @@ bool Player::handle_events() {
     switch (event.kind) {
       case EventKind::kPassEnd: end_pass(event.what); break;
       case EventKind::kTransferEnd: act(Action::Kind::kActivate, event.what); break;
-      case EventKind::kLoaded: enqueue(live_of(event.what)); break;
+      case EventKind::kLoaded: loaded(live_of(event.what)); break;
       case EventKind::kRestart: restart(event.what); break;
       case EventKind::kGone: notice_gone(event.what, event.serial); break;
       case EventKind::kWorkerUp: come_up(event.what); break;
@@ -282,10 +282,12 @@ tiers::LoadChoice Player::PromptInTiers::foresee_load(Slot slot, std::size_t hav
 void Player::submit(Live& live) {
   const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
   if (workers_[index]->down) return lose(live, index);
-  live.tiers ? load(live) : enqueue(live);
+  if (live.tiers) load(live);
+  enqueue(live);
 }
 
-/// What lower tiers have of the prompt comes into the worker's pool, and then it is the worker's.
+/// What lower tiers have of the prompt comes into the worker's pool. It keeps its place in the
+/// worker's queue meanwhile, as with engines that load while others run.
 void Player::load(Live& live) {
   Worker& worker = *workers_[live.split ? live.prefill_worker : live.worker];
   matched_.clear();
@@ -293,9 +295,18 @@ void Player::load(Live& live) {
       static_cast<std::uint32_t>(live.keys.size()), [&](std::uint32_t i) { return live.keys[i]; },
       matched_);
   const tiers::LoadChoice chosen = worker.feed->tiers->load(live.keys, matched_.size(), now_);
-  if (chosen.blocks == 0) return enqueue(live);
+  if (chosen.blocks == 0) return;
   live.loaded_blocks = static_cast<std::uint32_t>(matched_.size()) + chosen.blocks;
   push_for(live, now_ + Nanos(std::llround(chosen.load_ns)), EventKind::kLoaded);
+}
+
+void Player::loaded(Live& live) {
+  const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
+  engine::simulated::SchedulerModel& model = *workers_[index]->model;
+  end_after_this_pass(index);
+  model.take_in(std::span(live.keys).first(live.loaded_blocks), {});
+  model.loaded(live.split ? live.prefill_id : live.id);
+  touch(index);
 }
 
 void Player::enqueue(Live& live) {
@@ -309,15 +320,13 @@ void Player::enqueue(Live& live) {
                               .output_tokens = live.split && (decides_ || setup_.early_hand_over)
                                                    ? 1
                                                    : request.output_tokens,
-                              .hold = live.split};
+                              .hold = live.split,
+                              .loading = live.loaded_blocks > 0};
   (live.split ? live.prefill_id : live.id) = worker.model->submit(submission);
   (live.split ? live.on_prefill : live.on_worker) = true;
   ++live.legs;
   ++worker.accepted[live.front];
   end_after_this_pass(index);
-  if (live.loaded_blocks > 0) {
-    worker.model->take_in(std::span(live.keys).first(live.loaded_blocks), {});
-  }
   touch(index);
 }
 

@@ -99,6 +99,7 @@ class Player final {
   void placed(Live& live, router::Placement& placement);
   void submit(Live& live);
   void load(Live& live);
+  void loaded(Live& live);
   void enqueue(Live& live);
   void finish(Live& live);
   void leave(Live& live);
