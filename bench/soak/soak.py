@@ -98,7 +98,7 @@ def ask(port, prompt, tokens, stream=False, leave_after=None):
             got += said(document)
             if leave_after is not None and len(got) >= leave_after:
                 return 'left', got, False
-        return 'no end', got, False
+        return 'no end', got, False  # a connection that is cut between two events looks so as well
     finally:
         connection.close()
 
@@ -373,8 +373,9 @@ class Soak:
                 status, got, whole = 'hung', [], False
             except (OSError, http.client.HTTPException, ValueError) as error:
                 status, got, whole = f'connection lost: {type(error).__name__}', [], False
-                if service.lives != life or service.down:
-                    status = 'lost with the front end'
+            broken = str(status).startswith(('connection', 'no end'))
+            if broken and (service.lives != life or service.down):
+                status = 'lost with the front end'
             expected = self.prompts.expected(number, reference)
             fine = got == (expected if whole else expected[:len(got)])
             honest = whole or not str(status).startswith(('hung', 'no end', 'connection', '500'))

@@ -11,6 +11,7 @@
 
 struct ggml_threadpool;
 struct llama_context;
+// NOLINTNEXTLINE(readability-identifier-naming): llama.cpp's
 struct llama_context_params;
 
 namespace penstock::engine::llama {
