@@ -67,7 +67,8 @@ def by_turns(workload, streams, options):
     with penstock(streams, options.threads) as ours, llama_server(streams, options.threads) as its:
         servers = [('penstock', ours), ('llama-server', its)]
         for _, server in servers:  # warms up
-            load(server, '--concurrency', 1, '--requests', 1, '--max-tokens', 4, *asked(workload, 0))
+            load(server, '--concurrency', 1, '--requests', 1, '--max-tokens', 4,
+                 *asked(workload, 0))
         for number in range(1, options.rounds + 1):
             for name, server in servers:
                 got = measure(server, streams, workload, number)

@@ -183,7 +183,9 @@ Result<serve::ModelOptions> engine_options(const EngineFlags& f, std::uint32_t w
   if (const Result<std::string> found = find_model(f.model); !found) {
     return std::unexpected(found.error());
   }
-  if (const Result<void> fine = check_meaning(f, workers); !fine) return std::unexpected(fine.error());
+  if (const Result<void> fine = check_meaning(f, workers); !fine) {
+    return std::unexpected(fine.error());
+  }
   serve::ModelOptions model;
   model.workers = workers;
   if (f.simulated()) {
