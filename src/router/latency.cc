@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "router/glances.h"
 #include "router/outlook.h"
 
 namespace penstock::router {
@@ -46,9 +47,11 @@ constexpr bool goes_before(bool late, double cost, bool other_late, double other
   return late != other_late ? other_late : cost < other_cost;
 }
 
+/// The first of them.
 Slot most_cached(const Question& q) noexcept {
-  return *std::ranges::max_element(q.candidates, {},
-                                   [&](Slot slot) { return q.cached_blocks(slot); });
+  std::uint32_t most = 0;
+  for (const Slot slot : q.candidates) most = std::max(most, q.cached_blocks(slot));
+  return *std::ranges::find(q.candidates, most, [&](Slot slot) { return q.cached_blocks(slot); });
 }
 
 /// Item::cold, whoever takes it.
@@ -114,15 +117,15 @@ class Latency final : public Policy {
     const double cold = cold_blocks(q, holder);
     const double steps = std::min<double>(answer_steps_, q.output_tokens_max);
     double limit = why == nullptr ? added_at(q, holder, cold).cost(prices) : kInfinity;
+    const std::span<const double> least_ms = glances_.least_ms(q, steps, prices);
     LeastCost least(rng);
     for (const Slot slot : q.candidates) {
-      const Glance& glance = glances_[slot];
-      const double tokens = new_tokens(q, slot);
-      // Most cannot win whatever their running pass does, and that takes a division.
-      if (slot != holder && glance.least_ms(tokens, steps, 0, prices) > limit) continue;
+      // Most cannot win whatever their running pass does.
+      if (least_ms[slot] > limit && slot != holder) continue;
+      const Glance glance = glances_[slot];
       const double rest_ms = glance.rest_ms(q.now);
-      if (slot != holder && glance.least_ms(tokens, steps, rest_ms, prices) > limit) continue;
       const Item item = item_of(q, 0, slot, cold);
+      if (glance.least_ms(item.tokens, steps, rest_ms, prices) > limit && slot != holder) continue;
       const Added added = outlooks_[slot].added(item, rest_ms);
       const double cost = added.cost(prices);
       least.offer(slot, cost);
@@ -375,7 +378,7 @@ class Latency final : public Policy {
     queued_ -= outlook.queued();
     outlook.refresh(fleet, slot, stream_ms_, answer_steps_);
     queued_ += outlook.queued();
-    glances_[slot] = outlook.glance();
+    glances_.set(slot, outlook.glance());
   }
 
   [[nodiscard]] Added added_at(const Question& q, Slot slot, double cold) const noexcept {
@@ -497,7 +500,7 @@ class Latency final : public Policy {
   double stream_ms_ = 0;  // those two, as all outlooks have them
   double answer_steps_ = 0;
   std::vector<Outlook> outlooks_;  // by slot
-  std::vector<Glance> glances_;    // of those, what a choice reads of all
+  Glances glances_;                // of those, what a choice reads of all
   // The plan being made.
   Prices prices_;
   std::span<const Slot> slots_;

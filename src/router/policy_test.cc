@@ -285,6 +285,56 @@ TEST_F(PolicyTest, LatencyMindsLongStepsOnlyForAsLongAsTheAnswerMayBe) {
   EXPECT_EQ(policy->pick(asked, rng_, nullptr).slot, 0U);
 }
 
+TEST_F(PolicyTest, LatencyPassesOverOnlyThoseThatCannotWin) {
+  constexpr std::uint32_t kWorkers = 40;
+  fleet(kWorkers);
+  Rng random(1);
+  std::vector<tiers::LoadChoice> loads(kWorkers);
+  const auto quick = find_policy("latency")->make();
+  const auto full = find_policy("latency")->make();
+  Explanation why;
+  why.reserve(kWorkers);
+  const TimePoint now{std::chrono::seconds(100)};
+  const auto change = [&](Slot slot, std::uint64_t generation) {
+    // With little but tokens to pay for, the bound is near.
+    const double more = random.below(2);
+    ledger_.set_cost(slot, {.prefill_base_ms = 20 * more * random.fraction(),
+                            .prefill_token_ms = 0.05 + 0.05 * random.fraction(),
+                            .prefill_token2_ms = 1e-6 * (random.fraction() - 0.2),
+                            .decode_base_ms = more * random.fraction(),
+                            .decode_use_ms = 50 * random.fraction(),
+                            .pass_tokens_max = 100 + random.below(4000)});
+    ledger_.report(slot, {.generation = generation,
+                          .running = random.below(2) * random.below(20),
+                          .kv_blocks_used = random.below(2) * random.below(900),
+                          .kv_blocks_max = 1000,
+                          .pass_started = random.below(2) == 0 ? TimePoint::min() : now,
+                          .pass = {.prefill_tokens = random.below(300), .decodes = true}});
+    cached_[slot] = random.below(11);
+    loads[slot] = {.blocks = random.below(5), .load_ns = 20e6 * random.fraction()};
+  };
+  for (const Slot slot : slots_) change(slot, 1);
+  for (std::uint64_t round = 2; round < 3000; ++round) {
+    change(random.below(kWorkers), round);
+    if (leases_.size() > round / 100) leases_.erase(leases_.begin());
+    give(random.below(kWorkers), 1, random.below(1000));
+    for (const auto& policy : {quick.get(), full.get()}) {
+      policy->finished(20 + round % 100, static_cast<double>(round), 10 + round % 50);
+    }
+    Question asked = question();
+    asked.now = now;
+    asked.output_tokens_max = 1 + random.below(100);
+    if (random.below(2) == 0) asked.loads = loads;
+    if (random.below(2) == 0) asked.candidates = asked.candidates.subspan(random.below(kWorkers));
+    // Who has to explain looks at all.
+    const Choice choice = quick->pick(asked, rng_, nullptr);
+    const Choice best = full->pick(asked, rng_, &why);
+    ASSERT_EQ(choice.slot, best.slot) << round;
+    ASSERT_EQ(choice.cost, best.cost) << round;
+    ASSERT_EQ(why.rows().size(), asked.candidates.size());
+  }
+}
+
 TEST_F(PolicyTest, LatencyPlansABatchOverTheFleet) {
   fleet(4);
   for (const Slot slot : slots_) {
