@@ -34,10 +34,10 @@ class Glances final {
             .step_ms = step_ms_[slot]};
   }
 
-  /// Glance::least_ms() of each slot, candidate or not, were its running pass over. Valid until the
-  /// next call.
-  [[nodiscard]] std::span<const double> least_ms(const Question& q, double steps,
-                                                 const Prices& prices) noexcept {
+  /// Glance::least_ms() of each slot, candidate or not, were its running pass over. The
+  /// caller's until the next call.
+  [[nodiscard]] std::span<double> least_ms(const Question& q, double steps,
+                                           const Prices& prices) noexcept {
     const std::size_t slots = least_ms_.size();
     if (q.loads.empty() && q.cached.size() == slots) {
       bound(q, steps, prices, [&](std::size_t i) { return q.cached[i]; });

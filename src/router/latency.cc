@@ -50,6 +50,11 @@ constexpr bool goes_before(bool late, double cost, bool other_late, double other
 /// The first of them.
 Slot most_cached(const Question& q) noexcept {
   std::uint32_t most = 0;
+  if (q.candidates.size() == q.cached.size() && q.candidates.back() < q.cached.size()) {
+    // All there are, as usual: then the compiler looks at several at once.
+    for (const std::uint32_t blocks : q.cached) most = std::max(most, blocks);
+    return static_cast<Slot>(std::ranges::find(q.cached, most) - q.cached.begin());
+  }
   for (const Slot slot : q.candidates) most = std::max(most, q.cached_blocks(slot));
   return *std::ranges::find(q.candidates, most, [&](Slot slot) { return q.cached_blocks(slot); });
 }
@@ -117,11 +122,12 @@ class Latency final : public Policy {
     const double cold = cold_blocks(q, holder);
     const double steps = std::min<double>(answer_steps_, q.output_tokens_max);
     double limit = why == nullptr ? added_at(q, holder, cold).cost(prices) : kInfinity;
-    const std::span<const double> least_ms = glances_.least_ms(q, steps, prices);
+    const std::span<double> least_ms = glances_.least_ms(q, steps, prices);
+    least_ms[holder] = -kInfinity;  // rounded, it could be over its own cost
     LeastCost least(rng);
     for (const Slot slot : q.candidates) {
       // Most cannot win whatever their running pass does.
-      if (least_ms[slot] > limit && slot != holder) continue;
+      if (least_ms[slot] > limit) continue;
       const Glance glance = glances_[slot];
       const double rest_ms = glance.rest_ms(q.now);
       const Item item = item_of(q, 0, slot, cold);
