@@ -13,7 +13,9 @@
 namespace penstock::transfer {
 namespace {
 
-constexpr std::size_t kCallPiecesMax = 256;  // of one call; the system takes 1024
+constexpr std::size_t kCallPiecesMax = 256;       // of one call; the system takes 1024
+constexpr std::size_t kReceiveBytes = 256 << 10;  // about, of one call: still in the core's cache
+                                                  // when it is verified
 
 struct Address {
   sockaddr_storage storage{};
@@ -95,9 +97,15 @@ std::ptrdiff_t send_some(int socket, wire::Pieces& pieces) {
 }
 
 std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces) {
+  const std::span<iovec> left = pieces.left();
+  const std::size_t pieces_max = std::min(left.size(), kCallPiecesMax);
+  std::size_t count = 0;
+  for (std::size_t bytes = 0; count < pieces_max && bytes < kReceiveBytes; ++count) {
+    bytes += left[count].iov_len;
+  }
   msghdr message{};
-  message.msg_iov = pieces.left().data();
-  message.msg_iovlen = std::min(pieces.left().size(), kCallPiecesMax);
+  message.msg_iov = left.data();
+  message.msg_iovlen = count;
   const ssize_t got = recvmsg(socket, &message, MSG_WAITALL);
   if (got == 0) return -1;
   if (got < 0) return in_vain() ? 0 : -1;
