@@ -307,7 +307,9 @@ def run(*arguments, env=None, seconds=WAIT_S):
 
 
 def model_flags(model, speedup):
-    return ['--model', model, *(['--speedup', str(speedup)] if model == MODEL else [])]
+    """`speedup`: of the simulated engine; None: there is no engine."""
+    paced = model == MODEL and speedup is not None
+    return ['--model', model, *(['--speedup', str(speedup)] if paced else [])]
 
 
 class Server(Process):

@@ -27,7 +27,7 @@ class FrontEnd(Server):
 
     def __init__(self, *flags, join_port=0, model='simulated', ready=False, **options):
         super().__init__('--workers', '0', '--join-listen', f'127.0.0.1:{join_port}', *FAST, *flags,
-                         model=model, ready=ready, **options)
+                         model=model, speedup=None, ready=ready, **options)
         match = re.search(r'^workers join at 127\.0\.0\.1:(\d+)$', self.stdout(), re.MULTILINE)
         self.join_port = int(match.group(1))
 
