@@ -28,6 +28,7 @@ struct KvRow {
   Setup setup;
   PublishedRange ttft_mean, ttft_p50, ttft_p99, itl_mean, tpot_mean, e2e_mean, reuse;
 
+  // NOLINTNEXTLINE(readability-identifier-naming): gtest's
   friend void PrintTo(const KvRow& row, std::ostream* out) { *out << row.name; }
 };
 
