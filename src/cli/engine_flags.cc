@@ -125,13 +125,15 @@ const char* first_given(const EngineFlags& f, Names names) {
 
 /// Whoever set a flag believes that it does something.
 Result<void> check_meaning(const EngineFlags& f, std::uint32_t workers) {
-  for (const Names names : {Names(kOfBoth), Names(kOfModels), Names(kOfSimulated)}) {
-    const char* flag = workers == 0 ? first_given(f, names) : nullptr;
-    if (flag == nullptr) continue;
-    return fail(Code::kInvalidArgument,
-                fmt::format("{} means nothing with --workers 0: give it to the workers that join "
-                            "(penstock worker {} ...)",
-                            flag, flag));
+  if (workers == 0) {
+    for (const Names names : {Names(kOfBoth), Names(kOfModels), Names(kOfSimulated)}) {
+      if (const char* flag = first_given(f, names)) {
+        return fail(Code::kInvalidArgument,
+                    fmt::format("{} means nothing with --workers 0: give it to the workers that "
+                                "join (penstock worker {} ...)",
+                                flag, flag));
+      }
+    }
   }
   if (const char* flag = first_given(f, f.simulated() ? Names(kOfModels) : Names(kOfSimulated))) {
     return fail(Code::kInvalidArgument,

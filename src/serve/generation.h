@@ -57,8 +57,8 @@ class Generation final : public LiveRequest {
   void prefetch() const noexcept;          // tells the CPU that it will be needed
   void prefetch_choices() const noexcept;  // and what it points to, once prefetch() has come true
   void take(engine::Output& output);       // one output of one of the legs
-  bool write(
-      TimePoint now);  // what take() made, to the exchange; false: it was the end, this is gone
+  /// Gives what take() made to the exchange; false: it was the end, and this is gone.
+  bool write(TimePoint now);
   void flush(TimePoint now);           // sends what was written, and what is held if there is room
   bool sweep(TimePoint now) override;  // and heartbeats
   void on_writable() override;

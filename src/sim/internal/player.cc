@@ -265,7 +265,7 @@ void Player::placed(Live& live, router::Placement& placement) {
   live.lease = std::move(placement.lease);
   live.cached_blocks = placement.cached_blocks;
   live.split = placement.stage == router::Stage::kPrefill;
-  (live.split ? live.prefill_worker : live.worker) = fronts_[live.front]->workers[placement.worker];
+  live.first_worker() = fronts_[live.front]->workers[placement.worker];
   if (together_) {
     // What came in at the placer waits as long: else the plan's order is lost on the way.
     push_for(live, now_ + setup_.peer_delay, EventKind::kAnswered);
@@ -280,7 +280,7 @@ tiers::LoadChoice Player::PromptInTiers::foresee_load(Slot slot, std::size_t hav
 }
 
 void Player::submit(Live& live) {
-  const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
+  const std::uint32_t index = live.first_worker();
   if (workers_[index]->down) return lose(live, index);
   if (live.tiers) load(live);
   enqueue(live);
@@ -289,7 +289,7 @@ void Player::submit(Live& live) {
 /// What lower tiers have of the prompt comes into the worker's pool. It keeps its place in the
 /// worker's queue meanwhile, as with engines that load while others run.
 void Player::load(Live& live) {
-  Worker& worker = *workers_[live.split ? live.prefill_worker : live.worker];
+  Worker& worker = *workers_[live.first_worker()];
   matched_.clear();
   worker.model->pool().match(
       static_cast<std::uint32_t>(live.keys.size()), [&](std::uint32_t i) { return live.keys[i]; },
@@ -301,17 +301,17 @@ void Player::load(Live& live) {
 }
 
 void Player::loaded(Live& live) {
-  const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
+  const std::uint32_t index = live.first_worker();
   engine::simulated::SchedulerModel& model = *workers_[index]->model;
   end_after_this_pass(index);
   model.take_in(std::span(live.keys).first(live.loaded_blocks), {});
-  model.loaded(live.split ? live.prefill_id : live.id);
+  model.loaded(live.first_id());
   touch(index);
 }
 
 void Player::enqueue(Live& live) {
   const TraceRequest& request = trace_.requests[live.request];
-  const std::uint32_t index = live.split ? live.prefill_worker : live.worker;
+  const std::uint32_t index = live.first_worker();
   Worker& worker = *workers_[index];
   const Submission submission{.tag = live.request,
                               .keys = live.keys,
@@ -322,7 +322,7 @@ void Player::enqueue(Live& live) {
                                                    : request.output_tokens,
                               .hold = live.split,
                               .loading = live.loaded_blocks > 0};
-  (live.split ? live.prefill_id : live.id) = worker.model->submit(submission);
+  live.first_id() = worker.model->submit(submission);
   (live.split ? live.on_prefill : live.on_worker) = true;
   ++live.legs;
   ++worker.accepted[live.front];

@@ -67,6 +67,10 @@ class Player final {
     std::vector<std::uint64_t> locals;  // empty where the policy does not look
     std::optional<PromptInTiers> tiers;
     fleet::Lease lease;  // of the leg that runs
+
+    // Of the leg that comes first: the prompt's, or all of it.
+    std::uint32_t& first_worker() noexcept { return split ? prefill_worker : worker; }
+    engine::simulated::SequenceId& first_id() noexcept { return split ? prefill_id : id; }
   };
   struct Message {  // under way to the routers
     std::uint32_t worker = 0;
