@@ -54,7 +54,8 @@ class Glances final {
   /// `blocks`: of the prompt, that need not be computed at a slot.
   void bound(const Question& q, double steps, Prices prices, auto blocks) noexcept {
     // An engine computes at least the last token. In whole numbers, so as new_tokens() has it.
-    const double most = (q.prompt_tokens - 1) / q.block_tokens;
+    const std::uint32_t most_blocks = (q.prompt_tokens - 1) / q.block_tokens;
+    const double most = most_blocks;
     const double block_tokens = q.block_tokens;
     const double prompt_tokens = q.prompt_tokens;
     const std::size_t slots = least_ms_.size();
