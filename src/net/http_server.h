@@ -46,7 +46,8 @@ struct HttpRequest {
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case, in order
   std::string peer;                                          // "127.0.0.1:51234"
   /// What the answer carries as X-Request-Id. The client's own if that is 1 to kIdBytesMax
-  /// printable characters; else empty: for the handler to fill, or not.
+  /// printable characters; else one made up ("req-" and 16 hex digits), which the handler may
+  /// change.
   std::string id;
   static constexpr std::size_t kIdBytesMax = 128;
 
@@ -147,9 +148,9 @@ struct HttpServerStats {  // totals over all loops, read without stopping them
 
 /// HTTP/1.1 server: one event loop a core, SO_REUSEPORT, TCP_NODELAY, keep-alive and pipelining
 /// (answers in order; at most header_bytes_max of a next request is read while one is answered).
-/// Errors it answers itself are OpenAI-shaped JSON. Timeouts are kept to about half a second.
-/// A client that closes its sending side before its answer is complete counts as gone.
-/// Thread: create, stop and destroy on one thread, which is none of the loops.
+/// Errors it answers itself are OpenAI-shaped JSON, with an X-Request-Id as well. Timeouts are kept
+/// to about half a second. A client that closes its sending side before its answer is complete
+/// counts as gone. Thread: create, stop and destroy on one thread, which is none of the loops.
 class HttpServer {
  public:
   virtual ~HttpServer() = default;

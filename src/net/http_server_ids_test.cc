@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "net/http_server.h"
@@ -17,6 +19,7 @@ namespace {
 using test::Answer;
 using test::FunctionHandler;
 using test::RawSocket;
+using namespace std::chrono_literals;
 
 class HttpServerIdsTest : public testing::Test {
  protected:
@@ -45,7 +48,7 @@ class HttpServerIdsTest : public testing::Test {
 TEST_F(HttpServerIdsTest, AClientsOwnIdComesBackIfItIsSane) {
   bool streams = false;
   start([&](Exchange& e) {
-    if (e.request().id.empty()) e.request().id = "ours";
+    if (e.request().id.starts_with("req-")) e.request().id = "ours";
     if (!streams) return e.respond(200, "text/plain", "");
     e.start_stream("text/event-stream");
     e.finish();
@@ -62,9 +65,32 @@ TEST_F(HttpServerIdsTest, AClientsOwnIdComesBackIfItIsSane) {
   }
 }
 
-TEST_F(HttpServerIdsTest, WithoutAnIdNoneIsShown) {
+TEST_F(HttpServerIdsTest, WhatIsRefusedHasAnIdToo) {
+  start([](Exchange& e) { e.respond(200, "text/plain", ""); },
+        {.header_bytes_max = 4096, .body_bytes_max = 1000, .body_timeout = 50ms});
+  const std::string named = "POST / HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n";
+  std::set<std::string> seen;
+  for (const std::string& sent :
+       {std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), std::string("nonsense\r\n\r\n"),
+        "GET / HTTP/1.1\r\nX-Request-Id: mine\r\nA: " + std::string(8000, 'a') + "\r\n\r\n"}) {
+    const std::string id = ask(sent).headers.at("x-request-id");
+    EXPECT_THAT(id, testing::MatchesRegex("req-[0-9a-f]{16}"));
+    EXPECT_TRUE(seen.insert(id).second) << id;
+  }
+  EXPECT_EQ(ask(named + "Content-Length: 1001\r\n\r\n").headers.at("x-request-id"), "mine");
+  const Answer late = ask(named + "Content-Length: 9\r\n\r\nabc");
+  EXPECT_EQ(late.status, 408);
+  EXPECT_EQ(late.headers.at("x-request-id"), "mine");
+}
+
+TEST_F(HttpServerIdsTest, ANameIsNotTheNextRequestsOnItsConnection) {
   start([](Exchange& e) { e.respond(200, "text/plain", ""); });
-  EXPECT_FALSE(ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").headers.contains("x-request-id"));
+  RawSocket client = RawSocket::connect(server_->port());
+  client.send("GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n\r\n");
+  EXPECT_EQ(client.read_answer().headers.at("x-request-id"), "mine");
+  client.send("nonsense\r\n\r\n");
+  EXPECT_NE(client.read_answer().headers.at("x-request-id"), "mine");
 }
 
 TEST_F(HttpServerIdsTest, GivenLinesAreInEveryAnswer) {

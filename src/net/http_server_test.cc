@@ -56,6 +56,7 @@ class HttpServerTest : public testing::Test {
     EXPECT_TRUE(answer.complete);
     EXPECT_EQ(answer.headers.at("connection"), "close");
     EXPECT_EQ(answer.headers.at("content-type"), "application/json");
+    EXPECT_TRUE(answer.headers.contains("x-request-id"));
     EXPECT_THAT(answer.body, testing::MatchesRegex(R"(\{"error":\{"message":"[^"]+",)"
                                                    R"("type":"[a-z_]+","param":null,"code":")" +
                                                    std::string(code) + R"("\}\})"));
@@ -434,7 +435,7 @@ TEST_F(HttpServerTest, HeadGetsTheHeaderAlone) {
 
 TEST_F(HttpServerTest, StreamsAChunkAFlush) {
   start([](Exchange& e) {
-    e.start_stream("text/event-stream", {{"X-Request-Id", "7"}});
+    e.start_stream("text/event-stream", {{"X-Path", "7"}});
     e.write("a");
     e.write("b");
     e.flush();
@@ -452,7 +453,7 @@ TEST_F(HttpServerTest, StreamsAChunkAFlush) {
     EXPECT_THAT(answer.chunks, testing::ElementsAre("ab", "cd", "e"));
     EXPECT_EQ(answer.headers.at("cache-control"), "no-cache");
     EXPECT_EQ(answer.headers.at("x-accel-buffering"), "no");
-    EXPECT_EQ(answer.headers.at("x-request-id"), "7");
+    EXPECT_EQ(answer.headers.at("x-path"), "7");
     EXPECT_FALSE(answer.headers.contains("content-length"));
   }
 }

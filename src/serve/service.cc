@@ -6,7 +6,6 @@
 #include <charconv>
 #include <functional>
 #include <memory>
-#include <random>
 #include <utility>
 
 #include "api/openai.h"
@@ -105,9 +104,7 @@ void answer_error(net::Exchange& exchange, const Error& error) {
 }
 
 Service::Service(const ServiceOptions& options, const Clock& clock)
-    : options_(options),
-      clock_(clock),
-      next_id_(std::uint64_t{std::random_device{}()} << 32 | std::random_device{}()) {}
+    : options_(options), clock_(clock) {}
 
 Service::~Service() = default;
 
@@ -196,9 +193,7 @@ Result<void> Service::authorise(const net::HttpRequest& request) const {
 }
 
 void Service::handle(net::Exchange& exchange) {
-  net::HttpRequest& request = exchange.request();
-  if (request.id.empty()) request.id = fmt::format("req-{:016x}", next_id_.fetch_add(1));
-  const std::string_view endpoint = endpoint_of(request.path());
+  const std::string_view endpoint = endpoint_of(exchange.request().path());
   if (Result<void> done = route(exchange); !done) {
     metrics_.refused(endpoint, http_status(done.error().code));
     answer_error(exchange, done.error());

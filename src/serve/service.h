@@ -111,7 +111,6 @@ class Service final : public net::HttpHandler {
   std::atomic<bool> draining_{false};
   std::atomic<float> loading_{0};
   std::atomic<std::uint32_t> in_flight_{0};
-  std::atomic<std::uint64_t> next_id_;  // of requests that have no name of their own
   mutable std::mutex failure_mutex_;
   std::string failure_;
 };

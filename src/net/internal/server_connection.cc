@@ -165,10 +165,15 @@ void ServerConnection::dispatch() {
   server_.counters().requests.add();
   counted_ = true;
   request_.peer = peer_;
-  const std::string_view id = request_.header("x-request-id");
-  request_.id = is_request_id(id) ? id : std::string_view();
+  name_request();
   watch();
   server_.handler().handle(*this);
+}
+
+/// Also one of which not even the header came.
+void ServerConnection::name_request() {
+  const std::string_view id = request_.header("x-request-id");
+  request_.id = is_request_id(id) ? std::string(id) : server_.next_request_id();
 }
 
 bool ServerConnection::charge_body() {
@@ -261,6 +266,7 @@ void ServerConnection::reject(const HttpFault& fault, std::initializer_list<Http
     CHECK(found != kRejections.end());
     server_.counters().rejected[static_cast<std::size_t>(found - kRejections.begin())].add();
   }
+  name_request();
   const std::string body = to_json(fault);
   std::string& head = server_.scratch();
   head.clear();
@@ -269,6 +275,7 @@ void ServerConnection::reject(const HttpFault& fault, std::initializer_list<Http
                      .content_length = body.size(),
                      .keep_alive = false,
                      .headers = std::span(headers.begin(), headers.size()),
+                     .request_id = request_.id,
                      .lines = server_.options().answer_headers});
   state_ = State::kFlushing;
   close_after_ = true;

@@ -80,6 +80,7 @@ class ServerConnection final
   [[nodiscard]] bool process_step();
   void send_continue();
   void dispatch();
+  void name_request();
   void resume_soon();
   [[nodiscard]] bool client_has_left();
   [[nodiscard]] bool charge_body();

@@ -1,13 +1,19 @@
 #include "net/internal/server_loop.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
+#include <random>
 #include <utility>
 
 #include "net/internal/server_connection.h"
 
 namespace penstock::net {
 
-ServerLoop::ServerLoop(std::size_t index, ServerShared& shared) : shared_(shared), loop_(index) {}
+ServerLoop::ServerLoop(std::size_t index, ServerShared& shared)
+    : shared_(shared),
+      loop_(index),
+      next_id_(std::uint64_t{std::random_device{}()} << 32 | std::random_device{}()) {}
 
 ServerLoop::~ServerLoop() = default;
 
@@ -54,6 +60,8 @@ bool ServerLoop::charge_body(std::size_t size_bytes) noexcept {
 void ServerLoop::release_body(std::size_t size_bytes) noexcept {
   shared_.bodies_bytes.fetch_sub(size_bytes, std::memory_order_relaxed);
 }
+
+std::string ServerLoop::next_request_id() { return fmt::format("req-{:016x}", next_id_++); }
 
 void ServerLoop::accept_next() {
   // Not async_accept: a socket that it has accepted as the loop stops would stay open, unheard of.

@@ -94,6 +94,9 @@ class ServerLoop final {
   void release_body(std::size_t size_bytes) noexcept;
   /// Forgets a closed connection; the last one's slot changes to fill the gap.
   void remove(ServerConnection& connection, bool refused);
+  /// For a request whose client gave it no name. No two are alike, of other loops' and runs'
+  /// either.
+  [[nodiscard]] std::string next_request_id();
   [[nodiscard]] std::string& scratch() noexcept { return scratch_; }
   [[nodiscard]] std::array<char, 65536>& discarded() noexcept { return discarded_; }
 
@@ -116,6 +119,7 @@ class ServerLoop final {
   std::vector<TimePoint> deadlines_;
   std::vector<ConnectionPtr> connections_;
   std::size_t refused_open_ = 0;
+  std::uint64_t next_id_;  // from anywhere on
 
   TimePoint now_{};     // loop time: the ticks so far
   TimePoint tick_due_;  // by the clock
