@@ -361,11 +361,11 @@ Result<void> check_grammars(std::size_t choices, std::size_t gbnf_bytes) {
               "n");
 }
 
-/// More choices than the workers can hold would be told to come back again and again.
+/// More choices than the workers could ever hold would be told to come back again and again.
 Result<void> check_choices(std::size_t choices, std::string_view param, ServedModel& model) {
   if (choices <= 1) return {};
-  const std::uint64_t most = model.dispatcher().requests_max();
-  if (most == 0 || choices <= most) return {};  // without workers: they may come
+  const std::uint64_t most = model.dispatcher().requests_ever_max();
+  if (most == 0 || choices <= most) return {};  // 0: nobody knows yet
   return fail(Code::kInvalidArgument,
               fmt::format("{}: {} choices in all, and the workers here take {} at once, those that "
                           "wait included: ask for fewer",

@@ -517,6 +517,16 @@ std::uint64_t Dispatcher::in_flight() const {
 
 std::uint64_t Dispatcher::requests_max() const {
   const std::lock_guard lock(mutex_);
+  return taken_at_once();
+}
+
+std::uint64_t Dispatcher::requests_ever_max() {
+  const std::lock_guard lock(mutex_);
+  return requests_ever_max_ = std::max(requests_ever_max_, taken_at_once());
+}
+
+/// Under the lock.
+std::uint64_t Dispatcher::taken_at_once() const {
   const fleet::FleetView fleet = ledger_.view();
   std::uint64_t sum = 0;
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {

@@ -267,6 +267,9 @@ class Dispatcher final {
   /// What the workers that answer take at once, running and waiting. 0: none of them takes requests
   /// now.
   [[nodiscard]] std::uint64_t requests_max() const;
+  /// The same at its most so far: workers that restart will take as many again. 0: there was none
+  /// yet.
+  [[nodiscard]] std::uint64_t requests_ever_max();
 
  private:
   friend class Assignment;
@@ -274,6 +277,7 @@ class Dispatcher final {
 
   // All under the lock.
   [[nodiscard]] bool has_place(kv::Slot slot) const;
+  [[nodiscard]] std::uint64_t taken_at_once() const;
   [[nodiscard]] std::vector<kv::Slot> fitting(const DispatchRequest& request) const;
   [[nodiscard]] Result<std::vector<kv::Slot>> wished(const DispatchRequest& request) const;
   void catch_up(TimePoint now);
@@ -309,6 +313,7 @@ class Dispatcher final {
   std::vector<std::unique_ptr<Worker>> retired_;            // gone; until the last assignment is
   std::unordered_map<std::string, fleet::Role> set_roles_;  // by kProcessLabel, as last set
   std::uint32_t turn_ = 0;
+  std::uint64_t requests_ever_max_ = 0;
   bool draining_ = false;
   fleet::Ledger ledger_;
   kv::PrefixIndex index_;

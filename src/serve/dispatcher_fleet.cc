@@ -143,6 +143,7 @@ std::vector<Dispatcher::Chore> Dispatcher::chores() {
     registry_.tick(now, due);
     retire_gone();
     for (kv::Slot slot = 0; slot < workers_.size(); ++slot) show_state(slot);
+    requests_ever_max_ = std::max(requests_ever_max_, taken_at_once());
     for (const auto& [slot, check] : due) {
       if (slot >= workers_.size() || workers_[slot] == nullptr) continue;
       Worker& worker = *workers_[slot];

@@ -134,6 +134,20 @@ TEST_F(DispatcherFleetTest, WhatTheWorkersTakeAtOnceIsThatOfThoseThatAnswer) {
   EXPECT_EQ(dispatcher_.requests_max(), 0U);
 }
 
+TEST_F(DispatcherFleetTest, WhatTheyTookAtMostStaysKnownWhileTheyRestart) {
+  EXPECT_EQ(dispatcher_.requests_ever_max(), 0U);
+  const auto a = join("a", "host:1");
+  join("b", "host:2");
+  pass(std::chrono::seconds(0));
+  dispatcher_.leave("b");
+  EXPECT_EQ(dispatcher_.requests_ever_max(), 2U * info_.sequences_max);
+  a->connected = false;
+  EXPECT_EQ(dispatcher_.requests_max(), 0U);
+  EXPECT_EQ(dispatcher_.requests_ever_max(), 2U * info_.sequences_max);
+  join("its next life", "host:1");
+  EXPECT_EQ(dispatcher_.requests_ever_max(), 2U * info_.sequences_max);
+}
+
 TEST_F(DispatcherFleetTest, ARoleThatWasSetIsThatOfTheProcessAlsoWhenItIsStartedAgain) {
   const auto roles = [&] {
     std::map<std::string, fleet::Role> all;

@@ -179,5 +179,19 @@ TEST_F(LostWorkersTest, WhereNobodyIsLeftWhoTakesAnswersAWorkerForWholeRequestsD
   on_loop([&] { handle.reset(); });
 }
 
+TEST_F(LostWorkersTest, MoreChoicesThanTheyEverHoldAreRefusedAlsoWhileNobodyIsThere) {
+  const auto ask_for = [this](std::uint64_t choices, int status) {
+    return ask("/v1/completions",
+               fmt::format(R"({{"model":"tiny","prompt":"x","max_tokens":1,"n":{}}})", choices),
+               status);
+  };
+  const std::uint64_t most = 3 * (info_.sequences_max + info_.queue_max);  // who answers
+  EXPECT_EQ(text_at(ask_for(most + 1, 400), "/error/param"), "n");
+  for (const std::size_t answers : {1, 2, 3}) places_[answers].reset();  // they leave
+  while (model_->dispatcher().view().workers.size() > 1) std::this_thread::yield();
+  EXPECT_EQ(text_at(ask_for(most + 1, 400), "/error/param"), "n");
+  ask_for(most, 503);  // as soon as they are back
+}
+
 }  // namespace
 }  // namespace penstock::serve
