@@ -54,6 +54,7 @@ struct Usage {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t cached_tokens = 0;  // of those, taken from KV computed before
   std::uint32_t completion_tokens = 0;
+  Nanos queued{0};  // from GenerateRequest::arrived to its admission; of no meaning without one
 };
 
 /// One step of one sequence: a token, an end, or both (the token then comes first).
@@ -93,6 +94,7 @@ struct GenerateRequest {
   std::int32_t priority = 0;                  // higher first among those waiting
   std::uint64_t tenant = 0;  // of equal priority those first whose tenant has had least (llama/)
   Deadline deadline;
+  TimePoint arrived{};            // at whoever asks: it has waited since
   std::optional<KvTicket> fetch;  // KV of the prompt that another worker keeps for this request
 
   /// Computes the prompt's KV and ends with kLength, no token drawn. What was computed is kept from

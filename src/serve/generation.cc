@@ -67,6 +67,7 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   choice.place = std::move(*place);
   request.sink = &desk_.sink();
   request.deadline = deadline_;
+  request.arrived = arrived_;
   choices_.push_back(std::move(choice));
   Result<void> given = give(choices_.back(), std::move(request));
   if (given || give_to_another(choices_.back())) return {};
@@ -116,7 +117,10 @@ void Generation::take(engine::Output& output) {
 void Generation::note_progress(Choice& choice, const engine::Output& output) {
   const bool well = output.finish == engine::FinishReason::kStop ||
                     output.finish == engine::FinishReason::kLength;
-  if (output.token || well) choice.again.reset();
+  if (output.token || well) {
+    choice.again.reset();
+    note_admitted(choice, output.usage);
+  }
   // Whom it is given to when its worker was lost has use for it as well.
   if (output.token || (output.finish && !choice.again)) release_kv(choice);
   if (output.token) {
@@ -124,6 +128,12 @@ void Generation::note_progress(Choice& choice, const engine::Output& output) {
     choice.place.generated(1);
   }
   if (well) choice.place.finished();
+}
+
+/// Of a prompt that is computed elsewhere than the answer, by who computes it.
+void Generation::note_admitted(Choice& choice, const engine::Usage& usage) {
+  if (std::exchange(choice.admitted, true)) return;
+  desk_.metrics().queued(to_seconds(usage.queued));
 }
 
 void Generation::process(Choice& choice, engine::Output& output) {

@@ -78,7 +78,8 @@ class Generation final : public LiveRequest {
     std::uint32_t tokens_shown = 0;  // of them, by last_token
     TimePoint last_token{};
     bool first_of_prompt = true;
-    bool opened = false;  // the first event of this choice was written
+    bool admitted = false;  // by a worker, and counted
+    bool opened = false;    // the first event of this choice was written
     bool ended = false;
     text::Detokenizer detokenizer;
     text::StopMatcher stops{{}};
@@ -100,7 +101,8 @@ class Generation final : public LiveRequest {
   };
 
   Choice& choice_of(RequestId leg);
-  static void note_progress(Choice& choice, const engine::Output& output);
+  void note_progress(Choice& choice, const engine::Output& output);
+  void note_admitted(Choice& choice, const engine::Usage& usage);
   void process(Choice& choice, engine::Output& output);
   void take_text(Choice& choice, std::string_view text);
   void take_delta(Choice& choice, text::AnswerDelta& delta);

@@ -25,6 +25,7 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
                                    .priority = request.priority,
                                    .tenant = request.tenant,
                                    .deadline = request.deadline,
+                                   .arrived = request.arrived,
                                    .prefill_only = true,
                                    .kv_lease = plan_.kv_lease};
     choice.answer =
@@ -94,6 +95,7 @@ void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
   desk_.by_leg_.erase(choice.leg);
   Result<void> given;
   if (output.finish == engine::FinishReason::kLength) {
+    note_admitted(choice, output.usage);
     given = give_answer(choice, output);
   } else if (deadline_.passed(desk_.clock().now())) {
     given = std::unexpected(late());

@@ -105,6 +105,10 @@ struct Metrics::Families {
   prometheus::Histogram& duration =
       histogram("penstock_request_duration_seconds",
                 "From the whole request read to its answer complete", 1e-4, 1000);
+  prometheus::Histogram& queue_time =
+      histogram("penstock_request_queue_time_seconds",
+                "From the whole request read until a worker began with it; each choice by itself",
+                1e-4, 1000);
   prometheus::Histogram& ttft =
       histogram("penstock_time_to_first_token_seconds",
                 "From the whole request read to its first token", 1e-4, 1000);
@@ -277,6 +281,7 @@ void Metrics::refused(std::string_view endpoint, int status) {
   families_->requests.Add({{"endpoint", std::string(endpoint)}, {"status", std::to_string(status)}})
       .Increment();
 }
+void Metrics::queued(double since_request_s) { families_->queue_time.Observe(since_request_s); }
 void Metrics::first_token(double since_request_s) { families_->ttft.Observe(since_request_s); }
 void Metrics::token_gap(double gap_s, std::uint32_t tokens) {
   for (std::uint32_t i = 0; i < tokens; ++i) families_->itl.Observe(gap_s);

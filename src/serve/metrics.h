@@ -25,6 +25,7 @@ class Metrics final {
 
   void request_done(std::string_view endpoint, int status, double duration_s);
   void refused(std::string_view endpoint, int status);  // at once: it has no duration to speak of
+  void queued(double since_request_s);                  // a choice, until its admission by a worker
   void first_token(double since_request_s);
   void token_gap(double gap_s, std::uint32_t tokens);  // `tokens` came `gap_s` apart each
   void tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t completion);

@@ -359,6 +359,7 @@ TEST_F(PacedServiceTest, WhatTheServerDoesNotWaitForSaysSo) {
 
 TEST_F(ServiceTest, EachChoiceIsAStreamToTheTimeBetweenTokens) {
   ask("/v1/completions", R"({"model":"tiny","prompt":"a","n":3,"max_tokens":4,"ignore_eos":true})");
+  EXPECT_EQ(metric("penstock_request_queue_time_seconds_count"), 3);
   EXPECT_EQ(metric("penstock_time_to_first_token_seconds_count"), 1);
   EXPECT_LE(metric("penstock_inter_token_latency_seconds_count"), 3 * (4 - 1));
 }

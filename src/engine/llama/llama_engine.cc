@@ -285,6 +285,7 @@ Sequence* LlamaEngine::twin_of(const Sequence& waiting) {
 }
 
 void LlamaEngine::start(Sequence& sequence) {
+  sequence.queued = clock_.now() - sequence.request.arrived;
   if (sequence.request.prefill_only) {
     const std::uint32_t blocks = cache_.blocks_to_leave(sequence);
     sequence.prefill_end = blocks * options_.block_tokens;

@@ -133,6 +133,16 @@ TEST_F(LlamaEngineTest, AnswersAndStopsAtTheLimit) {
   EXPECT_EQ(a.usage.cached_tokens, 0u);
 }
 
+TEST_F(LlamaEngineTest, TellsHowLongARequestWaitedSinceItArrived) {
+  const auto e = engine();
+  GenerateRequest r = request(tokens(100, 1));
+  const TimePoint begin = clock_.now();
+  r.arrived = begin - std::chrono::hours(1);
+  const Answer a = run(*e, std::move(r));
+  EXPECT_GE(a.usage.queued, std::chrono::hours(1));
+  EXPECT_LE(a.usage.queued, std::chrono::hours(1) + (clock_.now() - begin));
+}
+
 TEST_F(LlamaEngineTest, ContextIsTheOtherLimit) {
   const auto e = engine();
   const Answer a = run(*e, request(tokens(1020, 1), 100));

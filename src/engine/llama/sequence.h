@@ -35,6 +35,7 @@ struct Sequence {
   std::uint32_t settled = 0;            // of those, computed as if alone (batch_shape.h)
   std::uint32_t cached = 0;             // of those, taken from the pool
   std::uint32_t drawn = 0;
+  Nanos queued{0};                    // Usage::queued
   std::vector<BlockPool::Pin> chain;  // the pool's blocks of positions 0.., as far as known
 
   std::uint32_t prefill_end = 0;     // prefill_only: computed up to here it is done
@@ -58,7 +59,7 @@ struct Sequence {
     return end - std::min(computed, end);
   }
   [[nodiscard]] bool decoding() const noexcept { return computed >= prompt_tokens(); }
-  [[nodiscard]] Usage usage() const noexcept { return {prompt_tokens(), cached, drawn}; }
+  [[nodiscard]] Usage usage() const noexcept { return {prompt_tokens(), cached, drawn, queued}; }
 };
 
 }  // namespace penstock::engine::llama

@@ -267,7 +267,8 @@ grpc::ServerWriteReactor<oe::GenerateResponse>* Server::generate(
   wanted->id = id;
   wanted->sink = call;
   wanted->priority = *priority;
-  wanted->deadline = deadline_of(context, clock_.now());
+  wanted->arrived = clock_.now();
+  wanted->deadline = deadline_of(context, wanted->arrived);
   if (Result<void> taken = engine_.generate(std::move(*wanted)); !taken) {
     call->refuse(taken.error());
   }

@@ -202,7 +202,8 @@ Result<void> Remote::generate(GenerateRequest request) {
                           .vocabulary_size = options_.info.vocabulary_size,
                           .tokens_left = request.prefill_only ? 0 : request.max_tokens,
                           .kv_blocks_max = 0,
-                          .worker_host = {}};
+                          .worker_host = {},
+                          .waited = clock_.now() - request.arrived};
   if (request.prefill_only) {
     expected.kv_blocks_max =
         static_cast<std::uint32_t>(request.prompt.size() / options_.info.block_tokens);

@@ -218,7 +218,7 @@ TEST(WireTest, TicketsThatNoWorkerMakesAreRefused) {
 }
 
 std::vector<Output> outputs() {
-  const Usage usage{.prompt_tokens = 9, .cached_tokens = 4};
+  const Usage usage{.prompt_tokens = 9, .cached_tokens = 4, .queued = std::chrono::milliseconds(7)};
   return {{.request = {1},
            .token = 5,
            .logprob = -0.25F,
@@ -235,10 +235,14 @@ TEST(WireTest, OutputsGoTogetherAndComeApart) {
   std::vector<oe::GenerateResponse> messages;
   write(outputs(), messages);
   ASSERT_EQ(messages.size(), 2U);
-  Expected expected{.request = {1}, .vocabulary_size = 10, .tokens_left = 3};
+  Expected expected{.request = {1},
+                    .vocabulary_size = 10,
+                    .tokens_left = 3,
+                    .waited = std::chrono::milliseconds(2)};
   std::vector<Output> read;
   for (const auto& message : messages) ASSERT_TRUE(wire::read(message, expected, read));
   ASSERT_EQ(read.size(), 4U);  // the end by itself
+  EXPECT_EQ(read[0].usage.queued, std::chrono::milliseconds(2 + 7));
   EXPECT_EQ(read[0].token, 5);
   EXPECT_EQ(read[0].logprob, -0.25F);
   ASSERT_EQ(read[0].top.size(), 2U);

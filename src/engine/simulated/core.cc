@@ -32,6 +32,7 @@ void Core::accept(GenerateRequest given) {
                     r.given.sampling.seed ? *r.given.sampling.seed : options_.seed);
   r.generated.clear();
   r.cached = 0;
+  r.queued.reset();
   r.live = true;
   r.mailbox = mailbox_of(r.given.sink);
   ++mailboxes_[r.mailbox].requests;
@@ -108,8 +109,12 @@ void Core::clear_cache() {
   }
 }
 
-Nanos Core::start_pass() {
+Nanos Core::start_pass(TimePoint now) {
   const Pass& pass = model_.start_pass();
+  for (const std::uint64_t tag : pass.admitted) {
+    Request& r = requests_[tag];
+    if (!r.queued) r.queued = std::max(Nanos::zero(), now - r.given.arrived);
+  }
   // Nothing is held or reserved here, so the head of the queue always fits once nothing runs.
   CHECK(pass.progress);
   pass_ = {.prefill_tokens = static_cast<std::uint32_t>(pass.prefill_tokens),
@@ -206,7 +211,8 @@ Output& Core::add_output(const Request& r) {
   output.request = r.given.id;
   output.usage = {.prompt_tokens = static_cast<std::uint32_t>(r.given.prompt.size()),
                   .cached_tokens = r.cached,
-                  .completion_tokens = static_cast<std::uint32_t>(r.generated.size())};
+                  .completion_tokens = static_cast<std::uint32_t>(r.generated.size()),
+                  .queued = r.queued.value_or(Nanos::zero())};
   return output;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -43,8 +44,8 @@ class Core final : private PoolListener {
   /// No request is left.
   [[nodiscard]] bool idle() const noexcept { return model_.idle(); }
 
-  /// Some request must be left.
-  Nanos start_pass();
+  /// Some request must be left. `now`: when those are admitted that begin with it.
+  Nanos start_pass(TimePoint now);
   /// What the pass under way computes.
   [[nodiscard]] const PassWork& pass() const noexcept { return pass_; }
   void finish_pass();
@@ -71,6 +72,7 @@ class Core final : private PoolListener {
     kv::LocalHasher locals;
     std::uint32_t named = 0;  // of keys, from the first
     std::uint32_t cached = 0;
+    std::optional<Nanos> queued;  // absent: not admitted so far
     std::uint32_t mailbox = 0;
     SequenceId sequence = 0;
     bool live = false;

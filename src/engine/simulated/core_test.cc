@@ -65,7 +65,7 @@ struct Bench {
     return {.id = {id}, .sink = &sink, .prompt = std::move(prompt), .max_tokens = max_tokens};
   }
   Nanos pass() {
-    const Nanos duration = core.start_pass();
+    const Nanos duration = core.start_pass(now);
     core.finish_pass();
     core.deliver();
     return duration;
@@ -75,6 +75,7 @@ struct Bench {
     core.deliver();
   }
 
+  TimePoint now{};  // moved by hand
   SimulatedOptions options;
   KvEventLog events;
   Core core;
@@ -138,6 +139,25 @@ TEST(Core, PassesTakeTheModelsTime) {
   EXPECT_EQ(b.pass(), pass_time(clock.decode_ms(3.0 / 64), 1));
 }
 
+TEST(Core, TimeInQueueEndsWithTheFirstPassOfThePrompt) {
+  SimulatedOptions options = small_core();
+  options.worker.sequences_max = 1;
+  options.worker.pass_tokens_max = 8;
+  Bench b(options);
+  for (const std::uint64_t id : {1, 2}) {
+    GenerateRequest r = b.request(id, prompt_of(20, 100 * static_cast<Token>(id)), 1);
+    r.arrived = b.now + milliseconds(id);
+    b.core.accept(std::move(r));
+  }
+  while (!b.core.idle()) {
+    b.now += milliseconds(10);
+    b.pass();
+  }
+  // Each takes three passes.
+  EXPECT_EQ(b.sink.by_request[1].front().usage.queued, milliseconds(10 - 1));
+  EXPECT_EQ(b.sink.by_request[2].front().usage.queued, milliseconds(40 - 2));
+}
+
 TEST(Core, OneCallASinkHoweverManyRequestsAndPasses) {
   Bench b;
   Sink other;
@@ -147,7 +167,7 @@ TEST(Core, OneCallASinkHoweverManyRequestsAndPasses) {
   r.sink = &other;
   b.core.accept(r);
   while (!b.core.idle()) {
-    b.core.start_pass();
+    b.core.start_pass(b.now);
     b.core.finish_pass();
   }
   EXPECT_EQ(b.core.undelivered(), 24U);

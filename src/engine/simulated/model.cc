@@ -97,6 +97,7 @@ const Pass& SchedulerModel::start_pass() {
   preempted_ = 0;
   prefill_ = {};
   emission_count_ = 0;
+  admitted_.clear();
   room_ = UINT32_MAX;
   const std::size_t running_before = running_.size();
   schedule_running();
@@ -107,6 +108,7 @@ const Pass& SchedulerModel::start_pass() {
   pass_.prefill_tokens = prefill_tokens();
   pass_.duration = pass_duration();
   pass_.emissions = std::span(emissions_).first(emission_count_);
+  pass_.admitted = admitted_;
   // Whoever waits was not admitted, and will not be while no block is taken or let go; but a claim
   // is to be looked at after each pass.
   const bool alike = prefill_.sequences == 0 && preempted_ == 0 && reserving_.count == 0 &&
@@ -203,6 +205,7 @@ bool SchedulerModel::schedule(SequenceId id, std::uint32_t tokens, std::uint32_t
 
 void SchedulerModel::start_running(SequenceId id) {
   sequences_[id].state = State::kRunning;
+  admitted_.push_back(sequences_[id].tag);
   running_.push_back(id);
   if (emissions_.size() < running_.size()) emissions_.resize(running_.size());
 }

@@ -75,6 +75,7 @@ struct Pass {
   /// What comes out at the pass's end, in running order; valid until finish_pass(). remove() during
   /// the pass still takes a sequence's token away.
   std::span<const Emission> emissions;
+  std::span<const std::uint64_t> admitted;  // tags, preempted ones again; until the next pass
 };
 
 /// Continuous batching on one worker, without the computing: which sequences run in a pass, what it
@@ -255,6 +256,7 @@ class SchedulerModel final {
   Pass pass_;
   std::vector<Emission> emissions_;  // the first emission_count_; at least as long as running_
   std::size_t emission_count_ = 0;
+  std::vector<std::uint64_t> admitted_;  // tags
 
   // Scratch, empty between uses.
   std::vector<BlockPool::Slot> matched_;

@@ -186,7 +186,7 @@ void SimulatedEngine::accept_batch() {
 void SimulatedEngine::run_timed_pass() {
   const TimePoint now = clock_.now();
   const TimePoint start = pass_end_ > now - kCatchUpMax ? std::min(pass_end_, now) : now;
-  pass_end_ = start + core_.start_pass();
+  pass_end_ = start + core_.start_pass(now);
   passes_.begin(start, core_.pass());
   publish({});
   inbox_.sleep(pass_end_ - clock_.now());
@@ -198,10 +198,11 @@ void SimulatedEngine::run_timed_pass() {
 
 /// Many passes that take no time, letting in whoever comes.
 void SimulatedEngine::run_passes() {
+  const TimePoint now = clock_.now();
   for (std::size_t passes = 0;
        passes < kPassesPerDelivery && !core_.idle() && core_.undelivered() < kOutputsPerDelivery;
        ++passes) {
-    core_.start_pass();
+    core_.start_pass(now);
     core_.finish_pass();
     if (inbox_.attention() && inbox_.take(batch_)) accept_batch();
   }

@@ -151,12 +151,16 @@ void write_usage(const Usage& usage, oe::Usage& out) {
   out.set_completion_tokens(usage.completion_tokens);
   out.set_total_tokens(usage.prompt_tokens + usage.completion_tokens);
   out.set_cached_prompt_tokens(usage.cached_tokens);
+  out.set_queued_ns(static_cast<std::uint64_t>(std::max(Nanos::rep{0}, usage.queued.count())));
 }
 
-Usage read_usage(const oe::Usage& in) {
-  return {.prompt_tokens = in.prompt_tokens(),
-          .cached_tokens = in.cached_prompt_tokens(),
-          .completion_tokens = in.completion_tokens()};
+Usage read_usage(const oe::Usage& in, Nanos waited) {
+  constexpr std::uint64_t kQueuedNsMax = std::uint64_t{3600} * 1'000'000'000;
+  return {
+      .prompt_tokens = in.prompt_tokens(),
+      .cached_tokens = in.cached_prompt_tokens(),
+      .completion_tokens = in.completion_tokens(),
+      .queued = waited + Nanos(static_cast<Nanos::rep>(std::min(in.queued_ns(), kQueuedNsMax)))};
 }
 
 void write_token(const Output& output, oe::TokenInfo& out) {
@@ -296,7 +300,7 @@ void write(std::span<const Output> outputs, std::vector<oe::GenerateResponse>& o
 }
 
 Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vector<Output>& out) {
-  const Usage usage = read_usage(in.usage());
+  const Usage usage = read_usage(in.usage(), expected.waited);
   switch (in.event_case()) {
     case oe::GenerateResponse::kToken:
       for (const oe::TokenInfo& token : in.token().tokens()) {

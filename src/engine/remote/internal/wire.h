@@ -22,7 +22,7 @@ namespace ps = ::penstock::v1;
 /// granted, and fails with kInvalidArgument. Pure. Thread: any.
 
 void write(const GenerateRequest& request, oe::GenerateRequest& out);
-/// All but id, sink, priority and deadline.
+/// All but id, sink, priority, deadline and arrival.
 Result<GenerateRequest> read(const oe::GenerateRequest& in);
 
 void write(const KvTicket& ticket, oe::KvSessionRef& out);
@@ -41,6 +41,7 @@ struct Expected {
   std::uint32_t tokens_left = 0;
   std::uint32_t kv_blocks_max = 0;  // that a ticket may name; 0: none was asked for
   std::string worker_host;          // where the worker is, if its ticket does not say
+  Nanos waited{0};                  // since its arrival, until the worker was asked
 };
 /// Appends what `in` says to `out`, and takes the tokens off `expected`. Fails when it is not what
 /// such a request is answered with.
