@@ -19,6 +19,7 @@
 #include "text/answer_grammar.h"
 #include "tiers/decision.h"
 #include "tiers/key.h"
+#include "tiers/stats.h"
 
 namespace penstock::engine {
 
@@ -172,6 +173,10 @@ class Engine {
     (void)keys, (void)have;
     return {};
   }
+
+  /// What the store of its lower tiers has done and holds, others' share in it included; absent: it
+  /// has none, or has not told yet.
+  [[nodiscard]] virtual std::optional<tiers::Stats> tier_stats() const { return {}; }
 
   /// Null: this worker does not tell what it caches.
   [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;

@@ -487,11 +487,13 @@ DispatcherView Dispatcher::view() {
              .requests = fleet.requests[slot],
              .prefills = fleet.prefills[slot],
              .load = worker.engine->load(),
+             .tiers = {},
              .cost = fleet.cost[slot],
              .forecast = worker.forecast,
              .suspected = registry_.health(slot)->suspected(),
              .shed = worker.shed,
              .decisions = worker.decisions};
+    (worker.remote != nullptr ? shown.tiers : view.tiers) = worker.engine->tier_stats();
     if (worker.cache == nullptr) continue;
     const fleet::KvFollower& follower = worker.cache->follower();
     shown.doubt = first_doubt(follower);

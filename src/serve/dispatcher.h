@@ -141,11 +141,12 @@ struct WorkerView {
   fleet::WorkerState state{};
   fleet::Role role{};
   fleet::Trust trust{};
-  std::string_view doubt;      // why it is degraded; or empty
-  std::uint32_t requests = 0;  // given to it and not ended
-  std::uint32_t prefills = 0;  // of those, without a first token
-  engine::LoadReport load;     // what it says itself
-  fleet::PassCost cost;        // as fitted
+  std::string_view doubt;             // why it is degraded; or empty
+  std::uint32_t requests = 0;         // given to it and not ended
+  std::uint32_t prefills = 0;         // of those, without a first token
+  engine::LoadReport load;            // what it says itself
+  std::optional<tiers::Stats> tiers;  // behind it, if it is of another process
+  fleet::PassCost cost;               // as fitted
   CacheForecast forecast;
   double agreement = 1;         // of predicted and reported, lately
   std::uint64_t events = 0;     // of its cache, applied
@@ -161,7 +162,8 @@ struct WorkerView {
 struct DispatcherView {
   std::string_view policy;
   std::uint32_t block_tokens = 0;
-  router::TransferCost transfer;  // of KV between workers, as measured
+  router::TransferCost transfer;      // of KV between workers, as measured
+  std::optional<tiers::Stats> tiers;  // behind the workers of this process, who share them
   kv::PrefixIndex::Stats index;
   std::uint64_t reports_stale = 0;  // dropped: newer ones had come before
   std::vector<WorkerView> workers;

@@ -69,6 +69,11 @@ class ScriptedEngine final : public engine::Engine {
   }
   Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
   [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
+  [[nodiscard]] std::optional<tiers::Stats> tier_stats() const override {
+    tiers::Stats stats;
+    stats.asked = name_.size();
+    return stats;
+  }
   [[nodiscard]] const kv::EventSource* kv_events() const override { return nullptr; }
 
  private:
@@ -177,6 +182,19 @@ TEST_F(LostWorkersTest, WhereNobodyIsLeftWhoTakesAnswersAWorkerForWholeRequestsD
   EXPECT_EQ(call.status(), 200);
   EXPECT_EQ(asked().back(), "whole with KV");
   on_loop([&] { handle.reset(); });
+}
+
+TEST_F(LostWorkersTest, WhatLiesInTiersBehindThemIsShownAsOfWorkersOfThisProcess) {
+  const auto asked_for = [this](kv::Slot worker) {
+    return metric(fmt::format(R"(penstock_kv_tier_asked_total{{worker="{}"}})", worker));
+  };
+  const std::vector<WorkerView> workers = model_->dispatcher().view().workers;
+  ASSERT_EQ(workers.size(), 4U);
+  for (const WorkerView& worker : workers) {
+    while (asked_for(worker.slot) == 0) std::this_thread::yield();
+    EXPECT_EQ(asked_for(worker.slot), static_cast<double>(worker.instance.size()));
+  }
+  EXPECT_EQ(metric("penstock_kv_tier_asked_total"), 0);
 }
 
 TEST_F(LostWorkersTest, MoreChoicesThanTheyEverHoldAreRefusedAlsoWhileNobodyIsThere) {

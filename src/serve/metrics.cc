@@ -19,7 +19,7 @@
 #include "serve/dispatcher.h"
 #include "serve/fleet_metrics.h"
 #include "serve/internal/counted_elsewhere.h"
-#include "tiers/stats.h"
+#include "serve/tier_metrics.h"
 
 namespace penstock::serve {
 namespace {
@@ -42,6 +42,7 @@ constexpr std::array kTrusts = {fleet::Trust::kExact, fleet::Trust::kCatchingUp,
 struct Metrics::Families {
   prometheus::Registry registry;
   FleetMetrics fleet{registry};
+  TierMetrics tiers{registry};
   std::mutex workers_mutex;               // of what is set for workers
   std::map<kv::Slot, std::string> lives;  // that are shown, under their numbers
   std::set<std::string_view> rules;
@@ -59,6 +60,7 @@ struct Metrics::Families {
       if (same != now.end() && same->second == instance) continue;
       const std::string number = std::to_string(slot);
       fleet.forget(number);
+      tiers.forget(number);
       for (auto* family : {&running, &waiting, &waiting_prefill, &kv_used, &kv_max, &kv_active,
                            &kv_active_max, &worker_requests, &kv_leases}) {
         remove(*family, {{"worker", number}});
@@ -237,32 +239,6 @@ struct Metrics::Families {
       gauge("penstock_index_blocks", "Distinct blocks in the prefix index").Add({});
   prometheus::Gauge& index_bytes =
       gauge("penstock_index_bytes", "Memory of the prefix index").Add({});
-
-  prometheus::Family<prometheus::Gauge>& tier_blocks =
-      gauge("penstock_kv_tier_blocks", "KV blocks held behind the workers, by tier");
-  prometheus::Family<prometheus::Gauge>& tier_bytes =
-      gauge("penstock_kv_tier_disk_bytes", "Of segment files: now, and at most");
-  prometheus::Family<prometheus::Counter>& tier_asked =
-      counter("penstock_kv_tier_asked_total", "KV blocks that workers lacked and asked for");
-  prometheus::Family<prometheus::Counter>& tier_given =
-      counter("penstock_kv_tier_given_total", "Of those, given, by the tier they lay in");
-  prometheus::Family<prometheus::Counter>& tier_missed =
-      counter("penstock_kv_tier_missed_total", "Of those, held but not given, by reason");
-  prometheus::Family<prometheus::Counter>& tier_refused =
-      counter("penstock_kv_tier_refused_total", "KV blocks offered and not kept, by reason");
-  prometheus::Family<prometheus::Counter>& tier_moved =
-      counter("penstock_kv_tier_disk_bytes_total", "Bytes moved, by direction");
-  prometheus::Family<prometheus::Counter>& tier_segments =
-      counter("penstock_kv_tier_segments_lost_total",
-              "Segments given up: dropped for newer ones, or quarantined");
-  prometheus::Family<prometheus::Counter>& tier_load =
-      counter("penstock_kv_tier_load_seconds_total",
-              "Loading prefixes: as predicted when it was chosen, and as it took");
-  prometheus::Family<prometheus::Gauge>& tier_breaker =
-      gauge("penstock_kv_tier_breaker_open",
-            "1 while the disk is left alone: it failed, is full or does not answer; by direction");
-  prometheus::Family<prometheus::Gauge>& tier_recovered =
-      gauge("penstock_kv_tier_recovered_blocks", "KV blocks found on disk at the start");
 };
 
 Metrics::Metrics() : families_(std::make_unique<Families>()) {
@@ -347,6 +323,7 @@ void Metrics::set(const DispatcherView& view) {
   const std::lock_guard lock(f.workers_mutex);
   f.forget_gone(view.workers);
   f.fleet.set(view);
+  if (view.tiers) f.tiers.set(*view.tiers, "");
   for (const WorkerView& worker : view.workers) {
     const engine::LoadReport& load = worker.load;
     const std::string number = std::to_string(worker.slot);
@@ -357,6 +334,7 @@ void Metrics::set(const DispatcherView& view) {
     const auto raise = [&](prometheus::Family<prometheus::Counter>& family, std::uint64_t total) {
       raise_to(family.Add(label), static_cast<double>(total));
     };
+    if (worker.tiers) f.tiers.set(*worker.tiers, number);
     set(f.running, load.running);
     set(f.waiting, load.waiting);
     set(f.waiting_prefill, load.waiting_prefill_tokens);
@@ -396,35 +374,6 @@ void Metrics::set(const DispatcherView& view) {
           .Set(trust == worker.trust ? 1 : 0);
     }
   }
-}
-
-void Metrics::set(const tiers::Stats& stats) {
-  Families& f = *families_;
-  const auto raise = [](prometheus::Family<prometheus::Counter>& family, const char* label,
-                        std::string_view value, auto total) {
-    raise_to(family.Add({{label, std::string(value)}}), static_cast<double>(total));
-  };
-  f.tier_blocks.Add({{"tier", "host"}}).Set(static_cast<double>(stats.host_blocks));
-  f.tier_blocks.Add({{"tier", "disk"}}).Set(static_cast<double>(stats.disk_blocks));
-  f.tier_bytes.Add({{"what", "used"}}).Set(static_cast<double>(stats.disk_bytes));
-  f.tier_bytes.Add({{"what", "max"}}).Set(static_cast<double>(stats.disk_bytes_max));
-  f.tier_breaker.Add({{"direction", "read"}}).Set(stats.reads_paused ? 1 : 0);
-  f.tier_breaker.Add({{"direction", "written"}}).Set(stats.writes_paused ? 1 : 0);
-  f.tier_recovered.Add({}).Set(static_cast<double>(stats.recovered_blocks));
-  raise_to(f.tier_asked.Add({}), static_cast<double>(stats.asked));
-  raise(f.tier_given, "tier", "host", stats.given[static_cast<std::size_t>(tiers::Tier::kHost)]);
-  raise(f.tier_given, "tier", "disk", stats.given[static_cast<std::size_t>(tiers::Tier::kDisk)]);
-  for (std::size_t i = 0; i < tiers::kReasons; ++i) {
-    const std::string_view reason = to_string(static_cast<tiers::Reason>(i));
-    raise(f.tier_missed, "reason", reason, stats.missed[i]);
-    raise(f.tier_refused, "reason", reason, stats.refused[i]);
-  }
-  raise(f.tier_moved, "direction", "read", stats.bytes_read);
-  raise(f.tier_moved, "direction", "written", stats.bytes_written);
-  raise(f.tier_segments, "why", "dropped", stats.segments_dropped);
-  raise(f.tier_segments, "why", "quarantined", stats.segments_quarantined);
-  raise(f.tier_load, "time", "predicted", stats.load_predicted_s);
-  raise(f.tier_load, "time", "taken", stats.load_taken_s);
 }
 
 std::string Metrics::page() const {

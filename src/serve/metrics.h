@@ -9,10 +9,6 @@
 #include "serve/process_stats.h"
 #include "text/tokenizer.h"
 
-namespace penstock::tiers {
-struct Stats;
-}
-
 namespace penstock::serve {
 
 struct DispatcherView;
@@ -48,11 +44,8 @@ class Metrics final {
   void set(const net::HttpServerStats& stats);
   void set(const ProcessStats& stats);
 
-  /// The workers and their router, as they are when a page is asked for.
+  /// The workers, what lies behind them and their router, as they are when a page is asked for.
   void set(const DispatcherView& view);
-
-  /// The KV store behind the workers, likewise.
-  void set(const tiers::Stats& stats);
 
   /// The page, in text exposition format 0.0.4.
   [[nodiscard]] std::string page() const;

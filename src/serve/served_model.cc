@@ -99,9 +99,8 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   if (!chat) return std::unexpected(chat.error());
   model->template_ = std::move(*chat);
 
-  model->store_ = open_store(options, clock);
   ModelOptions each = share_of(options);
-  each.llama.store = model->store_;
+  each.llama.store = open_store(options, clock);
   if (options.workers > 1 || options.sharing.outside()) {
     engine::KvSharing sharing = options.sharing;
     sharing.alone = options.workers == 1;

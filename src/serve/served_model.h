@@ -60,10 +60,6 @@ class ServedModel final {
   [[nodiscard]] const text::ChatTemplate& chat_template() const noexcept { return *template_; }
   [[nodiscard]] const engine::EngineInfo& info() const noexcept { return dispatcher_->info(); }
   [[nodiscard]] Dispatcher& dispatcher() noexcept { return *dispatcher_; }
-  /// Null: there is none.
-  [[nodiscard]] const tiers::Store* store() const noexcept {
-    return store_ != nullptr ? store_->get() : nullptr;
-  }
 
  private:
   ServedModel();
@@ -72,7 +68,6 @@ class ServedModel final {
   std::int64_t created_ = 0;
   std::unique_ptr<const text::Tokenizer> tokenizer_;
   std::unique_ptr<const text::ChatTemplate> template_;
-  std::shared_ptr<engine::SharedStore> store_;
   std::unique_ptr<Dispatcher> dispatcher_;
   RemoteWorkers* remote_ = nullptr;
   std::unique_ptr<Keeper> keeper_;

@@ -282,10 +282,7 @@ void Service::answer_metrics(net::Exchange& exchange) {
   metrics_.set(gauges);
   if (const net::HttpServer* server = server_.load()) metrics_.set(server->stats());
   metrics_.set(read_process_stats());
-  if (ServedModel* model = model_.load()) {
-    metrics_.set(model->dispatcher().view());
-    if (const tiers::Store* store = model->store()) metrics_.set(store->stats());
-  }
+  if (ServedModel* model = model_.load()) metrics_.set(model->dispatcher().view());
   exchange.respond(200, "text/plain; version=0.0.4; charset=utf-8", metrics_.page());
 }
 

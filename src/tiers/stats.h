@@ -51,6 +51,7 @@ struct Stats {
   bool reads_paused = false;    // the disk is left alone after failures, or does not answer
   bool writes_paused = false;   // the same, or it is full
   bool direct = true;           // past the page cache
+  friend bool operator==(const Stats&, const Stats&) = default;
 };
 
 }  // namespace penstock::tiers

@@ -46,6 +46,7 @@ class LlamaEngine final : public Engine {
                                  std::size_t have) const override {
     return cache_.foresee_load(keys, have);
   }
+  std::optional<tiers::Stats> tier_stats() const override { return cache_.tier_stats(); }
   const kv::EventSource* kv_events() const override { return &events_; }
 
  private:

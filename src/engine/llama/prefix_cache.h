@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,6 +47,10 @@ class PrefixCache final {
   /// Engine::foresee_load(). Thread: any.
   [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
                                                std::size_t have) const;
+  /// Of the store; absent: there is none. Thread: any.
+  [[nodiscard]] std::optional<tiers::Stats> tier_stats() const {
+    return store_ != nullptr ? std::optional(store_->stats()) : std::nullopt;
+  }
   /// What names in the store begin with; empty: there is none. Thread: any.
   [[nodiscard]] std::string_view tiers_key() const noexcept {
     return reuses_store() ? std::string_view(store_key_) : std::string_view();

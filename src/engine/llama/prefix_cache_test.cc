@@ -100,11 +100,11 @@ TEST_F(PrefixCacheTest, APromptIsRestoredAfterARestartTokenForToken) {
     EXPECT_EQ(first.tokens, cold.tokens);
     EXPECT_EQ(first.usage.cached_tokens, 0U);
   }
-  const auto store = open_store();
-  const auto again = ask(*worker(store), prompt_);
+  const auto engine = worker(open_store());
+  const auto again = ask(*engine, prompt_);
   EXPECT_EQ(again.tokens, cold.tokens);
   EXPECT_GE(again.usage.cached_tokens, 512U);
-  const tiers::Stats stats = store->get()->stats();
+  const tiers::Stats stats = engine->tier_stats().value();
   EXPECT_EQ(stats.given[static_cast<std::size_t>(tiers::Tier::kDisk)], 10U);
   EXPECT_EQ(stats.missed, decltype(stats.missed){});
 }

@@ -17,7 +17,6 @@ Result<tiers::Store*> SharedStore::open(std::string_view compatibility, std::uin
   auto opened = tiers::Store::open(options_, clock_);
   if (!opened) return std::unexpected(opened.error());
   store_ = std::move(*opened);
-  opened_.store(store_.get(), std::memory_order_release);
   const tiers::Stats found = store_->stats();
   if (!options_.disk_folder.empty()) {
     log::info("{}: {} KV blocks found in {:.0f} ms{}{}", options_.disk_folder,

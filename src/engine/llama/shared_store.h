@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string_view>
@@ -22,17 +21,11 @@ class SharedStore final {
   /// Fails as Store::open does, and with kUnprocessable when it is open for other blocks.
   Result<tiers::Store*> open(std::string_view compatibility, std::uint32_t block_bytes);
 
-  /// Null until it is open.
-  [[nodiscard]] const tiers::Store* get() const noexcept {
-    return opened_.load(std::memory_order_acquire);
-  }
-
  private:
   std::mutex mutex_;
   tiers::Options options_;
   const Clock& clock_;
   std::unique_ptr<tiers::Store> store_;
-  std::atomic<const tiers::Store*> opened_{nullptr};
 };
 
 }  // namespace penstock::engine

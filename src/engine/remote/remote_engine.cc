@@ -83,6 +83,10 @@ class Remote final : public RemoteEngine, public AskedRequests {
   [[nodiscard]] const kv::EventSource* kv_events() const override {
     return options_.tells_kv_events ? &events_ : nullptr;
   }
+  [[nodiscard]] std::optional<tiers::Stats> tier_stats() const override {
+    const std::lock_guard lock(mutex_);
+    return tiers_;
+  }
   void probe(std::move_only_function<void(bool)> done) override;
   void give_up() override;
 
@@ -169,6 +173,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   std::vector<std::weak_ptr<grpc::ClientContext>> asked_;  // calls but requests; some are over
   std::uint64_t given_ = 0;                                // requests, since the start
   LoadReport report_;                                      // the last
+  std::optional<tiers::Stats> tiers_;                      // as last told
   std::uint64_t others_ = 0;  // requests the worker had taken before, or from others
   mutable std::uint64_t generation_ = 0;
   Stream load_stream_{&Remote::watch_load};
@@ -377,6 +382,7 @@ void Remote::take(const ps::LoadReport& message) {
   if (given_up_) return;
   const bool first = !connected_.exchange(true);
   report_ = wire::read(message, clock_.now());
+  if (message.has_tiers()) tiers_ = wire::read(message.tiers());
   if (live_.empty()) others_ = report_.accepted - std::min(report_.accepted, given_);
   load_stream_.pause = Nanos::zero();
   if (first && options_.tells_kv_events && !std::exchange(follows_events_, true)) {

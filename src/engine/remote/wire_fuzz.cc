@@ -107,6 +107,7 @@ void report(std::string_view bytes) {
   require(read.last_prefill_pass.took >= Nanos::zero());
   require(read.last_fetch.ordinal == 0 || read.last_fetch.blocks > 0);
   require(read.last_fetch.took >= Nanos::zero() && read.kv_fetching >= Nanos::zero());
+  (void)wire::read(in.tiers());
   ps::LoadReport once;
   write(read, now, once);
   ps::LoadReport twice;

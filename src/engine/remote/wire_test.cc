@@ -285,6 +285,34 @@ TEST(WireTest, AWorkersTokensAreNotBelievedBlindly) {
   EXPECT_FALSE(wire::read(oe::GenerateResponse(), enough, read));
 }
 
+TEST(WireTest, WhatIsShownOfTiersArrivesAndWhatIsUnknownHereIsDropped) {
+  tiers::Stats stats;
+  std::uint64_t next = 1;
+  for (std::uint64_t& count : stats.refused) count = ++next;
+  for (std::uint64_t& count : stats.missed) count = ++next;
+  for (std::uint64_t& count : stats.given) count = ++next;
+  for (std::uint64_t* count :
+       {&stats.asked, &stats.host_blocks, &stats.host_blocks_max, &stats.disk_blocks,
+        &stats.disk_bytes, &stats.disk_bytes_max, &stats.bytes_written, &stats.bytes_read,
+        &stats.segments_dropped, &stats.segments_quarantined, &stats.recovered_blocks}) {
+    *count = ++next;
+  }
+  stats.load_predicted_s = 0.25;
+  stats.load_taken_s = 0.5;
+  stats.reads_paused = true;
+  ps::TierStats message;
+  write(stats, message);
+  EXPECT_TRUE(wire::read(message) == stats);
+  stats.reads_paused = false;
+  stats.writes_paused = true;
+  message.Clear();
+  write(stats, message);
+  message.add_refused(1);
+  message.mutable_given()->Truncate(1);
+  stats.given.back() = 0;
+  EXPECT_TRUE(wire::read(message) == stats);
+}
+
 TEST(WireTest, ALoadReportArrivesAndItsPassIsAsOld) {
   const TimePoint theirs{std::chrono::seconds(1000)};
   const TimePoint ours{std::chrono::seconds(5)};

@@ -60,7 +60,8 @@ class WatchCall : public grpc::ServerWriteReactor<Response>, public Watch {
   Response response_;
 };
 
-/// The engine's load, whenever it has changed, and once a second so that it is known to be there.
+/// The engine's load, whenever it has changed, and once a second so that it is known to be there,
+/// then with what its lower tiers hold.
 class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
  public:
   LoadWatch(Pump& pump, const Engine& engine) : WatchCall(pump), engine_(engine) {}
@@ -80,6 +81,9 @@ class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
     last_at_ = now;
     response.Clear();
     wire::write(report, now, response);
+    if (tiers_at_ && now - *tiers_at_ < kSign) return true;
+    tiers_at_ = now;
+    if (const auto tiers = engine_.tier_stats()) wire::write(*tiers, *response.mutable_tiers());
     return true;
   }
 
@@ -87,6 +91,7 @@ class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
   std::uint64_t generation_ = 0;
   LoadReport last_;
   std::optional<TimePoint> last_at_;
+  std::optional<TimePoint> tiers_at_;
 };
 
 /// The engine's KV events from one on, after all that is held where those are no longer kept.

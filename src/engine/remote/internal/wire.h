@@ -51,6 +51,10 @@ Result<void> read(const oe::GenerateResponse& in, Expected& expected, std::vecto
 void write(const LoadReport& report, TimePoint now, ps::LoadReport& out);
 [[nodiscard]] LoadReport read(const ps::LoadReport& in, TimePoint now);
 
+/// What is shown of them.
+void write(const tiers::Stats& stats, ps::TierStats& out);
+[[nodiscard]] tiers::Stats read(const ps::TierStats& in);
+
 void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out);
 /// Fails when it is not one of a worker that this build can use.
 Result<EngineInfo> read(const ps::ModelCard& in);

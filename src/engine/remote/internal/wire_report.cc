@@ -28,12 +28,26 @@ void write_timed(const TimedPass& pass, ps::LoadReport::TimedPass& out) {
   out.set_took_ns(pass.took.count());
 }
 
+/// By an enumeration that the other side may know more or less of.
+template <std::size_t kCount>
+void write_each(const std::array<std::uint64_t, kCount>& counts,
+                google::protobuf::RepeatedField<std::uint64_t>& out) {
+  out.Assign(counts.begin(), counts.end());
+}
+
+template <std::size_t kCount>
+void read_each(const google::protobuf::RepeatedField<std::uint64_t>& in,
+               std::array<std::uint64_t, kCount>& counts) {
+  const auto known = std::min(kCount, static_cast<std::size_t>(in.size()));
+  std::copy_n(in.begin(), known, counts.begin());
+}
+
 void write_kv_moves(const LoadReport& report, ps::LoadReport& out) {
   out.set_kv_leases(report.kv_leases);
   out.set_kv_leases_lapsed(report.kv_leases_lapsed);
   out.set_kv_blocks_fetched(report.kv_blocks_fetched);
   out.set_kv_bytes_fetched(report.kv_bytes_fetched);
-  for (const std::uint64_t blocks : report.kv_blocks_missed) out.add_kv_blocks_missed(blocks);
+  write_each(report.kv_blocks_missed, *out.mutable_kv_blocks_missed());
   out.set_kv_fetching_ns(report.kv_fetching.count());
   ps::LoadReport::TimedFetch& fetch = *out.mutable_last_fetch();
   fetch.set_ordinal(report.last_fetch.ordinal);
@@ -46,11 +60,7 @@ void read_kv_moves(const ps::LoadReport& in, LoadReport& out) {
   out.kv_leases_lapsed = in.kv_leases_lapsed();
   out.kv_blocks_fetched = in.kv_blocks_fetched();
   out.kv_bytes_fetched = in.kv_bytes_fetched();
-  const auto known =
-      std::min<std::size_t>(kFetchMisses, static_cast<std::size_t>(in.kv_blocks_missed_size()));
-  for (std::size_t i = 0; i < known; ++i) {
-    out.kv_blocks_missed[i] = in.kv_blocks_missed(static_cast<int>(i));
-  }
+  read_each(in.kv_blocks_missed(), out.kv_blocks_missed);
   out.kv_fetching = Nanos(std::max<std::int64_t>(0, in.kv_fetching_ns()));
   if (in.last_fetch().blocks() == 0) return;  // it is divided by
   out.last_fetch = {
@@ -127,6 +137,50 @@ LoadReport read(const ps::LoadReport& in, TimePoint now) {
   report.last_decode_pass = read_timed(in.last_decode_pass());
   read_kv_moves(in, report);
   return report;
+}
+
+void write(const tiers::Stats& stats, ps::TierStats& out) {
+  write_each(stats.refused, *out.mutable_refused());
+  write_each(stats.missed, *out.mutable_missed());
+  write_each(stats.given, *out.mutable_given());
+  out.set_asked(stats.asked);
+  out.set_host_blocks(stats.host_blocks);
+  out.set_host_blocks_max(stats.host_blocks_max);
+  out.set_disk_blocks(stats.disk_blocks);
+  out.set_disk_bytes(stats.disk_bytes);
+  out.set_disk_bytes_max(stats.disk_bytes_max);
+  out.set_bytes_written(stats.bytes_written);
+  out.set_bytes_read(stats.bytes_read);
+  out.set_segments_dropped(stats.segments_dropped);
+  out.set_segments_quarantined(stats.segments_quarantined);
+  out.set_recovered_blocks(stats.recovered_blocks);
+  out.set_load_predicted_s(stats.load_predicted_s);
+  out.set_load_taken_s(stats.load_taken_s);
+  out.set_reads_paused(stats.reads_paused);
+  out.set_writes_paused(stats.writes_paused);
+}
+
+tiers::Stats read(const ps::TierStats& in) {
+  tiers::Stats stats;
+  read_each(in.refused(), stats.refused);
+  read_each(in.missed(), stats.missed);
+  read_each(in.given(), stats.given);
+  stats.asked = in.asked();
+  stats.host_blocks = in.host_blocks();
+  stats.host_blocks_max = in.host_blocks_max();
+  stats.disk_blocks = in.disk_blocks();
+  stats.disk_bytes = in.disk_bytes();
+  stats.disk_bytes_max = in.disk_bytes_max();
+  stats.bytes_written = in.bytes_written();
+  stats.bytes_read = in.bytes_read();
+  stats.segments_dropped = in.segments_dropped();
+  stats.segments_quarantined = in.segments_quarantined();
+  stats.recovered_blocks = in.recovered_blocks();
+  stats.load_predicted_s = in.load_predicted_s();
+  stats.load_taken_s = in.load_taken_s();
+  stats.reads_paused = in.reads_paused();
+  stats.writes_paused = in.writes_paused();
+  return stats;
 }
 
 }  // namespace penstock::engine::wire
