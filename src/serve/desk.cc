@@ -149,20 +149,20 @@ Desk::~Desk() = default;
 void Desk::hand_out(std::vector<engine::Output>& outputs) {
   // What an answer needs was last touched a step ago and has left the CPU's caches since. Asked for
   // in one go, it comes while the next is looked up.
+  receivers_.clear();
   for (const engine::Output& output : outputs) {
     const auto found = by_leg_.find(output.request);
-    if (found != by_leg_.end()) found->second->prefetch();
+    receivers_.push_back(found == by_leg_.end() ? nullptr : found->second);  // cancelled meanwhile
+    if (receivers_.back() != nullptr) receivers_.back()->prefetch();
   }
-  for (const engine::Output& output : outputs) {
-    const auto found = by_leg_.find(output.request);
-    if (found != by_leg_.end()) found->second->prefetch_choices();
+  for (const Generation* receiver : receivers_) {
+    if (receiver != nullptr) receiver->prefetch_choices();
   }
-  for (engine::Output& output : outputs) {
-    const auto found = by_leg_.find(output.request);
-    if (found == by_leg_.end()) continue;  // cancelled meanwhile
-    Generation& generation = *found->second;
-    if (!std::exchange(generation.touched_, true)) touched_.push_back(&generation);
-    generation.take(output);
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    Generation* const receiver = receivers_[i];  // which no take() ends
+    if (receiver == nullptr) continue;
+    if (!std::exchange(receiver->touched_, true)) touched_.push_back(receiver);
+    receiver->take(outputs[i]);
   }
   // All is written before anything is sent: a send leaves little of our code in those caches.
   const TimePoint now = clock().now();

@@ -73,6 +73,7 @@ class Desk final {
   text::TemplateCache template_cache_;
   std::unordered_set<LiveRequest*> live_;
   std::unordered_map<RequestId, Generation*> by_leg_;
+  std::vector<Generation*> receivers_;  // of the outputs being handed out; null: nobody any more
   std::vector<Generation*> touched_;
   std::unique_ptr<net::Loop::Timer> sweep_timer_;
   std::mt19937_64 random_;
