@@ -426,14 +426,20 @@ TEST(Router, R15_CreditsOnlyAContiguousPrefix) {
   EXPECT_EQ(router.place(request)->cached_blocks, 1U);
 }
 
-TEST(Router, WhatItGaveToAWorkerCountsAsCachedThereForAsLongAsItIsTold) {
+TEST(Router, WhatAWorkerTookCountsAsCachedThereForAsLongAsItIsTold) {
   fleet::Ledger ledger;
   kv::PrefixIndex index({.context = "test", .shards = 1});
   Router router(find_policy("dynamo")->make(), ledger, index, 1, std::chrono::milliseconds(100));
   ASSERT_TRUE(ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth));
   const std::vector<std::uint64_t> locals = {1, 2, 3};
   RouteRequest request{.prompt_tokens = 200, .block_tokens = 64, .locals = locals};
-  EXPECT_EQ(router.place(request)->cached_blocks, 0U);
+  for (int i = 0; i < 2; ++i) {  // the first is refused
+    const Result<Placement> placed = router.place(request);
+    EXPECT_EQ(placed->cached_blocks, 0U);
+    EXPECT_TRUE(placed->predicts);
+  }
+  router.taken(0, locals, request.now);
+  EXPECT_FALSE(router.place(request)->predicts);
   request.now += std::chrono::milliseconds(50);
   EXPECT_EQ(router.place(request)->cached_blocks, 3U);
   request.now += std::chrono::milliseconds(300);

@@ -252,6 +252,8 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                       .ties = choice.ties,
                       .ttft_ms = choice.ttft_ms,
                       .stage = choice.stage,
+                      .predicts = predict_for_ > Nanos::zero() && needs_.cached && !decode &&
+                                  cached_blocks < request.locals.size(),
                       .lease = {}};
   const std::uint32_t cached_tokens = (cached_blocks + load.blocks) * request.block_tokens;
   placement.lease = ledger_.charge(
@@ -261,16 +263,7 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                     .new_blocks = question.prompt_blocks + 1 - cached_blocks,
                     .locals = choice.stage == Stage::kWhole ? request.locals
                                                             : std::span<const std::uint64_t>{}});
-  // What comes too late is shed.
-  const bool late = choice.ttft_ms > request.ttft_max_ms;
-  if (!decode && needs_.cached && !late) predict(request, placement);
   return placement;
-}
-
-void Router::predict(const RouteRequest& request, const Placement& placement) {
-  if (predict_for_ <= Nanos::zero()) return;
-  if (placement.cached_blocks == request.locals.size()) return;
-  index_.predict(placement.worker, request.locals, request.now + predict_for_);
 }
 
 void Router::report(Slot slot, const fleet::WorkerReport& report) {

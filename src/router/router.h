@@ -65,7 +65,8 @@ struct Placement {
   std::uint32_t ties = 1;
   double ttft_ms = std::numeric_limits<double>::quiet_NaN();  // predicted, see Choice
   Stage stage = Stage::kWhole;                                // of the request, that it is
-  fleet::Lease lease;  // the worker's load counts the request while it lives
+  bool predicts = false;  // Router::taken() has something to remember of it
+  fleet::Lease lease;     // the worker's load counts the request while it lives
 };
 
 /// What is said when no worker may be given a request now; to be tried again in a moment.
@@ -77,7 +78,7 @@ struct Placement {
 /// fleet.
 class Router final {
  public:
-  /// `predict_for` > 0: a worker that was given a prompt counts as holding it for so long, until
+  /// `predict_for` > 0: a worker that has taken a prompt counts as holding it for so long, until
   /// its events say so themselves.
   Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
          std::uint64_t seed, Nanos predict_for = Nanos::zero());
@@ -92,6 +93,11 @@ class Router final {
   /// `among` and `twin_at` must be empty.
   Result<void> place_together(std::span<const RouteRequest> requests,
                               std::span<Placement> placements, std::span<std::uint32_t> order);
+
+  /// The worker has taken a request that was placed there and `predicts`.
+  void taken(Slot slot, std::span<const std::uint64_t> locals, TimePoint now) {
+    index_.predict(slot, locals, now + predict_for_);
+  }
 
   /// A worker's report: corrects the ledger and teaches the worker's time model. Stale ones are
   /// dropped.
@@ -139,7 +145,6 @@ class Router final {
   [[nodiscard]] static std::optional<KvSource> fetch(const Question& question, Slot slot);
   [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
                                  const Choice& choice);
-  void predict(const RouteRequest& request, const Placement& placement);
   void share_model();
   void set_cost(Slot slot, fleet::PassCost cost);
 

@@ -16,6 +16,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
   locals_ = std::move(other.locals_);
+  predicts_ = other.predicts_;
   stage_ = other.stage_;
   prompt_at_ = other.prompt_at_;
   kept_tokens_ = other.kept_tokens_;
@@ -27,6 +28,13 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
 
 engine::Engine& Assignment::engine() const noexcept { return *at_->engine; }
 bool Assignment::is_remote() const noexcept { return at_->remote != nullptr; }
+
+void Assignment::taken() noexcept {
+  if (!std::exchange(predicts_, false)) return;
+  const std::lock_guard lock(dispatcher_->mutex_);
+  if (dispatcher_->health_at(*this) == nullptr) return;  // the slot may be another worker's
+  dispatcher_->router_.taken(worker_, locals_, placed_);
+}
 
 void Assignment::refused() noexcept {
   const std::lock_guard lock(dispatcher_->mutex_);

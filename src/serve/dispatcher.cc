@@ -225,6 +225,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     made.kept_tokens_ = request.kept_tokens;
   }
   made.stage_ = placed->stage;
+  made.predicts_ = placed->predicts;
   made.predicted_cached_tokens_ = predicted;
   made.locals_ = std::move(locals);
   made.decision_ = log_.keeps_any() ? log_.last() : 0;

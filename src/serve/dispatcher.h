@@ -99,6 +99,8 @@ class Assignment final {
   /// The worker may be lost while this process goes on.
   [[nodiscard]] bool is_remote() const noexcept;
 
+  /// The engine has taken the request.
+  void taken() noexcept;
   /// The engine refused the request: its reports will never show it.
   void refused() noexcept;
   /// The first token is there. Only the first call counts.
@@ -124,6 +126,7 @@ class Assignment final {
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
   std::vector<std::uint64_t> locals_;  // of the prompt, while that may turn out otherwise
+  bool predicts_ = false;              // router::Placement::predicts
   router::Stage stage_ = router::Stage::kWhole;
   std::optional<kv::Slot> prompt_at_;  // an answer's: who has computed its prompt
   std::uint32_t kept_tokens_ = 0;      // and keeps so many tokens of it

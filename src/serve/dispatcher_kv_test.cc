@@ -183,6 +183,23 @@ TEST_F(DispatcherTest, AnAnswersDecisionNamesThePeerThatItsKvComesFrom) {
               testing::HasSubstr(R"("fetch":{"worker":0,"blocks":100,"load_ms":)"));
 }
 
+TEST_F(DispatcherTest, OnlyWhatAWorkerTookIsExpectedThere) {
+  make(1, {.predict_for = std::chrono::milliseconds(100)});
+  const std::vector<Token> prompt = prompt_of(100, 1);
+  const auto expected = [&] { return dispatcher_->decisions().front().predicted_cached_tokens; };
+  Result<Assignment> refused = place(prompt);
+  refused->refused();
+  refused->release();
+  Result<Assignment> taken = place(prompt);
+  EXPECT_EQ(expected(), 0U);
+  taken->taken();
+  (void)place(prompt);
+  EXPECT_EQ(expected(), 96U);
+  clock_.advance(std::chrono::milliseconds(200));
+  (void)place(prompt);
+  EXPECT_EQ(expected(), 0U);
+}
+
 TEST_F(DispatcherTest, AWholePromptHeldStillHasATokenToCompute) {
   make(2);
   const std::vector<Token> prompt = prompt_of(4 * kBlock, 1);

@@ -40,7 +40,10 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
   }
   desk_.by_leg_.emplace(choice.leg, this);
   Result<void> queued = choice.place.engine().generate(std::move(request));
-  if (queued) return queued;
+  if (queued) {
+    choice.place.taken();
+    return queued;
+  }
   choice.place.refused();
   desk_.by_leg_.erase(choice.leg);
   if (choice.answer) return give_whole(choice, choice.place.worker());

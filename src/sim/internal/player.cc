@@ -262,6 +262,9 @@ void Player::placed(Live& live, router::Placement& placement) {
   const std::uint64_t foreseen =
       placement.cached_blocks + (placement.fetch ? placement.fetch->blocks : 0);
   predicted_cached_tokens_ += foreseen * setup_.model.block_tokens;
+  if (placement.predicts) {
+    fronts_[live.front]->router.taken(placement.worker, live.locals, time_point(now_));
+  }
   live.lease = std::move(placement.lease);
   live.cached_blocks = placement.cached_blocks;
   live.split = placement.stage == router::Stage::kPrefill;
