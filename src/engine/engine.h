@@ -85,6 +85,9 @@ struct GenerateRequest {
   OutputSink* sink = nullptr;  // must outlive the request's finishing Output
   std::vector<Token> prompt;   // never empty; the engine adds nothing (no BOS)
   std::string cache_salt;      // separates tenants' KV
+  /// Names of the prompt's full blocks in lower tiers, from tiers::root_key(info().kv_tiers_key,
+  /// cache_salt) on, for whoever has them already; empty: the engine makes them.
+  std::vector<tiers::Key> keys;
   Sampling sampling;
   text::AnswerGrammar grammar;
   std::vector<Token> stop_token_ids;

@@ -70,13 +70,23 @@ class PrefixCacheTest : public ::testing::Test {
     options.store = std::move(store);
     return make_llama_engine(model_, options, clock_).value();
   }
-  OneAnswer::Answer ask(Engine& engine, std::span<const Token> prompt, std::string salt = {}) {
+  std::vector<tiers::Key> keys_of(const Engine& engine, std::string_view salt) {
+    std::vector<tiers::Key> keys{tiers::root_key(engine.info().kv_tiers_key, salt)};
+    for (std::size_t at = 0; at + 64 <= prompt_.size(); at += 64) {
+      keys.push_back(tiers::next_key(keys.back(), std::span(prompt_).subspan(at, 64)));
+    }
+    keys.erase(keys.begin());
+    return keys;
+  }
+  OneAnswer::Answer ask(Engine& engine, std::span<const Token> prompt, std::string salt = {},
+                        std::vector<tiers::Key> keys = {}) {
     OneAnswer collector;
     GenerateRequest request;
     request.id = RequestId{++last_id_};
     request.sink = &collector;
     request.prompt.assign(prompt.begin(), prompt.end());
     request.cache_salt = std::move(salt);
+    request.keys = std::move(keys);
     request.max_tokens = 12;
     request.sampling.temperature = 0;
     request.ignore_eos = true;
@@ -110,14 +120,6 @@ TEST_F(PrefixCacheTest, APromptIsRestoredAfterARestartTokenForToken) {
 }
 
 TEST_F(PrefixCacheTest, WhatWillBeLoadedIsForeseenAfterARestartToo) {
-  const auto keys_of = [&](const Engine& engine, std::string_view salt) {
-    std::vector<tiers::Key> keys{tiers::root_key(engine.info().kv_tiers_key, salt)};
-    for (std::size_t at = 0; at + 64 <= prompt_.size(); at += 64) {
-      keys.push_back(tiers::next_key(keys.back(), std::span(prompt_).subspan(at, 64)));
-    }
-    keys.erase(keys.begin());
-    return keys;
-  };
   EXPECT_EQ(worker(nullptr)->info().kv_tiers_key, "");
   {
     const auto engine = worker(open_store());
@@ -129,6 +131,17 @@ TEST_F(PrefixCacheTest, WhatWillBeLoadedIsForeseenAfterARestartToo) {
   EXPECT_EQ(engine->foresee_load(keys_of(*engine, ""), 0).slowest, tiers::Tier::kDisk);
   EXPECT_EQ(engine->foresee_load(keys_of(*engine, ""), 7).blocks, 3U);
   EXPECT_EQ(engine->foresee_load(keys_of(*engine, "tenant"), 0).blocks, 0U);
+}
+
+TEST_F(PrefixCacheTest, NamesThatComeWithARequestAreTakenAsTheyAre) {
+  const auto cached_with = [&](std::string_view salt) {
+    const auto engine = worker(open_store());
+    return ask(*engine, prompt_, {}, keys_of(*engine, salt)).usage.cached_tokens;
+  };
+  EXPECT_EQ(cached_with(""), 0U);
+  EXPECT_GE(ask(*worker(open_store()), prompt_).usage.cached_tokens, 512U);
+  EXPECT_EQ(cached_with("what nothing is called"), 0U);
+  EXPECT_GE(cached_with(""), 512U);
 }
 
 TEST_F(PrefixCacheTest, OnlyTheCommonBeginningIsRestored) {

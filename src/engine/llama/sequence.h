@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -23,7 +24,8 @@ struct Sequence {
         sampler(std::move(s)),
         root(chain_root),
         locals({}, request.cache_salt),
-        tokens(request.prompt) {}
+        tokens(request.prompt),
+        keys(std::move(request.keys)) {}
 
   GenerateRequest request;
   std::unique_ptr<Sampler> sampler;
