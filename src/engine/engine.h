@@ -99,6 +99,7 @@ struct GenerateRequest {
   std::uint64_t tenant = 0;  // of equal priority those first whose tenant has had least (llama/)
   Deadline deadline;
   TimePoint arrived{};            // at whoever asks: it has waited since
+  std::string traceparent;        // W3C trace context, for who follows requests; may be empty
   std::optional<KvTicket> fetch;  // KV of the prompt that another worker keeps for this request
 
   /// Computes the prompt's KV and ends with kLength, no token drawn. What was computed is kept from

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "serve/embedding.h"
 #include "serve/generation.h"
+#include "serve/trace_context.h"
 #include "text/constraint_limits.h"
 
 namespace penstock::serve {
@@ -119,8 +120,8 @@ text::Conversation conversation_of(const api::ChatRequest& r) {
 
 /// What chats and completions say alike. Takes the request's stops.
 Generation::Plan plan_of(Generation::Kind kind, api::AnswerHead head, api::GenerationParams& r,
-                         const RoutingWishes& wishes, TimePoint arrived,
-                         const ServiceOptions& options) {
+                         const net::HttpRequest& request, const RoutingWishes& wishes,
+                         TimePoint arrived, const ServiceOptions& options) {
   return {.kind = kind,
           .head = std::move(head),
           .stream = r.stream,
@@ -132,7 +133,8 @@ Generation::Plan plan_of(Generation::Kind kind, api::AnswerHead head, api::Gener
           .arrived = arrived,
           .wishes = wishes,
           .choices = r.n,
-          .kv_lease = options.kv_lease};
+          .kv_lease = options.kv_lease,
+          .traceparent = std::string(traceparent_of(request))};
 }
 
 }  // namespace
@@ -441,7 +443,7 @@ Result<void> Desk::chat(net::Exchange& exchange, ServedModel& model) {
   }
 
   Generation::Plan plan = plan_of(Generation::Kind::kChat, head_of(exchange, "chatcmpl", model), r,
-                                  *wishes, arrived, options());
+                                  exchange.request(), *wishes, arrived, options());
   plan.format = std::move(rendered->format);
   std::ranges::move(rendered->stops, std::back_inserter(plan.stops));
   auto generation = std::make_unique<Generation>(*this, model, std::move(*permit), std::move(plan));
@@ -484,7 +486,7 @@ Result<void> Desk::complete(net::Exchange& exchange, ServedModel& model) {
   if (Result<void> fine = text::check_gbnf(r.grammar); !fine) return fine;
 
   Generation::Plan plan = plan_of(Generation::Kind::kCompletion, head_of(exchange, "cmpl", model),
-                                  r, *wishes, arrived, options());
+                                  r, exchange.request(), *wishes, arrived, options());
   Result<Permit> permit = admit();
   if (!permit) return std::unexpected(permit.error());
   auto generation = std::make_unique<Generation>(*this, model, std::move(*permit), std::move(plan));

@@ -68,6 +68,7 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   request.sink = &desk_.sink();
   request.deadline = deadline_;
   request.arrived = arrived_;
+  request.traceparent = plan_.traceparent;
   choices_.push_back(std::move(choice));
   Result<void> given = give(choices_.back(), std::move(request));
   if (given || give_to_another(choices_.back())) return {};

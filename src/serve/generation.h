@@ -42,6 +42,7 @@ class Generation final : public LiveRequest {
     RoutingWishes wishes;
     std::uint32_t choices = 1;                  // of each prompt
     Nanos kv_lease = std::chrono::seconds(30);  // engine::GenerateRequest::kv_lease
+    std::string traceparent;                    // engine::GenerateRequest::traceparent
   };
 
   Generation(Desk& desk, ServedModel& model, Permit permit, Plan plan);

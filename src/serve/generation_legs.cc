@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "serve/generation.h"
+#include "serve/trace_context.h"
 
 namespace penstock::serve {
 namespace {
@@ -26,6 +27,7 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
                                    .tenant = request.tenant,
                                    .deadline = request.deadline,
                                    .arrived = request.arrived,
+                                   .traceparent = request.traceparent,
                                    .prefill_only = true,
                                    .kv_lease = plan_.kv_lease};
     choice.answer =
@@ -137,8 +139,9 @@ bool Generation::give_to_another(Choice& choice) {
     if (!place) return false;
     choice.place = std::move(*place);
     desk_.metrics().moved();
-    log::info("request {}: its worker was lost before the first token; now at worker {}", id_,
-              choice.place.worker());
+    const std::string_view trace = trace_id_of(plan_.traceparent);
+    log::info("request {}{}{}: its worker was lost before the first token; now at worker {}", id_,
+              trace.empty() ? "" : ", trace ", trace, choice.place.worker());
     if (give(choice, std::move(request))) return true;
   }
   return false;

@@ -25,6 +25,7 @@ struct Script {
   std::uint32_t answers_lost = 0;  // of those asked for from now on
   std::set<RequestId> kept;        // prompts
   std::vector<std::string> asked;  // in order: who, and with which KV
+  std::vector<std::string> traces;
 };
 
 /// A worker that does what the script says, in no time.
@@ -38,6 +39,7 @@ class ScriptedEngine final : public engine::Engine {
     Output end{.request = request.id, .finish = FinishReason::kLength};
     end.usage.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
     std::unique_lock lock(script_.mutex);
+    script_.traces.push_back(request.traceparent);
     if (request.prefill_only) {
       script_.asked.push_back(name_);
       engine::KvTicket ticket{.source = 1, .at = {.tcp_port = 9}};
@@ -156,7 +158,13 @@ class LostWorkersTest : public ServiceTest {
 
 TEST_F(LostWorkersTest, WhoAnswersInPlaceOfALostWorkerFindsThePromptsKvAsWell) {
   script_.answers_lost = 1;
-  ask("/v1/completions", body());
+  const std::string trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  testing::internal::CaptureStderr();
+  ask("/v1/completions", body(), 200, "POST", {{"traceparent", trace}});
+  EXPECT_THAT(
+      testing::internal::GetCapturedStderr(),
+      testing::ContainsRegex("request cmpl-[0-9a-f]+, trace 0af7651916cd43dd8448eb211c80319c: "));
+  EXPECT_THAT(script_.traces, testing::ElementsAre(trace, trace, trace));
   const std::vector<std::string> all = asked();
   ASSERT_EQ(all.size(), 3U) << testing::PrintToString(all);
   EXPECT_EQ(all[0], "prompt");

@@ -269,6 +269,7 @@ grpc::ServerWriteReactor<oe::GenerateResponse>* Server::generate(
   wanted->priority = *priority;
   wanted->arrived = clock_.now();
   wanted->deadline = deadline_of(context, wanted->arrived);
+  wanted->traceparent = rpc::header(context, "traceparent");
   if (Result<void> taken = engine_.generate(std::move(*wanted)); !taken) {
     call->refuse(taken.error());
   }

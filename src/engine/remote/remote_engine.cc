@@ -188,6 +188,7 @@ Result<void> Remote::generate(GenerateRequest request) {
   if (request.priority != 0) {
     context->AddMetadata("openengine-priority", std::to_string(request.priority));
   }
+  if (!request.traceparent.empty()) context->AddMetadata("traceparent", request.traceparent);
   set_deadline(*context, request.deadline);
   {
     const std::lock_guard lock(mutex_);

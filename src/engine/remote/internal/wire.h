@@ -22,7 +22,7 @@ namespace ps = ::penstock::v1;
 /// granted, and fails with kInvalidArgument. Pure. Thread: any.
 
 void write(const GenerateRequest& request, oe::GenerateRequest& out);
-/// All but id, sink, keys, priority, deadline and arrival.
+/// All but id, sink, keys, priority, deadline, arrival and trace.
 Result<GenerateRequest> read(const oe::GenerateRequest& in);
 
 void write(const KvTicket& ticket, oe::KvSessionRef& out);
