@@ -23,7 +23,6 @@ constexpr std::array kRows = {
     Row{Code::kMethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"},
     Row{Code::kTimeout, 408, "timeout_error", "request_timeout"},
     Row{Code::kPayloadTooLarge, 413, "invalid_request_error", "payload_too_large"},
-    Row{Code::kUnsupportedMedia, 415, "invalid_request_error", "unsupported_media_type"},
     Row{Code::kUnprocessable, 422, "invalid_request_error", "unprocessable"},
     Row{Code::kHeaderTooLarge, 431, "invalid_request_error", "header_too_large"},
     Row{Code::kOverloaded, 429, "rate_limit_error", "overloaded"},

@@ -17,7 +17,6 @@ enum class Code {
   kMethodNotAllowed,  // 405
   kTimeout,           // the peer was too slow to send its request: 408
   kPayloadTooLarge,   // 413
-  kUnsupportedMedia,  // 415
   kUnprocessable,     // well-formed, but this model cannot do it: 422
   kHeaderTooLarge,    // 431
   kOverloaded,        // a bounded queue is full; retry later: 429

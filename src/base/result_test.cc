@@ -27,7 +27,6 @@ constexpr std::array kCodes = {
     Expected{Code::kMethodNotAllowed, 405, FaultClass::kClient},
     Expected{Code::kTimeout, 408, FaultClass::kClient},
     Expected{Code::kPayloadTooLarge, 413, FaultClass::kClient},
-    Expected{Code::kUnsupportedMedia, 415, FaultClass::kClient},
     Expected{Code::kUnprocessable, 422, FaultClass::kClient},
     Expected{Code::kHeaderTooLarge, 431, FaultClass::kClient},
     Expected{Code::kOverloaded, 429, FaultClass::kOverload},
