@@ -115,8 +115,8 @@ void KvExchange::want_way(Away& owner) {
   if (owner.peer != nullptr) unused_.push_back(std::move(owner.peer));
   owner.opening = true;
   owner.since = clock_.now();
-  const auto wanted = static_cast<std::size_t>(std::ranges::count(away_, true, &Away::opening));
-  if (openers_.size() < std::min(wanted, kOpenersMax)) {
+  const auto waiting = static_cast<std::size_t>(std::ranges::count_if(away_, waits));
+  if (openers_.size() < std::min(busy_openers_ + waiting, kOpenersMax)) {
     openers_.emplace_back([this](const std::stop_token& stop) { open_ways(stop); });
   }
   changed_.notify_all();
@@ -163,9 +163,11 @@ void KvExchange::open_ways(const std::stop_token& stop) {
     let_go();
     if (std::vector<std::unique_ptr<transfer::Peer>> unused = std::exchange(unused_, {});
         !unused.empty()) {
+      ++busy_openers_;
       lock.unlock();
       unused.clear();
       lock.lock();
+      --busy_openers_;
     }
     if (Away* owner = longest_waiting()) open_way(*owner, last_trouble, lock);
   }
@@ -192,28 +194,31 @@ void KvExchange::let_go() {
 KvExchange::Away* KvExchange::longest_waiting() {
   Away* longest = nullptr;
   for (Away& owner : away_) {
-    if (!owner.opening || owner.taken) continue;
+    if (!waits(owner)) continue;
     if (longest == nullptr || owner.since < longest->since) longest = &owner;
   }
   return longest;
 }
 
-/// Under the lock, but for the time it takes.
+/// Under the lock, but for the time it takes. Who was let go meanwhile and asked for again may be
+/// elsewhere by then, and on another opener's hands: only the attempt that is under way counts.
 void KvExchange::open_way(Away& owner, std::string& last_trouble,
                           std::unique_lock<std::mutex>& lock) {
-  owner.taken = true;
-  const std::uint64_t source = owner.source;
+  const std::uint64_t attempt = owner.attempt = ++attempts_;
   transfer::PeerAddress to = address_of(owner);
+  ++busy_openers_;
   lock.unlock();
   if (!to.tcp_host.empty()) to.tcp_host = number_of(to.tcp_host);
   Result<std::unique_ptr<transfer::Peer>> opened = transfer::Peer::connect(to, copies_, clock_);
   lock.lock();
-  const auto asked = std::ranges::find(away_, source, &Away::source);
-  if (asked == away_.end() || !asked->taken) {  // it was let go meanwhile
+  --busy_openers_;
+  const auto asked = std::ranges::find(away_, attempt, &Away::attempt);
+  if (asked == away_.end()) {
     if (opened) unused_.push_back(std::move(*opened));
     return;
   }
-  asked->opening = asked->taken = false;
+  asked->opening = false;
+  asked->attempt = 0;
   if (opened) {
     asked->peer = std::move(*opened);
   } else {

@@ -92,7 +92,7 @@ class KvExchange final {
     std::unique_ptr<transfer::Peer> peer;  // null: none (yet)
     TimePoint used{};                      // asked for, the last time
     bool opening = false;                  // a way is needed
-    bool taken = false;                    // and being made
+    std::uint64_t attempt = 0;             // number of the one that is under way; 0: none yet
     TimePoint since{};                     // it is needed
     Error why;                             // the last time that it could not be reached
     TimePoint not_before = TimePoint::min();
@@ -103,6 +103,9 @@ class KvExchange final {
   void want_way(Away& owner);
   void open_ways(const std::stop_token& stop);
   void let_go();
+  [[nodiscard]] static bool waits(const Away& owner) noexcept {
+    return owner.opening && owner.attempt == 0;
+  }
   [[nodiscard]] Away* longest_waiting();
   void open_way(Away& owner, std::string& last_trouble, std::unique_lock<std::mutex>& lock);
   [[nodiscard]] transfer::PeerAddress address_of(const Away& owner) const;
@@ -113,7 +116,9 @@ class KvExchange final {
   std::mutex mutex_;
   std::condition_variable_any changed_;
   std::unordered_map<std::uint64_t, Source> sources_;
-  std::list<Away> away_;                                 // the last used first
+  std::list<Away> away_;  // the last used first
+  std::uint64_t attempts_ = 0;
+  std::size_t busy_openers_ = 0;
   std::vector<std::unique_ptr<transfer::Peer>> unused_;  // their end waits: not under the lock
   std::vector<std::jthread> openers_;  // as many as were needed at once. Last: they use the others
 };

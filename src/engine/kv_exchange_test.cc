@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <list>
 #include <optional>
 #include <vector>
 
@@ -186,6 +187,10 @@ class Stopped {
     }
   }
   ~Stopped() { unlink(path_.c_str()); }
+  /// Whoever came here next; hears that nobody is here once what is given ends.
+  [[nodiscard]] transfer::Fd visitor() const {
+    return transfer::Fd(accept(listener_.get(), nullptr, nullptr));
+  }
   Stopped(const Stopped&) = delete;
   Stopped& operator=(const Stopped&) = delete;
 
@@ -214,6 +219,37 @@ TEST_F(KvExchangeTest, AWorkerThatHangsHoldsUpNobodyElse) {
   };
   // It must be so; where the machine stands still for seconds it may once not be seen.
   EXPECT_TRUE(goes_first() || goes_first() || goes_first());
+}
+
+TEST_F(KvExchangeTest, AnAttemptThatEndsLateSaysNothingOfTheOneAfterIt) {
+  std::list<Stopped> stopped;
+  std::list<transfer::Fd> visitors;
+  KvExchange reader(clock_, by_memory());
+  blocks::Order order(kBlocks);
+  transfer::Transfer transfer;
+  const auto ask = [&](std::uint64_t source, const std::string& path) {
+    const KvTicket ticket{.source = source, .at = {.socket_path = path}};
+    return reader.pull(ticket, "one", transfer, order.pull({}), *to_);
+  };
+  const auto hang = [&](std::uint64_t source) {  // an opener waits there from here on
+    const std::string path = test_folder() + "/hangs-" + std::to_string(stopped.size());
+    stopped.emplace_back(path);
+    EXPECT_TRUE(ask(source, path).has_value());
+    visitors.push_back(stopped.back().visitor());
+    return path;
+  };
+  hang(1);
+  Owner owner(clock_, by_memory());
+  for (std::size_t i = 0; i < KvExchange::kAwayMax; ++i) {  // it is let go meanwhile
+    EXPECT_TRUE(ask(i + 10, test_folder() + "/nobody").has_value());
+  }
+  const std::string again = hang(1);
+  for (std::uint64_t source = 2; source < KvExchange::kOpenersMax; ++source) hang(source);
+  visitors.pop_front();
+  EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);  // by the opener that is free now
+  // The attempt goes on; on a machine that stands still for seconds it may be over by itself.
+  const auto last = ask(1, again);
+  EXPECT_TRUE(last.has_value() || last.error().code != Code::kUnprocessable);
 }
 
 TEST_F(KvExchangeTest, AWorkerThatTakesNobodyInIsGivenUp) {
@@ -292,12 +328,17 @@ TEST_F(KvExchangeTest, ARevokedGrantGivesNothing) {
 
 TEST_F(KvExchangeTest, OfManyOwnersTheLongestUnusedAreLetGo) {
   Owner owner(clock_, by_memory());
+  const std::ptrdiff_t before = mapped();
   KvExchange reader(clock_, by_memory());
   EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
   KvTicket nobody = owner.ticket;
   for (std::size_t i = 0; i < 2 * KvExchange::kAwayMax; ++i) {
     nobody.source = i + 1;
     EXPECT_FALSE(pull(reader, nobody, *to_).has_value());
+  }
+  for (int i = 0; mapped() > before; ++i) {
+    ASSERT_LT(i, 20'000);  // before it is let go for being unused
+    reader.wait_for_ways(1ms);
   }
   EXPECT_EQ(pull(reader, owner.ticket, *to_), kBlocks);
 }
