@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -29,6 +30,15 @@ bool is_left_over(const std::filesystem::path& path) {
   return fd.valid() &&
          connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
          errno == ECONNREFUSED;
+}
+
+/// What a process was killed over before anybody listened at it (transfer::HostServer). One that
+/// is being made refuses connections too, but not for so long.
+bool is_unfinished(const std::filesystem::path& path) {
+  constexpr auto kMadeWithin = std::chrono::minutes(1);
+  std::error_code failed;
+  const auto made = std::filesystem::last_write_time(path, failed);
+  return !failed && std::filesystem::file_time_type::clock::now() - made > kMadeWithin;
 }
 
 /// Of this user's alone, for the sockets at which memory is handed out. Empty: there is no place.
@@ -54,7 +64,9 @@ Result<void> make_folder(const std::string& folder) {
   }
   std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator(folder, failed)) {
-    if (entry.path().extension() == ".sock" && is_left_over(entry.path())) {
+    const std::filesystem::path extension = entry.path().extension();
+    if ((extension == ".sock" && is_left_over(entry.path())) ||
+        (extension == ".sock~" && is_unfinished(entry.path()))) {
       std::filesystem::remove(entry.path(), failed);
     }
   }
