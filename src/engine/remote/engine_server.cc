@@ -102,8 +102,9 @@ class Server final : public EngineServer, public CallRegistry {
   }
 
   Result<void> listen() {
-    auto server = rpc::start_server(options_.address, {&inference_, &control_, &worker_},
-                                    rpc::kMessageBytesMax, port_);
+    auto server =
+        rpc::start_server(options_.address, options_.secret, {&inference_, &control_, &worker_},
+                          rpc::kMessageBytesMax, port_);
     if (!server) return std::unexpected(server.error());
     server_ = std::move(*server);
     return {};
@@ -195,7 +196,7 @@ class Server final : public EngineServer, public CallRegistry {
   };
 
   [[nodiscard]] grpc::Status check(const CallbackServerContext& context) const {
-    return rpc::check_headers(context, options_.secret, options_.instance);
+    return rpc::check_instance(context, options_.instance);
   }
   [[nodiscard]] static Error draining() {
     return {Code::kUnavailable, "the worker is stopping", "", 1};

@@ -94,7 +94,8 @@ class FrontEnd final : public JoinServer, ps::FrontEnd::CallbackService {
   }
 
   Result<void> listen() {
-    auto server = rpc::start_server(options_.address, {this}, kMessageBytesMax, port_);
+    auto server =
+        rpc::start_server(options_.address, options_.secret, {this}, kMessageBytesMax, port_);
     if (!server) return std::unexpected(server.error());
     server_ = std::move(*server);
     return {};
@@ -126,12 +127,9 @@ class FrontEnd final : public JoinServer, ps::FrontEnd::CallbackService {
 
   template <class Do>
   grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, Do what) {
-    grpc::Status status = rpc::check_headers(*context, options_.secret, {});
-    if (status.ok()) {
-      if (const Result<void> done = what(); !done) status = rpc::to_status(done.error());
-    }
+    const Result<void> done = what();
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(status);
+    reactor->Finish(done ? grpc::Status::OK : rpc::to_status(done.error()));
     return reactor;
   }
 

@@ -182,9 +182,9 @@ TEST_F(MembershipTest, WhatNoWorkerSaysIsRefused) {
   EXPECT_EQ(status(std::string(65, 'x'), "10.0.0.1"), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status("a\nb", "10.0.0.1"), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status("one", "10.0.0.1:80"), grpc::StatusCode::INVALID_ARGUMENT);
-  // Nobody's megabytes are kept before the secret is looked at.
-  secret_ = "wrong";
   EXPECT_EQ(status(std::string(1 << 20, 'x'), ""), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  secret_ = "wrong";  // and then nothing else that is said counts
+  EXPECT_EQ(status(std::string(1 << 20, 'x'), ""), grpc::StatusCode::UNAUTHENTICATED);
   EXPECT_EQ(status("one", ""), grpc::StatusCode::UNAUTHENTICATED);
 }
 

@@ -251,6 +251,27 @@ TEST_F(RemoteEngineTest, ASecretIsAskedFor) {
   EXPECT_TRUE(well.get_future().get());
 }
 
+TEST_F(RemoteEngineTest, OfAStrangerNoMessageIsTakenIn) {
+  secret_ = "open sesame";
+  serve(fast());
+  const auto stub =
+      oe::Inference::NewStub(rpc::open_channel("127.0.0.1:" + std::to_string(server_->port())));
+  oe::GenerateRequest large;  // looked at, it would be refused as too large
+  large.set_prompt(std::string(rpc::kMessageBytesMax + 1, 'x'));
+  const auto status = [&](const std::string& secret) {
+    grpc::ClientContext context;
+    rpc::add_headers(context, secret, {});
+    const auto call = stub->Generate(&context, large);
+    oe::GenerateResponse response;
+    EXPECT_FALSE(call->Read(&response));
+    return call->Finish().error_code();
+  };
+  for (const char* secret : {"", "open barley"}) {
+    EXPECT_EQ(status(secret), grpc::StatusCode::UNAUTHENTICATED) << secret;
+  }
+  EXPECT_EQ(status(secret_), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
 TEST_F(RemoteEngineTest, DrainingRefusesWhatIsNewAndFinishesTheRest) {
   start(slow());
   ASSERT_TRUE(remote_->generate(request(1, sink_, 20)));

@@ -14,9 +14,9 @@ namespace penstock::engine::rpc {
 /// What every call carries (penstock.proto).
 void add_headers(grpc::ClientContext& context, const std::string& secret,
                  const std::string& instance);
-/// OK, or why the call is refused. `instance` empty: any will do.
-[[nodiscard]] grpc::Status check_headers(const grpc::ServerContextBase& context,
-                                         std::string_view secret, std::string_view instance);
+/// OK, or why the call is refused: it may be meant for another life of the worker.
+[[nodiscard]] grpc::Status check_instance(const grpc::ServerContextBase& context,
+                                          std::string_view instance);
 /// The value of a header; empty if there is none.
 [[nodiscard]] std::string_view header(const grpc::ServerContextBase& context, const char* name);
 
@@ -32,13 +32,14 @@ void add_headers(grpc::ClientContext& context, const std::string& secret,
 /// The host of what gRPC calls a peer: "[::1]" of "ipv6:%5B::1%5D:4000". Empty: it has none.
 [[nodiscard]] std::string host_of_peer(std::string_view peer);
 
-/// Of what is sent to a worker and by one; a prompt of a million tokens takes 3 MiB.
+/// Of what is sent to a worker and by one: a prompt of a million tokens takes 3 MiB.
 inline constexpr int kMessageBytesMax = 64 << 20;
 
-/// Listens on HOST:PORT (port 0: any free one, told in `port`). A message is taken in before its
-/// secret is looked at: `message_bytes_max` is what any stranger may have kept. Fails with
-/// kUnavailable when it cannot, kInvalidArgument when that is no address.
+/// Listens on HOST:PORT (port 0: any free one, told in `port`). A call that does not show `secret`
+/// is refused before any message of it is taken in; empty: whoever can connect may call. Fails with
+/// kUnavailable when it cannot listen, kInvalidArgument when that is no address.
 Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
+                                                   const std::string& secret,
                                                    const std::vector<grpc::Service*>& services,
                                                    int message_bytes_max, int& port);
 
