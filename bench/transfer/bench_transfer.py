@@ -25,7 +25,8 @@ from servers import ROOT, machine, say, span, table
 
 ROWS = os.environ.get('PENSTOCK_TRANSFER_ROWS') or os.path.join(ROOT, 'build', 'transfer_rows')
 SIZES = {4096: '4 KiB', 16384: '16 KiB', 65536: '64 KiB', 1048576: '1 MiB'}
-# At least this much of memcpy; for TCP, of the best plain-socket floor of two streams.
+# At least this much of memcpy; for TCP, of the best plain-socket floor of two streams. The same with
+# checksums (summed) is what verified data can reach there.
 MARKS = {('shared', 4096): 0.60, ('shared', 16384): 0.70, ('shared', 65536): 0.80,
          ('shared', 1048576): 0.90}
 TCP_MARK = 0.90
@@ -51,22 +52,24 @@ def plan(wanted):
         if 'cma' in wanted:
             rows.append(('cma', size, 1))
         if 'tcp' in wanted and size != 4096:
-            rows += [('sockets', size, 2), ('tcp', size, 2)]
+            rows += [('sockets', size, 2), ('summed', size, 2), ('tcp', size, 2)]
     return rows + [(name,) for name in ('submit', 'latency', 'death') if name in wanted]
 
 
 def report_moving(figures):
     rows = []
     for (mode, size, threads), runs in figures.items():
-        if mode == 'sockets':
+        if mode in ('sockets', 'summed'):
             continue
         ratio = statistics.median(run['ratio'] for run in runs)
         aim, reached = '', ''
         if mode == 'tcp':
-            floor = statistics.median(run['GBps'] for run in figures[('sockets', size, 2)])
-            of_floor = statistics.median(run['GBps'] for run in runs) / floor
+            rate = statistics.median(run['GBps'] for run in runs)
+            floor, summed = (statistics.median(run['GBps'] for run in figures[(name, size, 2)])
+                             for name in ('sockets', 'summed'))
             aim = f'>= {TCP_MARK} of sockets'
-            reached = f'{"yes" if of_floor >= TCP_MARK else "NO"} ({of_floor:.2f} of {floor:.1f})'
+            reached = (f'{"yes" if rate / floor >= TCP_MARK else "NO"} ({rate / floor:.2f} of '
+                       f'{floor:.1f}; {rate / summed:.2f} of sockets with checksums)')
         elif (mode, size) in MARKS and threads == 1:
             aim = f'>= {MARKS[(mode, size)]:.2f}'
             reached = 'yes' if ratio >= MARKS[(mode, size)] else 'NO'

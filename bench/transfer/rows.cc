@@ -1,26 +1,19 @@
 // One row of the transfer library's benchmark as a line of JSON:
-//   transfer_rows memory|shared|cma|tcp|sockets BLOCK_BYTES [THREADS]
+//   transfer_rows memory|shared|cma|tcp|sockets|summed BLOCK_BYTES [THREADS]
 //   transfer_rows submit|latency|death|checksum
 // Pools are larger than the last-level cache, blocks go in a random order to a random order of
 // slots, a transfer's creation is inside its time, and what arrived is looked at. See
 // bench_transfer.py.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +21,7 @@
 #include "base/check.h"
 #include "base/counted_new.h"
 #include "base/rng.h"
+#include "measure.h"
 #include "transfer/checksum.h"
 #include "transfer/host_server.h"
 #include "transfer/peer.h"
@@ -37,77 +31,16 @@ namespace {
 
 using namespace penstock;
 using namespace penstock::transfer;
+using namespace penstock::transfer::measure;
 using namespace std::chrono_literals;
 
-const SteadyClock kClock;
 const std::string kSecret = "a secret for measurements only";
 const GrantId kFirstGrant{0, 1};
 
-std::uint64_t environment(const char* name, std::uint64_t otherwise) {
-  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing writes the environment
-  const char* value = std::getenv(name);
-  return value != nullptr ? std::strtoull(value, nullptr, 10) : otherwise;
-}
-const std::uint64_t kPoolBytes = environment("POOL_MIB", 512) << 20;
-const auto kRounds = static_cast<int>(environment("ROUNDS", 7));
-
-double seconds(TimePoint from) {
-  return std::chrono::duration<double>(kClock.now() - from).count();
-}
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
 BlockKey key_of(std::uint32_t slot) { return {mix64(slot), slot}; }
-std::uint64_t word_of(std::uint64_t at) { return at * 0x9e3779b97f4a7c15ULL; }
-void write_pattern(std::byte* to, std::uint64_t size) {
-  auto* words = reinterpret_cast<std::uint64_t*>(to);
-  for (std::uint64_t i = 0; i < size / 8; ++i) words[i] = word_of(i);
-}
-
-std::vector<std::uint32_t> shuffled(std::uint32_t count, std::uint64_t seed) {
-  std::vector<std::uint32_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  Rng rng(seed);
-  for (std::uint32_t i = count; i > 1; --i) std::swap(order[i - 1], order[rng.below(i)]);
-  return order;
-}
-
-Memory pool(std::uint64_t size) {
-  auto memory = Memory::create(MemoryKind::kPrivate, size);
-  CHECK(memory.has_value());
-  return std::move(*memory);
-}
-
 Layout layout_of(std::uint32_t block) {
   return Layout::by_block(static_cast<std::uint32_t>(kPoolBytes / block), 1, block);
 }
-
-/// Plain memcpy between two cold pools, both orders random: what everything is divided by.
-class Floor {
- public:
-  explicit Floor(std::uint32_t block)
-      : block_(block), from_(pool(kPoolBytes)), to_(pool(kPoolBytes)) {
-    write_pattern(from_.data(), kPoolBytes);
-  }
-  double gb_per_s(std::uint64_t seed) {
-    const auto count = static_cast<std::uint32_t>(kPoolBytes / block_);
-    const auto a = shuffled(count, seed);
-    const auto b = shuffled(count, seed + 1);
-    const TimePoint start = kClock.now();
-    for (std::uint32_t i = 0; i < count; ++i) {
-      std::memcpy(to_.data() + std::uint64_t{b[i]} * block_,
-                  from_.data() + std::uint64_t{a[i]} * block_, block_);
-    }
-    return static_cast<double>(kPoolBytes) / seconds(start) / 1e9;
-  }
-
- private:
-  std::uint32_t block_;
-  Memory from_;
-  Memory to_;
-};
 
 /// An owner of a whole pool in a process of its own, killed at the end.
 class Owner {
@@ -212,6 +145,7 @@ void pull_rows(const std::string& mode, std::uint32_t block, unsigned threads) {
   CopyPool pool(threads);
   const auto peer = Peer::connect(owner.address(mode == "tcp", threads), pool, kClock).value();
   CHECK(to_string(peer->paths()[0]->kind()) == mode);
+  const Fd over(eventfd(0, EFD_CLOEXEC));
   std::vector<double> rates;
   std::vector<double> ratios;
   std::vector<double> floors;
@@ -220,8 +154,10 @@ void pull_rows(const std::string& mode, std::uint32_t block, unsigned threads) {
     const double base = floor.gb_per_s(7 + static_cast<std::uint64_t>(round + 2));
     const TimePoint start = kClock.now();
     Transfer transfer;
+    transfer.eventfd = over.get();
     CHECK(peer->pull(transfer, wanted.pull(), *to).has_value());
-    while (!transfer.done()) std::this_thread::sleep_for(50us);
+    std::uint64_t one = 0;
+    CHECK_EQ(read(over.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
     const double rate = static_cast<double>(kPoolBytes) / seconds(start) / 1e9;
     CHECK_EQ(transfer.arrived(), wanted.take.size());
     look_at(*to, wanted, block);
@@ -242,113 +178,6 @@ void memory_row(std::uint32_t block) {
   std::vector<double> rates;
   for (int round = 0; round < kRounds; ++round) rates.push_back(floor.gb_per_s(2 * round + 1));
   fmt::print("{{\"mode\": \"memory\", \"block\": {}, \"GBps\": {:.3f}}}\n", block, median(rates));
-}
-
-/// The same bytes through plain sockets: `streams` connections, `pieces` blocks a call, unverified.
-double socket_round(const std::vector<int>& out, const std::byte* from,
-                    const std::vector<std::uint32_t>& order, std::uint32_t block, unsigned pieces) {
-  const std::size_t each = order.size() / out.size();
-  const TimePoint start = kClock.now();
-  {
-    std::vector<std::jthread> senders;
-    for (std::size_t s = 0; s < out.size(); ++s) {
-      senders.emplace_back([&, s] {
-        std::vector<iovec> vectors(pieces);
-        for (std::size_t i = 0; i < each; i += pieces) {
-          const std::size_t count = std::min<std::size_t>(pieces, each - i);
-          for (std::size_t k = 0; k < count; ++k) {
-            const std::uint64_t at = std::uint64_t{order[s * each + i + k]} * block;
-            vectors[k] = {const_cast<std::byte*>(from) + at, block};
-          }
-          for (std::size_t first = 0; first < count;) {
-            ssize_t sent = writev(out[s], &vectors[first], static_cast<int>(count - first));
-            CHECK(sent > 0);
-            for (; sent > 0; ++first) {
-              auto& front = vectors[first];
-              const auto taken = std::min<std::size_t>(front.iov_len, sent);
-              front = {static_cast<std::byte*>(front.iov_base) + taken, front.iov_len - taken};
-              sent -= static_cast<ssize_t>(taken);
-              if (front.iov_len > 0) break;
-            }
-          }
-        }
-        char over = 0;
-        CHECK_EQ(read(out[s], &over, 1), 1);  // the receiver has it all
-      });
-    }
-  }
-  return static_cast<double>(each * out.size() * block) / seconds(start) / 1e9;
-}
-
-[[noreturn]] void receive_for_ever(int listener, unsigned streams, std::uint32_t block,
-                                   unsigned pieces) {
-  const Memory to = pool(kPoolBytes);
-  const std::uint64_t each = kPoolBytes / block / streams * block;
-  std::vector<std::jthread> threads;
-  for (unsigned s = 0; s < streams; ++s) {
-    const int fd = accept(listener, nullptr, nullptr);
-    threads.emplace_back([&to, fd, s, each, block, pieces] {
-      std::vector<iovec> vectors(pieces);
-      for (;;) {
-        for (std::uint64_t at = 0; at < each;) {
-          unsigned count = 0;
-          for (std::uint64_t next = at; next < each && count < pieces; ++count) {
-            const std::uint64_t end = (next / block + 1) * block;
-            vectors[count] = {to.data() + s * each + next, end - next};
-            next = end;
-          }
-          const ssize_t got = readv(fd, vectors.data(), static_cast<int>(count));
-          if (got <= 0) return;
-          at += static_cast<std::uint64_t>(got);
-        }
-        if (write(fd, "", 1) != 1) return;
-      }
-    });
-  }
-  threads.clear();
-  _exit(0);
-}
-
-void sockets_row(std::uint32_t block, unsigned streams) {
-  Floor floor(block);
-  double best = 0;
-  for (const unsigned pieces : {1U, 16U, 64U}) {
-    if (std::uint64_t{block} * pieces > (4U << 20)) continue;
-    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    CHECK(bind(listener, reinterpret_cast<sockaddr*>(&address), size) == 0);
-    CHECK(listen(listener, 16) == 0);
-    CHECK(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) == 0);
-    const pid_t receiver = fork();
-    if (receiver == 0) receive_for_ever(listener, streams, block, pieces);
-    Memory from = pool(kPoolBytes);
-    write_pattern(from.data(), kPoolBytes);
-    std::vector<int> out;
-    for (unsigned s = 0; s < streams; ++s) {
-      out.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      CHECK(connect(out.back(), reinterpret_cast<sockaddr*>(&address), size) == 0);
-      const int one = 1;
-      setsockopt(out.back(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    }
-    std::vector<double> rates;
-    for (int round = 0; round <= kRounds; ++round) {
-      const auto order = shuffled(static_cast<std::uint32_t>(kPoolBytes / block), round + 1);
-      rates.push_back(socket_round(out, from.data(), order, block, pieces));
-    }
-    rates.erase(rates.begin());
-    best = std::max(best, median(rates));
-    for (const int fd : out) close(fd);
-    kill(receiver, SIGKILL);
-    waitpid(receiver, nullptr, 0);
-    close(listener);
-  }
-  fmt::print(
-      "{{\"mode\": \"sockets\", \"block\": {}, \"threads\": {}, \"GBps\": {:.3f}, "
-      "\"ratio\": {:.3f}}}\n",
-      block, streams, best, best / floor.gb_per_s(5));
 }
 
 void submit_row() {
@@ -529,8 +358,8 @@ int main(int count, char** words) {
     memory_row(block);
   } else if (mode == "shared" || mode == "cma" || mode == "tcp") {
     pull_rows(mode, block, number(3, mode == "tcp" ? 2 : 1));
-  } else if (mode == "sockets") {
-    sockets_row(block, number(3, 2));
+  } else if (mode == "sockets" || mode == "summed") {
+    sockets_row(block, number(3, 2), mode == "summed");
   } else if (mode == "submit") {
     submit_row();
   } else if (mode == "latency") {
@@ -542,7 +371,7 @@ int main(int count, char** words) {
     checksum_rows();
   } else {
     fmt::print(stderr,
-               "transfer_rows memory|shared|cma|tcp|sockets BLOCK_BYTES [THREADS]\n"
+               "transfer_rows memory|shared|cma|tcp|sockets|summed BLOCK_BYTES [THREADS]\n"
                "transfer_rows submit|latency|death|checksum\n");
     return 2;
   }
