@@ -79,8 +79,8 @@ std::optional<Chunk> ChunkQueue::claim(bool wait) {
 bool ChunkQueue::finish(const Chunk& chunk) {
   Transfer& transfer = *chunk.transfer;
   const auto statuses = chunk.pull().status.subspan(chunk.begin, chunk.end - chunk.begin);
-  const bool missed = std::ranges::any_of(statuses, [](BlockStatus status) {
-    return status != BlockStatus::kPending && status != BlockStatus::kArrived;
+  const bool missed = std::ranges::any_of(statuses, [&](BlockStatus status) {
+    return status != BlockStatus::kArrived && (chunk.last_range || status != BlockStatus::kPending);
   });
   const std::lock_guard lock(mutex_);
   --transfer.outstanding_;

@@ -78,6 +78,19 @@ TEST_F(Local, BlocksArriveWhateverTheLayouts) {
   }
 }
 
+TEST_F(Local, ATransferBeginsAgainAsSoonAsItsEndIsSeen) {
+  use(Layout::by_block(1, 1, 64), Layout::by_block(1, 1, 64));
+  const Fd event(eventfd(0, EFD_CLOEXEC));
+  transfer.eventfd = event.get();
+  for (int i = 0; i < 2000; ++i) {
+    ASSERT_TRUE(peer->pull(transfer, order->pull(grant), *to).has_value());
+    while (!transfer.done()) std::this_thread::yield();
+    ASSERT_EQ(transfer.arrived(), 1U);
+  }
+  testing::settle(*peer);
+  EXPECT_EQ(peer->paths()[0]->meter().blocks(BlockStatus::kArrived), 2000U);
+}
+
 TEST_F(Local, LargeTransfersStoreAroundTheCacheAndArriveAlike) {
   use(Layout::by_block(100, 1, 64 << 10), Layout::by_block(100, 1, 64 << 10), 2);
   run();
@@ -113,6 +126,7 @@ TEST_F(Local, EachWrongBlockIsAMissOfItsOwnAndTheOthersArrive) {
   }
   EXPECT_EQ(order->count(BlockStatus::kArrived), 40 - wanted.size());
   EXPECT_EQ(right(), 40 - wanted.size());
+  testing::settle(*peer);
   EXPECT_EQ(peer->paths()[0]->meter().blocks(BlockStatus::kStale), 3U);
 }
 

@@ -59,9 +59,9 @@ class Peer {
   /// False once the owner's process is known to be dead; for good: connect anew.
   [[nodiscard]] bool alive() const noexcept { return !gone_.load(std::memory_order_acquire); }
   [[nodiscard]] std::span<const std::unique_ptr<Path>> paths() const noexcept { return paths_; }
-  /// Blocks are on their way.
+  /// Blocks are on their way; false: every transfer that has ended is in the meters.
   [[nodiscard]] bool busy() const noexcept {
-    return in_flight_.load(std::memory_order_relaxed) > 0;
+    return in_flight_.load(std::memory_order_acquire) > 0;
   }
   /// Attempts that were made again on another path.
   [[nodiscard]] std::uint64_t retries() const noexcept {

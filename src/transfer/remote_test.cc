@@ -295,6 +295,7 @@ TEST(Paths, WhatOnePathFailsAnotherCarries) {
     EXPECT_EQ(order.count(BlockStatus::kStale), 10U);  // that is final
     EXPECT_EQ(transfer.arrived(), 10U);
     EXPECT_EQ(peer.retries(), 1U);
+    testing::settle(peer);
     EXPECT_EQ(peer.paths()[0]->meter().blocks(status), 10U);
     EXPECT_EQ(peer.paths()[1]->meter().blocks(BlockStatus::kArrived), 10U);
     if (status == BlockStatus::kCorrupt) continue;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/check.h"
@@ -19,6 +20,10 @@ namespace penstock::transfer::testing {
 
 inline const SteadyClock kClock;
 inline const std::string kSecret = "a secret of thirty-two characters";
+/// Until meters know of the transfers that have ended, too.
+inline void settle(const Peer& peer) {
+  while (peer.busy()) std::this_thread::yield();
+}
 inline Deadline in(std::chrono::milliseconds time) { return Deadline(kClock.now() + time); }
 
 /// Block `i` of a test, told apart from all others by its key and by every word of its bytes.

@@ -34,6 +34,10 @@ std::string_view to_string(BlockStatus status) noexcept {
 Transfer::~Transfer() {
   if (state_.load(std::memory_order_acquire) == State::kIdle) return;
   cancel();
+  wait_for_release();
+}
+
+void Transfer::wait_for_release() const noexcept {
   for (int spins = 0; state_.load(std::memory_order_acquire) != State::kReleased; ++spins) {
     if (spins < kSpins) {
       relax();
@@ -57,7 +61,8 @@ bool Transfer::wait(Deadline deadline, const Clock& clock) const {
 
 void Transfer::begin(const Pull& pull, Arena& to) {
   const State state = state_.load(std::memory_order_acquire);
-  CHECK(state == State::kIdle || state == State::kReleased);
+  CHECK(state != State::kRunning);
+  if (state == State::kDone) wait_for_release();
   pull_ = pull;
   to_ = &to;
   cancelled_.store(false, std::memory_order_relaxed);
@@ -72,7 +77,6 @@ void Transfer::release() noexcept {
   const Callback callback = on_done;
   void* const with = context;
   if (eventfd >= 0) {
-    state_.store(State::kDone, std::memory_order_release);  // who polls need not wait for the call
     const std::uint64_t one = 1;
     // Fails only if the counter is at its end, and then it is readable anyway.
     [[maybe_unused]] const auto written = write(eventfd, &one, sizeof one);

@@ -101,7 +101,11 @@ class Transfer final {
   enum class State : std::uint8_t { kIdle, kRunning, kDone, kReleased };
 
   void begin(const Pull& pull, Arena& to);
+  /// Who polls sees the end from here on, though threads of ours still use the transfer: it is
+  /// neither begun again nor gone until `release`.
+  void tell() noexcept { state_.store(State::kDone, std::memory_order_release); }
   void release() noexcept;  // the last touch by a thread of ours
+  void wait_for_release() const noexcept;
   [[nodiscard]] std::uint32_t ranges() const noexcept {
     return pull_.range_ends.empty() ? 1 : static_cast<std::uint32_t>(pull_.range_ends.size());
   }
@@ -111,9 +115,6 @@ class Transfer final {
   Peer* peer_ = nullptr;
   Path* path_ = nullptr;
   const Clock* clock_ = nullptr;
-  std::atomic<State> state_{State::kIdle};
-  std::atomic<bool> cancelled_{false};
-  std::atomic<std::uint32_t> ranges_done_{0};
   std::uint64_t arrived_ = 0;
   bool streaming_ = false;
   std::uint32_t tried_paths_ = 0;  // a bit for each of the peer's paths
@@ -128,6 +129,13 @@ class Transfer final {
   std::uint32_t outstanding_ = 0;  // chunks handed out and not finished
   bool missed_ = false;
   std::uint32_t chunk_blocks_ = 1;
+
+  // Consumers may look at these all the time, which takes their lines away from whoever writes:
+  // apart from each other and from what changes with each chunk.
+  static constexpr std::size_t kLine = 64;
+  alignas(kLine) std::atomic<std::uint32_t> ranges_done_{0};
+  std::atomic<bool> cancelled_{false};
+  alignas(kLine) std::atomic<State> state_{State::kIdle};
 };
 
 /// A piece of a transfer: a run of blocks in one layer range, for one thread.
