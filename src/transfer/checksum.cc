@@ -49,6 +49,17 @@ struct Lanes {
   __m256i high;
 };
 
+using Words = std::array<std::uint64_t, 8>;
+
+PENSTOCK_AVX2 inline Lanes load(const Words& words) noexcept {
+  return {_mm256_load_si256(reinterpret_cast<const __m256i*>(words.data())),
+          _mm256_load_si256(reinterpret_cast<const __m256i*>(words.data() + 4))};
+}
+PENSTOCK_AVX2 inline void store(const Lanes& lanes, Words& words) noexcept {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data()), lanes.low);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data() + 4), lanes.high);
+}
+
 PENSTOCK_AVX2 inline __m256i mix(__m256i lanes, __m256i data,
                                  const unsigned char* secret) noexcept {
   const __m256i keyed =
@@ -84,10 +95,12 @@ PENSTOCK_AVX2 inline void stripe(Lanes& lanes, std::byte* to, const std::byte* f
   lanes.high = mix(lanes.high, high, secret + 32);
 }
 
-template <bool kCopy, bool kStream>
+template <bool kCopy, bool kStream, bool kCold = true>
 PENSTOCK_AVX2 inline void block(Lanes& lanes, std::byte* to, const std::byte* from) noexcept {
   for (std::size_t i = 0; i < kStripes; ++i) {
-    _mm_prefetch(reinterpret_cast<const char*>(from + i * kStripe + kAhead), _MM_HINT_T0);
+    if constexpr (kCold) {
+      _mm_prefetch(reinterpret_cast<const char*>(from + i * kStripe + kAhead), _MM_HINT_T0);
+    }
     stripe<kCopy, kStream>(lanes, to + (kCopy ? i * kStripe : 0), from + i * kStripe,
                            XXH3_kSecret + 8 * i);
   }
@@ -108,9 +121,8 @@ std::uint64_t secret_word(std::size_t at) noexcept {
 }
 
 PENSTOCK_AVX2 Checksum merge(const Lanes& lanes, std::size_t size) noexcept {
-  alignas(32) std::array<std::uint64_t, 8> words;
-  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data()), lanes.low);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data() + 4), lanes.high);
+  alignas(32) Words words;
+  store(lanes, words);
   std::uint64_t sum = size * 0x9e3779b185ebca87ULL;
   for (std::size_t i = 0; i < 4; ++i) {
     sum +=
@@ -121,38 +133,25 @@ PENSTOCK_AVX2 Checksum merge(const Lanes& lanes, std::size_t size) noexcept {
   return sum ^ (sum >> 32);
 }
 
-template <bool kCopy, bool kStream>
-PENSTOCK_AVX2 Checksum long_sum(std::byte* to, const std::byte* from, std::size_t size) noexcept {
-  Lanes lanes{_mm256_set_epi64x(0x165667b19e3779f9, static_cast<long long>(0xc2b2ae3d27d4eb4f),
-                                static_cast<long long>(0x9e3779b185ebca87), 0xc2b2ae3d),
-              _mm256_set_epi64x(0x9e3779b1, 0x27d4eb2f165667c5, 0x85ebca77,
-                                static_cast<long long>(0x85ebca77c2b2ae63))};
-  // The end is read once, into a place of our own, since its stripes overlap: all from the last
-  // block's beginning, or from the one before if that leaves less than a stripe.
-  std::size_t blocks = (size - 1) / kBlock;
-  if (blocks > 0 && size - blocks * kBlock < kStripe) --blocks;
-  for (std::size_t i = 0; i < blocks; ++i) {
-    block<kCopy, kStream>(lanes, to + (kCopy ? i * kBlock : 0), from + i * kBlock);
-  }
-  alignas(64) std::array<std::byte, kBlock + kStripe> end;
-  const std::byte* rest = from + blocks * kBlock;
-  std::size_t left = size - blocks * kBlock;
-  if constexpr (kCopy) {
-    copy_once(end.data(), rest, left);
-    rest = end.data();
-    std::byte* out = to + blocks * kBlock;
-    std::size_t stored = 0;
-    if constexpr (kStream) {
-      for (; stored + 32 <= left; stored += 32) {
-        _mm256_stream_si256(
-            reinterpret_cast<__m256i*>(out + stored),
-            _mm256_load_si256(reinterpret_cast<const __m256i*>(end.data() + stored)));
-      }
-    }
-    copy_once(out + stored, end.data() + stored, left - stored);
-  }
+PENSTOCK_AVX2 inline Lanes first_lanes() noexcept {
+  return {_mm256_set_epi64x(0x165667b19e3779f9, static_cast<long long>(0xc2b2ae3d27d4eb4f),
+                            static_cast<long long>(0x9e3779b185ebca87), 0xc2b2ae3d),
+          _mm256_set_epi64x(0x9e3779b1, 0x27d4eb2f165667c5, 0x85ebca77,
+                            static_cast<long long>(0x85ebca77c2b2ae63))};
+}
+
+/// How many blocks are mixed in before the end, whose stripes overlap: all but the last one, or but
+/// the last two if the last has less than a stripe.
+std::size_t blocks_before_end(std::size_t size) noexcept {
+  const std::size_t blocks = (size - 1) / kBlock;
+  return blocks > 0 && size - blocks * kBlock < kStripe ? blocks - 1 : blocks;
+}
+
+/// Mixes in what `blocks_before_end` leaves.
+PENSTOCK_AVX2 inline Checksum end_sum(Lanes lanes, const std::byte* rest, std::size_t left,
+                                      std::size_t size) noexcept {
   if (left > kBlock) {
-    block<false, false>(lanes, nullptr, rest);
+    block<false, false, false>(lanes, nullptr, rest);
     rest += kBlock;
     left -= kBlock;
   }
@@ -164,11 +163,55 @@ PENSTOCK_AVX2 Checksum long_sum(std::byte* to, const std::byte* from, std::size_
   return merge(lanes, size);
 }
 
+PENSTOCK_AVX2 Checksum long_sum(const std::byte* data, std::size_t size) noexcept {
+  Lanes lanes = first_lanes();
+  const std::size_t blocks = blocks_before_end(size);
+  for (std::size_t i = 0; i < blocks; ++i) block<false, false>(lanes, nullptr, data + i * kBlock);
+  return end_sum(lanes, data + blocks * kBlock, size - blocks * kBlock, size);
+}
+
+template <bool kStream>
+PENSTOCK_AVX2 Checksum long_copy(std::byte* to, const std::byte* from, std::size_t size) noexcept {
+  Lanes lanes = first_lanes();
+  const std::size_t blocks = blocks_before_end(size);
+  for (std::size_t i = 0; i < blocks; ++i) {
+    block<true, kStream>(lanes, to + i * kBlock, from + i * kBlock);
+  }
+  // The end is read once, into a place of our own.
+  alignas(64) std::array<std::byte, kBlock + kStripe> end;
+  const std::size_t left = size - blocks * kBlock;
+  copy_once(end.data(), from + blocks * kBlock, left);
+  std::byte* out = to + blocks * kBlock;
+  std::size_t stored = 0;
+  if constexpr (kStream) {
+    for (; stored + 32 <= left; stored += 32) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(out + stored),
+                          _mm256_load_si256(reinterpret_cast<const __m256i*>(end.data() + stored)));
+    }
+  }
+  copy_once(out + stored, end.data() + stored, left - stored);
+  return end_sum(lanes, end.data(), left, size);
+}
+
+PENSTOCK_AVX2 void begin_filling(Words& words) noexcept { store(first_lanes(), words); }
+PENSTOCK_AVX2 void fill(Words& words, const std::byte* data, std::size_t blocks) noexcept {
+  Lanes lanes = load(words);
+  for (std::size_t i = 0; i < blocks; ++i) {
+    block<false, false, false>(lanes, nullptr, data + i * kBlock);
+  }
+  store(lanes, words);
+}
+PENSTOCK_AVX2 Checksum end_filling(const Words& words, const std::byte* rest, std::size_t left,
+                                   std::size_t size) noexcept {
+  return end_sum(load(words), rest, left, size);
+}
+
 const bool kHaveAvx2 = __builtin_cpu_supports("avx2") != 0;
 
 bool aligned(const std::byte* at) noexcept {
   return reinterpret_cast<std::uintptr_t>(at) % 32 == 0;
 }
+bool is_long(std::size_t size_bytes) noexcept { return kHaveAvx2 && size_bytes > kShortMax; }
 
 #endif
 
@@ -176,18 +219,47 @@ bool aligned(const std::byte* at) noexcept {
 
 Checksum checksum(const std::byte* data, std::size_t size_bytes) noexcept {
 #if defined(__x86_64__)
-  if (kHaveAvx2 && size_bytes > kShortMax) return long_sum<false, false>(nullptr, data, size_bytes);
+  if (is_long(size_bytes)) return long_sum(data, size_bytes);
 #endif
   return XXH3_64bits(data, size_bytes);
+}
+
+FillingSum::FillingSum(const std::byte* data, std::size_t size_bytes) noexcept
+    : data_(data), size_bytes_(size_bytes) {
+#if defined(__x86_64__)
+  if (is_long(size_bytes)) begin_filling(lanes_);
+#endif
+}
+
+void FillingSum::filled(std::size_t bytes) noexcept {
+#if defined(__x86_64__)
+  if (!is_long(size_bytes_)) return;
+  const std::size_t there = std::min(bytes / kBlock, blocks_before_end(size_bytes_));
+  if (there <= blocks_) return;
+  fill(lanes_, data_ + blocks_ * kBlock, there - blocks_);
+  blocks_ = there;
+#else
+  static_cast<void>(bytes);
+#endif
+}
+
+Checksum FillingSum::sum() noexcept {
+#if defined(__x86_64__)
+  if (is_long(size_bytes_)) {
+    filled(size_bytes_);
+    return end_filling(lanes_, data_ + blocks_ * kBlock, size_bytes_ - blocks_ * kBlock,
+                       size_bytes_);
+  }
+#endif
+  return XXH3_64bits(data_, size_bytes_);
 }
 
 Checksum copy_and_sum(std::byte* to, const std::byte* from, std::size_t size_bytes,
                       Stores stores) noexcept {
 #if defined(__x86_64__)
-  if (kHaveAvx2 && size_bytes > kShortMax) {
-    return stores == Stores::kStreaming && aligned(to)
-               ? long_sum<true, true>(to, from, size_bytes)
-               : long_sum<true, false>(to, from, size_bytes);
+  if (is_long(size_bytes)) {
+    return stores == Stores::kStreaming && aligned(to) ? long_copy<true>(to, from, size_bytes)
+                                                       : long_copy<false>(to, from, size_bytes);
   }
 #endif
   static_cast<void>(stores);

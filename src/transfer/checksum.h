@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -15,6 +16,24 @@ using Checksum = std::uint64_t;
 
 /// Thread: any.
 [[nodiscard]] Checksum checksum(const std::byte* data, std::size_t size_bytes) noexcept;
+
+/// The checksum of memory that is being filled from its beginning on: taken of each piece when it
+/// has come, while that is still in the cache.
+class FillingSum final {
+ public:
+  FillingSum() noexcept : FillingSum(nullptr, 0) {}
+  FillingSum(const std::byte* data, std::size_t size_bytes) noexcept;
+  /// So many bytes are there now, and stay as they are.
+  void filled(std::size_t bytes) noexcept;
+  /// Of all of them: they are there.
+  [[nodiscard]] Checksum sum() noexcept;
+
+ private:
+  const std::byte* data_;
+  std::size_t size_bytes_;
+  std::size_t blocks_ = 0;  // of XXH3's, in `lanes_`
+  alignas(32) std::array<std::uint64_t, 8> lanes_;
+};
 
 /// How a copy stores.
 enum class Stores : std::uint8_t {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -48,6 +49,24 @@ TEST(Checksum, ACopysSumIsItsCopys) {
       }
     }
   }
+}
+
+TEST(Checksum, OfWhatComesInPiecesItIsThatOfTheWhole) {
+  const auto bytes = noise(100100, 3);
+  Rng rng(4);
+  for (const std::size_t size : sizes()) {
+    // What has not come yet is not looked at.
+    std::vector<std::byte> to(size + 1, std::byte{0x5a});
+    FillingSum filling(to.data(), size);
+    for (std::size_t there = 0; there < size;) {
+      const std::size_t more = std::min<std::size_t>(size - there, 1 + rng.below(5000));
+      std::memcpy(to.data() + there, bytes.data() + there, more);
+      filling.filled(there += more);
+    }
+    ASSERT_EQ(filling.sum(), XXH3_64bits(bytes.data(), size)) << size;
+  }
+  FillingSum at_once(bytes.data(), bytes.size());
+  EXPECT_EQ(at_once.sum(), XXH3_64bits(bytes.data(), bytes.size()));
 }
 
 TEST(Checksum, EveryFlippedBitIsSeen) {

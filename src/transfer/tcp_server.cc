@@ -41,6 +41,10 @@ class Connection final {
   bool greet();
   bool read_request();
   bool answer();
+  [[nodiscard]] bool names_a_slot(std::span<const BlockRef> granted,
+                                  std::uint32_t position) const noexcept {
+    return position < granted.size() && granted[position].slot < arena_.layout().slots;
+  }
   [[nodiscard]] wire::BlockAnswer look_at(std::span<const BlockRef> granted,
                                           std::uint32_t position) const;
 
@@ -105,7 +109,7 @@ bool Connection::read_request() {
 wire::BlockAnswer Connection::look_at(std::span<const BlockRef> granted,
                                       std::uint32_t position) const {
   wire::BlockAnswer answer;
-  if (position >= granted.size() || granted[position].slot >= arena_.layout().slots) {
+  if (!names_a_slot(granted, position)) {
     answer.status = BlockStatus::kOutOfRange;
     return answer;
   }
@@ -125,6 +129,9 @@ bool Connection::answer() {
   const ReadGuard guard(page_, arena_.table(), request_.grant, now());
   const auto granted = guard ? arena_.grants().blocks(request_.grant) : std::span<const BlockRef>();
   checksums_.clear();
+  for (std::uint32_t i = 0; i < request_.blocks; ++i) {
+    if (names_a_slot(granted, take_[i])) arena_.table().prefetch(granted[take_[i]].slot);
+  }
   for (std::uint32_t i = 0; i < request_.blocks; ++i) {
     answers_[i] = look_at(granted, take_[i]);
     if (!guard) answers_[i].status = BlockStatus::kRevoked;

@@ -9,8 +9,10 @@ namespace penstock::transfer {
 namespace {
 
 constexpr auto kConnectWithin = std::chrono::seconds(2);
-constexpr std::uint64_t kChunkBytes = 1 << 20;  // of a request
-constexpr std::size_t kRequestsMax = 4;         // under way on a connection: it never runs dry
+constexpr std::uint64_t kChunkBytes = 1 << 20;    // of a request
+constexpr std::size_t kRequestsMax = 4;           // under way on a connection: it never runs dry
+constexpr std::size_t kReceiveBytes = 256 << 10;  // of one call: still in the core's cache when
+                                                  // they are verified
 constexpr int kHangUpsMax = 10;
 constexpr auto kHangUpPause = std::chrono::milliseconds(5);
 constexpr int kFailuresMax = 2;  // connections that one chunk may see break
@@ -80,6 +82,12 @@ class TcpPath::Stream final {
   bool ask(const Chunk& chunk);
   bool take_answer(const Chunk& chunk);
   bool receive_blocks(const Chunk& chunk);
+  struct Part {
+    std::uint32_t of;    // place in `blocks_`
+    std::uint32_t part;  // of that block
+  };
+  [[nodiscard]] Part coming_part(const Chunk& chunk, std::size_t at) const;
+  void expect_part(const Chunk& chunk, std::size_t at);
   void verify_part(const Chunk& chunk, std::size_t at);
   void settle_block(const Chunk& chunk, std::uint32_t i);
   void finish(const Chunk& chunk);
@@ -96,6 +104,7 @@ class TcpPath::Stream final {
   std::vector<UnderWay> under_way_;    // oldest first, at most kRequestsMax
   std::vector<std::uint32_t> blocks_;  // of the answer being received: those it is about
   std::vector<std::uint32_t> coming_;  // of those, as places in `blocks_`: what the owner sends
+  FillingSum filling_;                 // of the part that is coming
   bool sums_match_ = true;             // of the block whose parts are coming
   std::vector<std::uint32_t> take_;
   std::vector<wire::BlockAnswer> answers_;
@@ -115,6 +124,9 @@ bool TcpPath::Stream::admit(const Chunk& chunk, std::uint32_t block) const {
 
 bool TcpPath::Stream::ask(const Chunk& chunk) {
   take_.clear();
+  for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
+    if (admit(chunk, block)) chunk.to().table().prefetch(chunk.pull().to[block]);
+  }
   for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
     if (!chunk.pending(block)) continue;
     if (!admit(chunk, block)) {
@@ -160,7 +172,7 @@ bool TcpPath::Stream::take_answer(const Chunk& chunk) {
   return coming_.empty() || receive_blocks(chunk);
 }
 
-/// Each part is verified as soon as it has come, while it is in the cache.
+/// What has come is verified at once, while it is in the cache.
 bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
   Arena& to = chunk.to();
   const std::size_t part_bytes = to.layout().part_bytes;
@@ -176,26 +188,41 @@ bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
   }
   std::size_t received = 0;
   std::size_t verified = 0;
+  expect_part(chunk, 0);
   while (!pieces_.left().empty()) {
-    const std::ptrdiff_t moved = receive_some(link_->socket(), pieces_);
+    const std::ptrdiff_t moved = receive_some(link_->socket(), pieces_, kReceiveBytes);
     if (moved < 0 || (moved == 0 && verdict(chunk) != BlockStatus::kPending)) return false;
     received += static_cast<std::size_t>(moved);
-    while (verified < parts && checksums_bytes + (verified + 1) * part_bytes <= received) {
-      verify_part(chunk, verified++);
+    while (verified < parts && received > checksums_bytes + verified * part_bytes) {
+      const std::size_t there = received - checksums_bytes - verified * part_bytes;
+      if (there < part_bytes) {
+        filling_.filled(there);
+        break;
+      }
+      verify_part(chunk, verified);
+      if (++verified < parts) expect_part(chunk, verified);
     }
   }
   return true;
 }
 
 /// `at` counts the parts of the blocks that come, in order.
-void TcpPath::Stream::verify_part(const Chunk& chunk, std::size_t at) {
+TcpPath::Stream::Part TcpPath::Stream::coming_part(const Chunk& chunk, std::size_t at) const {
   const std::size_t parts = chunk.last_part - chunk.first_part;
-  const std::uint32_t i = coming_[at / parts];
-  const std::uint32_t part = chunk.first_part + static_cast<std::uint32_t>(at % parts);
-  const std::uint32_t slot = chunk.pull().to[blocks_[i]];
-  Arena& to = chunk.to();
-  const Checksum sum = checksum(to.part(slot, part), to.layout().part_bytes);
-  to.table().set_checksum(slot, part, sum);
+  return {coming_[at / parts], chunk.first_part + static_cast<std::uint32_t>(at % parts)};
+}
+
+void TcpPath::Stream::expect_part(const Chunk& chunk, std::size_t at) {
+  const Part next = coming_part(chunk, at);
+  const Arena& to = chunk.to();
+  filling_ =
+      FillingSum(to.part(chunk.pull().to[blocks_[next.of]], next.part), to.layout().part_bytes);
+}
+
+void TcpPath::Stream::verify_part(const Chunk& chunk, std::size_t at) {
+  const auto [i, part] = coming_part(chunk, at);
+  const Checksum sum = filling_.sum();
+  chunk.to().table().set_checksum(chunk.pull().to[blocks_[i]], part, sum);
   sums_match_ = (part == chunk.first_part || sums_match_) && sum == checksums_[at];
   if (part + 1 == chunk.last_part) settle_block(chunk, i);
 }
