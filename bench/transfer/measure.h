@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
@@ -79,8 +80,9 @@ class Floor {
   Memory to_;
 };
 
-/// The same bytes through plain sockets; `summed`: and their checksums taken as they come. A floor
-/// for what verified data can reach over TCP.
-void sockets_row(std::uint32_t block, unsigned streams, bool summed);
+/// The same bytes through plain sockets. `mode`: "sockets" as they come; "tuned": with the
+/// library's send buffer; "summed", "tuned-summed": checksums taken of the bytes as they come,
+/// which verified data needs.
+void sockets_row(std::uint32_t block, unsigned streams, const std::string& mode);
 
 }  // namespace penstock::transfer::measure

@@ -94,7 +94,9 @@ double socket_round(const std::vector<int>& out, const std::byte* from,
 
 }  // namespace
 
-void sockets_row(std::uint32_t block, unsigned streams, bool summed) {
+void sockets_row(std::uint32_t block, unsigned streams, const std::string& mode) {
+  const bool summed = mode == "summed" || mode == "tuned-summed";
+  const bool tuned = mode == "tuned" || mode == "tuned-summed";
   Floor floor(block);
   double best = 0;
   for (const unsigned pieces : {1U, 16U, 64U}) {
@@ -117,6 +119,10 @@ void sockets_row(std::uint32_t block, unsigned streams, bool summed) {
       CHECK(connect(out.back(), reinterpret_cast<sockaddr*>(&address), size) == 0);
       const int one = 1;
       setsockopt(out.back(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+      if (tuned) {
+        const int bytes = 256 << 10;
+        setsockopt(out.back(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+      }
     }
     std::vector<double> rates;
     for (int round = 0; round <= kRounds; ++round) {
@@ -133,7 +139,7 @@ void sockets_row(std::uint32_t block, unsigned streams, bool summed) {
   fmt::print(
       "{{\"mode\": \"{}\", \"block\": {}, \"threads\": {}, \"GBps\": {:.3f}, "
       "\"ratio\": {:.3f}}}\n",
-      summed ? "summed" : "sockets", block, streams, best, best / floor.gb_per_s(5));
+      mode, block, streams, best, best / floor.gb_per_s(5));
 }
 
 }  // namespace penstock::transfer::measure

@@ -8,12 +8,15 @@
 #include <sys/time.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 
 namespace penstock::transfer {
 namespace {
 
-constexpr std::size_t kCallPiecesMax = 256;  // of one call; the system takes 1024
+constexpr std::size_t kCallPiecesMax = 256;      // of one call; the system takes 1024
+constexpr int kSendBytesWithinHost = 256 << 10;  // the system adds as much for its own
 
 struct Address {
   sockaddr_storage storage{};
@@ -43,6 +46,19 @@ void set_timeout(int socket, int option, std::chrono::milliseconds timeout) {
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(timeout).count();
   const timeval value{us / 1000000, us % 1000000};
   setsockopt(socket, SOL_SOCKET, option, &value, sizeof value);
+}
+
+/// No network is between the two ends of the connection.
+bool within_host(int socket) {
+  std::array<Address, 2> ends;
+  for (Address& end : ends) {
+    end.size = sizeof end.storage;
+    const auto ask = &end == ends.data() ? getsockname : getpeername;
+    if (ask(socket, reinterpret_cast<sockaddr*>(&end.storage), &end.size) != 0) return false;
+    // The port is at the same place for IPv4 and IPv6.
+    reinterpret_cast<sockaddr_in*>(&end.storage)->sin_port = 0;
+  }
+  return std::memcmp(&ends[0].storage, &ends[1].storage, sizeof ends[0].storage) == 0;
 }
 
 bool in_vain() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
@@ -80,6 +96,9 @@ Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
 void tune_tcp(int socket) {
   const int one = 1;
   setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (within_host(socket)) {
+    setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBytesWithinHost, sizeof kSendBytesWithinHost);
+  }
   set_timeout(socket, SO_RCVTIMEO, kTcpTick);
   set_timeout(socket, SO_SNDTIMEO, kTcpTick);
 }
