@@ -45,12 +45,13 @@ Layout layout_of(std::uint32_t block) {
 /// An owner of a whole pool in a process of its own, killed at the end.
 class Owner {
  public:
-  Owner(std::uint32_t block, bool foreign)
+  /// `kind`: kForeign stands for memory that others cannot map.
+  Owner(std::uint32_t block, MemoryKind kind)
       : path_("/tmp/penstock-bench-" + std::to_string(getpid())) {
     std::array<int, 2> ends{};
     CHECK_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
     pid_ = fork();
-    if (pid_ == 0) own(block, foreign, ends[1]);
+    if (pid_ == 0) own(block, kind, ends[1]);
     close(ends[1]);
     CHECK_EQ(read(ends[0], &port_, sizeof port_), static_cast<ssize_t>(sizeof port_));
     close(ends[0]);
@@ -77,11 +78,12 @@ class Owner {
   }
 
  private:
-  [[noreturn]] void own(std::uint32_t block, bool foreign, int ready) {
+  [[noreturn]] void own(std::uint32_t block, MemoryKind kind, int ready) {
     const Layout layout = layout_of(block);
+    const bool foreign = kind == MemoryKind::kForeign;
     Memory theirs = foreign ? pool(kPoolBytes) : Memory();
-    auto arena = foreign ? Arena::adopt(layout, {theirs.data(), kPoolBytes})
-                         : Arena::create(layout, MemoryKind::kShared);
+    auto arena =
+        foreign ? Arena::adopt(layout, {theirs.data(), kPoolBytes}) : Arena::create(layout, kind);
     CHECK(arena.has_value());
     write_pattern((*arena)->memory().data(), kPoolBytes);
     std::vector<BlockRef> refs;
@@ -139,7 +141,9 @@ void look_at(const Arena& to, const Wanted& wanted, std::uint32_t block) {
 }
 
 void pull_rows(const std::string& mode, std::uint32_t block, unsigned threads) {
-  Owner owner(block, mode == "cma");
+  Owner owner(block, mode == "cma"   ? MemoryKind::kForeign
+                     : mode == "tcp" ? MemoryKind::kPrivate
+                                     : MemoryKind::kShared);
   Floor floor(block);
   const auto to = Arena::create(layout_of(block), MemoryKind::kPrivate).value();
   CopyPool pool(threads);
@@ -273,7 +277,7 @@ void death_row(bool tcp) {
   const std::uint32_t block = 16384;
   const auto to = Arena::create(layout_of(block), MemoryKind::kPrivate).value();
   for (int round = 0; round < kRounds; ++round) {
-    Owner owner(block, false);
+    Owner owner(block, MemoryKind::kShared);
     CopyPool pool(1);
     const auto peer = Peer::connect(owner.address(tcp, 2), pool, kClock).value();
     Wanted wanted(layout_of(block).slots, 5);

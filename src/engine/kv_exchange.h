@@ -50,8 +50,9 @@ class KvExchange final {
   KvExchange(const KvExchange&) = delete;
   KvExchange& operator=(const KvExchange&) = delete;
 
-  /// Whether memory that is offered should be transfer::MemoryKind::kShared.
-  [[nodiscard]] bool shares_outside() const noexcept { return sharing_.outside(); }
+  /// Whether memory that is offered should be transfer::MemoryKind::kShared: others map it. For TCP
+  /// it need not be, and a system may have huge pages for private memory only.
+  [[nodiscard]] bool shares_memory() const noexcept { return !sharing_.socket_folder.empty(); }
 
   /// Whether anybody could come to what has been offered.
   [[nodiscard]] bool reachable(const KvTicket& offered) const noexcept {

@@ -52,7 +52,7 @@ BlockPool::Options PrefixCache::pool_options() {
   options.block_bytes = codec != nullptr ? codec->bytes_per_token() * block_tokens_ : 1;
   options.budget_bytes = codec != nullptr ? pool_bytes_ : 0;
   options.readable_by_others = exchange_ != nullptr;
-  options.mappable = exchange_ != nullptr && exchange_->shares_outside();
+  options.mappable = exchange_ != nullptr && exchange_->shares_memory();
   if (store_ != nullptr) {
     options.evicted = [this](const tiers::Key& key, std::span<const std::byte> bytes) {
       offer(key, bytes, tiers::Keep::kHeld);
