@@ -215,6 +215,11 @@ TcpPath::Stream::Part TcpPath::Stream::coming_part(const Chunk& chunk, std::size
 void TcpPath::Stream::expect_part(const Chunk& chunk, std::size_t at) {
   const Part next = coming_part(chunk, at);
   const Arena& to = chunk.to();
+  if (next.part == chunk.first_part) {  // what is needed when it has come
+    const std::uint32_t block = blocks_[next.of];
+    to.table().prefetch(chunk.pull().to[block]);
+    __builtin_prefetch(&chunk.pull().granted[chunk.pull().take[block]]);
+  }
   filling_ =
       FillingSum(to.part(chunk.pull().to[blocks_[next.of]], next.part), to.layout().part_bytes);
 }
