@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/check.h"
 #include "base/log.h"
 
 namespace penstock::serve {
@@ -76,14 +75,6 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   return given;
 }
 
-Generation::Choice& Generation::choice_of(RequestId leg) {
-  for (Choice& c : choices_) {
-    if (c.leg == leg) return c;
-  }
-  CHECK(false && "a leg without its choice");
-  std::unreachable();
-}
-
 void Generation::prefetch() const noexcept {
   const auto* bytes = reinterpret_cast<const char*>(this);
   for (std::size_t at = 0; at < sizeof *this; at += kLineBytes) __builtin_prefetch(bytes + at);
@@ -95,7 +86,9 @@ void Generation::prefetch_choices() const noexcept {
 }
 
 void Generation::take(engine::Output& output) {
-  Choice& choice = choice_of(output.request);
+  const auto found = std::ranges::find(choices_, output.request, &Choice::leg);
+  if (found == choices_.end()) return;  // an output before it gave the choice to another worker
+  Choice& choice = *found;
   if (choice.ended || error_) return;
   if (choice.answer) return prompt_ended(choice, output);
   note_progress(choice, output);

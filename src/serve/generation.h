@@ -101,7 +101,6 @@ class Generation final : public LiveRequest {
     std::string finish_reason;
   };
 
-  Choice& choice_of(RequestId leg);
   void note_progress(Choice& choice, const engine::Output& output);
   void note_admitted(Choice& choice, const engine::Usage& usage);
   void process(Choice& choice, engine::Output& output);
