@@ -446,10 +446,12 @@ void Dispatcher::compare(Assignment& made, const engine::Usage& usage, TimePoint
     worker.forecast.equal += reported == made.predicted_cached_tokens_ ? 1 : 0;
     worker.forecast.predicted_tokens += made.predicted_cached_tokens_;
     worker.forecast.reported_tokens += reported;
-    // What others computed or a store gave back since it was placed is in the picture by now.
+    // What others computed or a store gave back since it was placed is in the picture by now, and
+    // what was only expected of others (Router::taken) is not, if nothing came of it.
     std::uint32_t known = made.predicted_cached_tokens_;
-    if (reported > known) {
-      known = std::clamp(cached_now(made, usage.prompt_tokens, now), known, reported);
+    if (reported != known) {
+      known = std::clamp(cached_now(made, usage.prompt_tokens, now), std::min(known, reported),
+                         std::max(known, reported));
     }
     worker.cache->follower().compare(known, reported);
   }

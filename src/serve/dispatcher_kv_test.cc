@@ -200,6 +200,22 @@ TEST_F(DispatcherTest, OnlyWhatAWorkerTookIsExpectedThere) {
   EXPECT_EQ(expected(), 0U);
 }
 
+TEST_F(DispatcherTest, WhatWasOnlyExpectedAndNeverComputedIsNoDisagreement) {
+  make(1, {.predict_for = std::chrono::hours(1)});
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    const std::vector<Token> prompt = prompt_of(100, i);
+    Result<Assignment> cancelled = place(prompt);
+    cancelled->taken();
+    cancelled->release();
+    Result<Assignment> sibling = place(prompt);
+    EXPECT_EQ(dispatcher_->decisions().front().predicted_cached_tokens, 96U);
+    sibling->first_token({.prompt_tokens = 100});
+  }
+  const WorkerView worker = dispatcher_->view().workers[0];
+  EXPECT_EQ(worker.trust, fleet::Trust::kExact);
+  EXPECT_EQ(worker.forecast.equal, 0U);
+}
+
 TEST_F(DispatcherTest, AWholePromptHeldStillHasATokenToCompute) {
   make(2);
   const std::vector<Token> prompt = prompt_of(4 * kBlock, 1);
@@ -230,6 +246,15 @@ TEST_F(DispatcherTest, WhatIsStoredWhileRequestsWaitIsNoDisagreement) {
   EXPECT_EQ(worker.snapshots, 0U);
   EXPECT_EQ(worker.forecast.compared, 64U);
   EXPECT_EQ(worker.forecast.equal, 4U);  // of what was predicted
+}
+
+TEST_F(DispatcherTest, NotFindingWhatWasToldIsDisagreement) {
+  make(1, {.predict_for = std::chrono::hours(1)});
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    engines_[0]->hold(prompt_of(100, i));
+    place(prompt_of(100, i))->first_token({.prompt_tokens = 100});
+  }
+  EXPECT_EQ(dispatcher_->view().workers[0].trust, fleet::Trust::kDegraded);
 }
 
 TEST_F(DispatcherTest, FindingWhatWasNeverToldIsDisagreement) {
