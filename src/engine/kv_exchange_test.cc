@@ -136,6 +136,7 @@ TEST_F(KvExchangeTest, WhoSharesNothingOutsideReachesNobodyThere) {
   Owner inside(clock_, {});
   EXPECT_TRUE(inside.ticket.at.nowhere());
   EXPECT_EQ(pull(inside.exchange, inside.ticket, *to_), kBlocks);
+  EXPECT_EQ(pull(inside.exchange, inside.ticket, *to_, "two").error().code, Code::kUnprocessable);
   KvExchange reader(clock_, by_memory());
   EXPECT_EQ(pull(reader, inside.ticket, *to_).error().code, Code::kUnavailable);
 }
@@ -250,6 +251,7 @@ TEST_F(KvExchangeTest, AnAttemptThatEndsLateSaysNothingOfTheOneAfterIt) {
   // The attempt goes on; on a machine that stands still for seconds it may be over by itself.
   const auto last = ask(1, again);
   EXPECT_TRUE(last.has_value() || last.error().code != Code::kUnprocessable);
+  visitors.clear();  // whom nobody keeps waiting, the reader need not wait for
 }
 
 TEST_F(KvExchangeTest, AWorkerThatTakesNobodyInIsGivenUp) {
