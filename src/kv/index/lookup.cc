@@ -77,16 +77,18 @@ bool read_head(const Run& run, Head& head) {
 std::uint32_t load(const Entry& entry) { return entry; }
 std::uint32_t load(const std::atomic<Entry>& entry) { return entry.load(kRelaxed); }
 
-/// Writes the new depths of those that hold all `base` blocks so far and some of these `matched`.
-/// Whether anybody holds all of them.
-template <class Word>
-bool credit(const Word* held, std::uint32_t count, std::uint32_t base, std::uint32_t matched,
-            TierSet tiers, std::span<std::uint32_t> depths) {
-  bool anybody = false;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const Entry entry = load(held[i]);
+/// Who is credited, and with what: holders of all `base` blocks so far and of some of the next
+/// `matched`.
+struct Credit {
+  std::uint32_t base;
+  std::uint32_t matched;
+  TierSet tiers;
+  std::span<std::uint32_t> depths;
+  bool anybody = false;  // holds all of them
+
+  void one(Entry entry) {
     const Slot slot = entry >> 12;
-    if (slot >= depths.size()) continue;
+    if (slot >= depths.size()) return;
     const std::uint32_t now = depths[slot];
     const std::uint32_t reached = base + std::min(entry_depth(entry), matched);
     // A slot may be in several tiers here; before this run nobody was deeper than `base`.
@@ -94,8 +96,48 @@ bool credit(const Word* held, std::uint32_t count, std::uint32_t base, std::uint
     depths[slot] = counts ? std::max(now, reached) : now;
     anybody |= counts && reached == base + matched;
   }
-  return anybody;
-}
+
+#if defined(__SSE2__) && !defined(PENSTOCK_WORD_BY_WORD)
+  /// The same for four entries, if they are of four slots in a row and of one tier, as those of a
+  /// prefix that all workers hold are; else false, and nothing is done.
+  bool four(const void* entries) {
+    const __m128i all = _mm_loadu_si128(static_cast<const __m128i*>(entries));
+    const auto first = static_cast<std::uint32_t>(_mm_cvtsi128_si32(all));
+    const auto key = static_cast<int>(first >> 10);
+    const __m128i row = _mm_add_epi32(_mm_set1_epi32(key), _mm_setr_epi32(0, 4, 8, 12));
+    const __m128i in_row = _mm_cmpeq_epi32(_mm_srli_epi32(all, 10), row);
+    const Slot slot = first >> 12;
+    if (_mm_movemask_epi8(in_row) != 0xFFFF || slot + 4 > depths.size()) return false;
+    if ((tiers >> (key & 3) & 1) == 0) return true;
+    auto* out = reinterpret_cast<__m128i*>(depths.data() + slot);
+    const __m128i now = _mm_loadu_si128(out);
+    const __m128i held = _mm_add_epi32(_mm_and_si128(all, _mm_set1_epi32(1023)), _mm_set1_epi32(1));
+    const __m128i most = _mm_set1_epi32(static_cast<int>(matched));
+    const __m128i from = _mm_set1_epi32(static_cast<int>(base));
+    const __m128i reached = _mm_add_epi32(from, _mm_min_epi16(held, most));
+    const __m128i out_of_it = _mm_cmpgt_epi32(from, now);
+    const __m128i stays = _mm_or_si128(out_of_it, _mm_cmpgt_epi32(now, reached));
+    _mm_storeu_si128(out,
+                     _mm_or_si128(_mm_and_si128(stays, now), _mm_andnot_si128(stays, reached)));
+    const __m128i not_all = _mm_or_si128(out_of_it, _mm_cmpgt_epi32(most, held));
+    anybody |= _mm_movemask_epi8(not_all) != 0xFFFF;
+    return true;
+  }
+#else
+  static bool four(const void*) { return false; }
+#endif
+
+  template <class Word>
+  bool all(const Word* held, std::uint32_t count) {
+    std::uint32_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+      if (four(held + i)) continue;
+      for (std::uint32_t j = i; j < i + 4; ++j) one(load(held[j]));
+    }
+    for (; i < count; ++i) one(load(held[i]));
+    return anybody;
+  }
+};
 
 }  // namespace
 
@@ -165,15 +207,15 @@ struct Shard::Walker {
     const auto most =
         static_cast<std::uint32_t>(std::min<std::size_t>(head.length, locals.size() - base));
     const std::uint32_t matched = common_words(theirs, locals.data() + base, most);
+    Credit credit{.base = base, .matched = matched, .tiers = tiers, .depths = depths};
     if (head.list_class == 0) {
-      goes_on = credit(head.held.data(), std::min(head.count, Run::kInline), base, matched, tiers,
-                       depths);
+      goes_on = credit.all(head.held.data(), std::min(head.count, Run::kInline));
     } else {
       const std::atomic<Entry>* list = shard.lists_.words(head.held[0]);
       // Unchanged, this is the list that the head spoke of, as long as its count says.
       std::atomic_thread_fence(std::memory_order_acquire);
       if (list == nullptr || shard.runs_[id].version.load(kRelaxed) != head.version) return 0;
-      goes_on = credit(list, head.count, base, matched, tiers, depths);
+      goes_on = credit.all(list, head.count);
     }
     return matched;
   }
