@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <atomic>
-#include <bit>
 
 #include "base/check.h"
 
@@ -11,9 +10,6 @@ namespace penstock::kv::index {
 namespace {
 
 constexpr std::size_t kRegionBytes = kPieceBytes * kPiecesPerRegion;
-/// Taken pieces from which on a region is one large page. Before, only what is used is resident;
-/// later would cost more page faults.
-constexpr int kHugeFrom = kPiecesPerRegion / 2;
 
 /// Null when the system has no memory to give.
 std::byte* map_region() {
@@ -26,18 +22,11 @@ std::byte* map_region() {
   const std::size_t before = over == 0 ? 0 : kRegionBytes - over;
   if (before > 0) ::munmap(bytes, before);
   ::munmap(bytes + before + kRegionBytes, kRegionBytes - before);
-  return bytes + before;
-}
-
-/// Lookups touch a few random lines each: with small pages the TLB misses cost more than they do.
-/// Where the system cannot do it at once, it does so later or not at all.
-void make_huge(std::byte* region) {
 #ifdef MADV_HUGEPAGE
-  ::madvise(region, kRegionBytes, MADV_HUGEPAGE);
+  // Lookups touch a few random lines each: with small pages the TLB misses cost more than they do.
+  ::madvise(bytes + before, kRegionBytes, MADV_HUGEPAGE);
 #endif
-#ifdef MADV_COLLAPSE
-  ::madvise(region, kRegionBytes, MADV_COLLAPSE);
-#endif
+  return bytes + before;
 }
 
 }  // namespace
@@ -65,10 +54,6 @@ void* PagePool::take_from(Region& region, std::size_t pieces) {
   for (std::size_t at = 0; at + pieces <= kPiecesPerRegion; ++at) {
     if ((region.taken & (want << at)) != 0) continue;
     region.taken |= want << at;
-    if (!region.huge && std::popcount(region.taken) >= kHugeFrom) {
-      make_huge(region.base);
-      region.huge = true;
-    }
     return region.base + at * kPieceBytes;
   }
   return nullptr;
@@ -88,7 +73,7 @@ void* PagePool::take(std::size_t user, std::size_t pieces) {
   if (got == nullptr && regions_.size() * kPiecesPerRegion < pieces_max_) {
     std::byte* base = map_region();
     if (base == nullptr) return nullptr;
-    regions_.push_back({base, 0, false});
+    regions_.push_back({base, 0});
     got = take_from(regions_.back(), pieces);
   }
   if (got != nullptr) {

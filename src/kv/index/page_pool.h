@@ -10,11 +10,13 @@ namespace penstock::kv::index {
 /// Memory is handed out in pieces of this many bytes, aligned to it.
 constexpr std::size_t kPieceBytes = 64 * 1024;
 constexpr std::size_t kPiecesPerRegion = 32;
+/// What writers change lies on other cache lines than what every reader and writer looks up first.
+constexpr std::size_t kCacheLineBytes = 64;
 
 /// All memory of one prefix index that grows. Holds at most `budget_bytes`, by construction: a take
-/// that would go beyond it fails. Pieces come from regions of 2 MiB, each one large page once half
-/// of it is taken, which stay mapped until the pool ends, so that a reader that follows a stale
-/// handle reads stale bytes and never faults. Thread: any.
+/// that would go beyond it fails. Pieces come from regions of 2 MiB (one large page each), which
+/// stay mapped until the pool ends, so that a reader that follows a stale handle reads stale bytes
+/// and never faults. Thread: any.
 ///
 /// Each user (shard) is entitled to a quarter of an even share: others cannot take what it has not
 /// used of that.
@@ -36,7 +38,6 @@ class PagePool {
   struct Region {
     std::byte* base;
     std::uint32_t taken;  // a bit a piece
-    bool huge;            // made one large page: so much was taken once
   };
 
   static void* take_from(Region& region, std::size_t pieces);
