@@ -36,10 +36,12 @@ namespace {
 class Writing {
  public:
   explicit Writing(index::Shard& shard) : shard_(shard) {
-    for (unsigned i = 0; shard.impatient_readers.load(kRelaxed) > 0 && i < kStandBackMax; ++i) {
-      std::this_thread::yield();
-    }
     shard_.lock.lock();
+    for (unsigned i = 0; shard.impatient_readers.load(kRelaxed) > 0 && i < kStandBackMax; ++i) {
+      shard_.lock.unlock();
+      std::this_thread::yield();
+      shard_.lock.lock();
+    }
   }
   ~Writing() { shard_.lock.unlock(); }
   Writing(const Writing&) = delete;
@@ -88,8 +90,25 @@ std::size_t PrefixIndex::root_shard(std::uint64_t local) const {
   return (mixed * options_.shards) >> 32;
 }
 
-std::atomic<std::uint8_t>& PrefixIndex::hint(std::uint64_t alias) const {
-  return hints_[(alias * kMix) >> 48];
+/// The shard in which the slot's block of this name probably is.
+std::size_t PrefixIndex::hint(Slot slot, std::uint64_t alias) const {
+  const SlotState& state = states_[slot];
+  if (state.last_alias.load(kRelaxed) == alias) return state.last_shard.load(kRelaxed);
+  return hints_[(alias * kMix) >> 48].load(kRelaxed);
+}
+
+void PrefixIndex::set_hint(std::uint64_t alias, std::size_t shard) const {
+  std::atomic<std::uint8_t>& hint = hints_[(alias * kMix) >> 48];
+  if (hint.load(kRelaxed) != shard) hint.store(static_cast<std::uint8_t>(shard), kRelaxed);
+}
+
+void PrefixIndex::set_last(Slot slot, std::optional<std::uint64_t> parent, std::uint64_t alias,
+                           std::size_t shard) {
+  SlotState& state = states_[slot];
+  const std::uint64_t before = state.last_alias.load(kRelaxed);
+  if (parent != before) set_hint(before, state.last_shard.load(kRelaxed));
+  state.last_alias.store(alias, kRelaxed);
+  state.last_shard.store(static_cast<std::uint8_t>(shard), kRelaxed);
 }
 
 void PrefixIndex::advance(Slot slot, Position at) {
@@ -110,11 +129,11 @@ bool PrefixIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> pare
     const std::size_t number = root_shard(blocks[0].local);
     const Writing writing(*shards_[number]);
     shards_[number]->store(slot, in_tier, index::kRoot, blocks);
-    hint(blocks.back().alias).store(static_cast<std::uint8_t>(number), kRelaxed);
+    set_last(slot, parent, blocks.back().alias, number);
     advance(slot, at);
     return true;
   }
-  const std::size_t first = hint(*parent).load(kRelaxed);
+  const std::size_t first = hint(slot, *parent);
   for (std::size_t step = 0; step < shards_.size(); ++step) {
     const std::size_t number = first ^ step;  // a power of two of them: each comes up once
     index::Shard& shard = *shards_[number];
@@ -122,10 +141,8 @@ bool PrefixIndex::stored(Slot slot, Tier tier, std::optional<std::uint64_t> pare
     const index::BlockId block = shard.find(slot, *parent);
     if (block == index::kNone) continue;
     shard.store(slot, in_tier, block, blocks);
-    if (step > 0) hint(*parent).store(static_cast<std::uint8_t>(number), kRelaxed);
-    if (!blocks.empty()) {
-      hint(blocks.back().alias).store(static_cast<std::uint8_t>(number), kRelaxed);
-    }
+    if (step > 0) set_hint(*parent, number);
+    if (!blocks.empty()) set_last(slot, parent, blocks.back().alias, number);
     advance(slot, at);
     return true;
   }
@@ -138,7 +155,7 @@ void PrefixIndex::removed(Slot slot, Tier tier, std::span<const std::uint64_t> a
                           Position at) {
   if (!accept(slot)) return;
   while (!aliases.empty()) {
-    const std::size_t first = hint(aliases[0]).load(kRelaxed);
+    const std::size_t first = hint(slot, aliases[0]);
     std::size_t done = 0;
     for (std::size_t step = 0; step < shards_.size() && done == 0; ++step) {
       index::Shard& shard = *shards_[first ^ step];

@@ -142,7 +142,10 @@ class PrefixIndex {
 
   bool accept(Slot slot);
   [[nodiscard]] std::size_t root_shard(std::uint64_t local) const;
-  [[nodiscard]] std::atomic<std::uint8_t>& hint(std::uint64_t alias) const;
+  [[nodiscard]] std::size_t hint(Slot slot, std::uint64_t alias) const;
+  void set_hint(std::uint64_t alias, std::size_t shard) const;
+  void set_last(Slot slot, std::optional<std::uint64_t> parent, std::uint64_t alias,
+                std::size_t shard);
   void advance(Slot slot, Position at);
 
   const Options options_;
@@ -154,7 +157,9 @@ class PrefixIndex {
   std::unique_ptr<Shed> shed_;
   std::unique_ptr<index::PagePool> pool_;
   std::vector<std::unique_ptr<index::Shard>> shards_;
-  /// The shard where an alias was last seen; wrong at worst, then all are asked.
+  /// The shard where an alias was last seen; wrong at worst, then all are asked. Of a chain that a
+  /// slot's events let grow only the last block is here, once the slot goes on elsewhere: so events
+  /// of several writers rarely meet in this table, and it remembers longer.
   std::unique_ptr<std::atomic<std::uint8_t>[]> hints_;
 };
 

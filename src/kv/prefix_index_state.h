@@ -9,10 +9,13 @@
 namespace penstock::kv {
 
 /// What the index keeps of a slot beside its blocks.
-struct PrefixIndex::SlotState {
+struct alignas(index::kCacheLineBytes) PrefixIndex::SlotState {
   std::atomic<std::uint64_t> epoch = 0;
   std::atomic<std::uint64_t> sequence = 0;
   std::atomic<std::uint64_t> shed = 0;
+  /// The block that the slot stored last, and where: the next one mostly follows it.
+  std::atomic<std::uint64_t> last_alias = 0;
+  std::atomic<std::uint8_t> last_shard = 0;
 };
 
 struct PrefixIndex::Shed final : index::ShedSink {

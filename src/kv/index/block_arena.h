@@ -19,7 +19,7 @@ using BlockId = std::uint32_t;
 /// a chunk that is free as a whole goes back to the pool.
 ///
 /// One writer at a time; local hashes may be read by anyone at any time (and may then be stale).
-class BlockArena {
+class alignas(kCacheLineBytes) BlockArena {
  public:
   static constexpr std::uint32_t kGranule = 8;
   static constexpr std::uint32_t kChunkShift = 12;
@@ -78,7 +78,7 @@ class BlockArena {
   const std::size_t user_;
   const std::uint32_t chunks_max_;
   std::unique_ptr<std::atomic<std::byte*>[]> chunks_;
-  std::uint32_t chunks_end_ = 0;  // no chunk was ever at or after this
+  alignas(kCacheLineBytes) std::uint32_t chunks_end_ = 0;  // no chunk was ever at or after this
   std::array<BlockId, kBins> bins_;
   std::uint64_t bins_filled_ = 0;  // a bit a bin
 };

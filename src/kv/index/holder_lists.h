@@ -13,7 +13,7 @@ namespace penstock::kv::index {
 /// Lists of 32-bit words for the runs that more hold than fit into a run's head. A list has
 /// 2^size_class words. One writer at a time; words may be read by anyone at any time (and may then
 /// be stale: memory that held a list is only ever given to another user of the same pool).
-class HolderLists {
+class alignas(kCacheLineBytes) HolderLists {
  public:
   static constexpr std::uint32_t kClassMin = 4;
   static constexpr std::uint32_t kClassMax = 19;  // half a million holders of one run
@@ -45,8 +45,8 @@ class HolderLists {
   const std::size_t user_;
   const std::uint32_t pieces_max_;
   std::unique_ptr<std::atomic<std::atomic<std::uint32_t>*>[]> pieces_;
-  std::array<std::uint32_t, kClassMax + 1>
-      free_;  // first of each class; a free list's word 0: next
+  /// The first of each class; a free list's word 0 is the next.
+  alignas(kCacheLineBytes) std::array<std::uint32_t, kClassMax + 1> free_;
 };
 
 }  // namespace penstock::kv::index

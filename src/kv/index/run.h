@@ -98,7 +98,7 @@ class RunChange {
 
 /// All runs of a shard by number. Memory of runs is never used for anything else, so a reader may
 /// look at any run at any time.
-class RunTable {
+class alignas(kCacheLineBytes) RunTable {
  public:
   static constexpr std::uint32_t kRunsPerPiece = 960;  // and four bytes more for each
 
@@ -131,7 +131,7 @@ class RunTable {
   const std::size_t user_;
   const std::uint32_t pieces_max_;
   std::unique_ptr<std::atomic<Run*>[]> pieces_;
-  std::uint32_t end_ = 0;
+  alignas(kCacheLineBytes) std::uint32_t end_ = 0;
   std::uint32_t first_free_ = kNone;
   std::uint32_t in_use_ = 0;
 };

@@ -91,7 +91,6 @@ bool SegmentTable::insert(std::uint32_t tag, std::uint32_t value) {
     s = segment_of(tag);
   }
   place(*s, std::uint64_t{tag} << 32 | (std::uint64_t{value} + 1));
-  ++size_;
   return true;
 }
 
@@ -120,8 +119,19 @@ bool SegmentTable::erase(std::uint32_t tag, std::uint32_t value) {
   s->slots[hole].store(0, std::memory_order_relaxed);
   s->version.store(s->version.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   --s->count;
-  --size_;
   return true;
+}
+
+std::uint64_t SegmentTable::size() const {
+  const Directory* directory = directory_.load(std::memory_order_relaxed);
+  if (directory == nullptr) return 0;
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < std::size_t{1} << directory->depth;) {
+    const Segment& s = *directory->entries[i].load(std::memory_order_relaxed);
+    sum += s.count;
+    i += std::size_t{1} << (directory->depth - s.depth);
+  }
+  return sum;
 }
 
 }  // namespace penstock::kv::index

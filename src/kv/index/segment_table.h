@@ -19,7 +19,7 @@ constexpr std::uint32_t kNone = 0xFFFFFFFF;
 /// One writer at a time (the caller's lock). `read` may run at any time on any thread: what it
 /// finds must be checked by the caller (it may be stale), what it does not find was not there at
 /// one moment during the call.
-class SegmentTable {
+class alignas(kCacheLineBytes) SegmentTable {
  public:
   static constexpr std::uint32_t kSlots = kPieceBytes / 8 - 8;  // of a segment; 8 words of head
 
@@ -32,7 +32,8 @@ class SegmentTable {
   bool insert(std::uint32_t tag, std::uint32_t value);
   /// Takes one such entry out; false if there is none.
   bool erase(std::uint32_t tag, std::uint32_t value);
-  [[nodiscard]] std::uint64_t size() const { return size_; }
+  /// O(segments); for the writer.
+  [[nodiscard]] std::uint64_t size() const;
 
   void prefetch(std::uint32_t tag) const {
     if (const Segment* s = segment_of(tag)) __builtin_prefetch(&s->slots[home(tag)], 1);
@@ -123,9 +124,8 @@ class SegmentTable {
   std::atomic<Directory*> directory_ = nullptr;
   // All that ever were: readers may still look into an old one. They double, so the old ones weigh
   // no more than the last.
-  std::vector<std::unique_ptr<Directory>> directories_;
+  alignas(kCacheLineBytes) std::vector<std::unique_ptr<Directory>> directories_;
   std::uint64_t segments_ = 0;
-  std::uint64_t size_ = 0;
 };
 
 }  // namespace penstock::kv::index

@@ -52,7 +52,7 @@ struct ShedSink {
 /// One writer at a time, which holds `lock`; readers (`match`) take none. A reader copies each
 /// run's head under the run's version, walks down, and looks at the end whether all versions it saw
 /// still stand; if not it begins anew. So its answer was true at one moment during the call.
-class alignas(128) Shard {
+class alignas(2 * kCacheLineBytes) Shard {
  public:
   struct Setup {
     PagePool& pool;
@@ -66,6 +66,8 @@ class alignas(128) Shard {
   Shard& operator=(const Shard&) = delete;
 
   WriterLock lock;
+  /// A reader that was turned away often asks writers to stand back for a moment.
+  std::atomic<std::uint32_t> impatient_readers = 0;
 
   // For the writer.
 
@@ -116,8 +118,6 @@ class alignas(128) Shard {
   /// False when the tree changed under way: `depths` must be zeroed and the call repeated.
   [[nodiscard]] bool match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths,
                            TierSet tiers) const;
-  /// A reader that was turned away often asks writers to stand back for a moment.
-  std::atomic<std::uint32_t> impatient_readers = 0;
 
   static constexpr std::uint32_t kNamed = 1U << 28;  // in an owner word: the block has an alias
   static constexpr std::uint32_t kRunMask = kNamed - 1;
@@ -203,8 +203,13 @@ class alignas(128) Shard {
   void remember(std::uint32_t id, Slot slot);
   void forget(std::uint32_t id, Slot slot);
 
-  PagePool& pool_;
-  ShedSink& shed_;
+  // On the lock's cache line: a writer on another core gets with it what each event changes.
+  std::uint32_t event_ = 0;
+  std::uint32_t pinned_ = kNone;  // the run that the event under way stands on: it stays
+  ShardCounters counters_;
+  std::uint32_t clock_hand_ = 0;
+
+  alignas(kCacheLineBytes) ShedSink& shed_;
   const std::uint64_t seed_;
   const std::size_t predictions_max_;
   BlockArena blocks_;
@@ -213,11 +218,7 @@ class alignas(128) Shard {
   SegmentTable edges_;    // (parent block, local hash of the child's first) -> run
   SegmentTable aliases_;  // name -> block
   SegmentTable columns_;  // (run, slot) -> column
-  ShardCounters counters_;
-  std::uint32_t clock_hand_ = 0;
-  std::uint32_t event_ = 0;
-  std::uint32_t pinned_ = kNone;  // the run that the event under way stands on: it stays
-  TimePoint expires_;             // of the prediction being stored
+  TimePoint expires_;     // of the prediction being stored
   std::unordered_map<std::uint64_t, TimePoint> predictions_;  // run << 32 | slot
 };
 
