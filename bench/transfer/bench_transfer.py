@@ -25,8 +25,8 @@ from servers import ROOT, machine, say, span, table
 
 ROWS = os.environ.get('PENSTOCK_TRANSFER_ROWS') or os.path.join(ROOT, 'build', 'transfer_rows')
 SIZES = {4096: '4 KiB', 16384: '16 KiB', 65536: '64 KiB', 1048576: '1 MiB'}
-# At least this much of memcpy; for TCP, of the best plain-socket floor of two streams. The same with
-# checksums (summed) is what verified data can reach there.
+# At least this much of memcpy; for TCP, of the best plain-socket floor of two streams. The same
+# with checksums (summed) is what verified data can reach there.
 MARKS = {('shared', 4096): 0.60, ('shared', 16384): 0.70, ('shared', 65536): 0.80,
          ('shared', 1048576): 0.90}
 TCP_MARK = 0.90

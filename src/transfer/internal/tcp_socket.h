@@ -19,8 +19,8 @@ Result<Fd> listen_tcp(const std::string& host, std::uint16_t port);
 /// kUnavailable: nobody listens there; kDeadlineExceeded: no answer.
 Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
                        std::chrono::milliseconds timeout);
-/// Sends small messages at once, and wakes up every kTcpTick. Of a connection within this host little
-/// waits to be received, so that it is still in a cache then.
+/// Sends small messages at once, and wakes up every kTcpTick. Of a connection within this host
+/// little waits to be received, so that it is still in a cache then.
 void tune_tcp(int socket);
 
 /// Moves all pieces; asks `stop()` whenever it has waited a tick in vain. False: stopped, or the
