@@ -53,7 +53,7 @@ class Service(servers.Server):
         """(token ids of the answer, prompt tokens cached)"""
         answer = json.loads(self.request('POST', '/v1/completions', json.dumps({
             'model': 'm', 'prompt': prompt, 'temperature': 0, 'max_tokens': ANSWER_TOKENS,
-            'return_token_ids': True})))
+            'ignore_eos': True, 'return_token_ids': True})))
         return (answer['choices'][0]['token_ids'],
                 answer['usage']['prompt_tokens_details']['cached_tokens'])
 
