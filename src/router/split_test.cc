@@ -98,6 +98,7 @@ TEST_F(SplitTest, WorkersForBothSplitAmongEachOtherAndOneAloneNever) {
   fleet({Role::kBoth});
   report(0, 6);
   EXPECT_EQ(place(4000).stage, Stage::kWhole);
+  EXPECT_EQ(why_.rows().size(), 1U);  // nothing else was thought of
   const Slot other = *ledger_->add(fleet::WorkerState::kReady, Role::kBoth);
   ledger_->set_cost(other, {.prefill_token_ms = 1, .decode_base_ms = 20, .pass_tokens_max = 512});
   const Placement placed = place(4000);  // the idle one takes it whole
@@ -201,6 +202,17 @@ TEST_F(SplitTest, KvThatDoesNotComeThroughIsNotReckonedWith) {
     router_->forget(1);  // that slot has another worker now
     EXPECT_EQ(place(4000).worker, 1U) << policy;
   }
+}
+
+TEST_F(SplitTest, NoPromptIsComputedForAnAnswerThatItsKvDoesNotReach) {
+  fleet({Role::kPrefill, Role::kDecode, Role::kDecode});
+  report(1, 6);
+  report(2, 6, 60'000);  // answered there, it would be late
+  EXPECT_EQ(place(4000).stage, Stage::kPrefill);
+  for (std::uint32_t i = 0; i < HandOvers::kMissesMax; ++i) {
+    router_->handed_over(0, 1, false, TimePoint(i * HandOvers::kMoment));
+  }
+  EXPECT_EQ(place(4000).stage, Stage::kWhole);
 }
 
 TEST_F(SplitTest, ARoleThatChangesCountsAtOnce) {
