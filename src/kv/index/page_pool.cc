@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::size_t kRegionBytes = kPieceBytes * kPiecesPerRegion;
 
-/// Null when the system has no memory to give.
-std::byte* map_region() {
+/// Null when the system has no memory to give. `huge`: as one large page, where there are any.
+std::byte* map_region(bool huge) {
   // Twice the size, so that an aligned region lies within; the rest is unmapped again.
   void* raw = ::mmap(nullptr, 2 * kRegionBytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -24,7 +24,7 @@ std::byte* map_region() {
   ::munmap(bytes + before + kRegionBytes, kRegionBytes - before);
 #ifdef MADV_HUGEPAGE
   // Lookups touch a few random lines each: with small pages the TLB misses cost more than they do.
-  ::madvise(bytes + before, kRegionBytes, MADV_HUGEPAGE);
+  if (huge) ::madvise(bytes + before, kRegionBytes, MADV_HUGEPAGE);
 #endif
   return bytes + before;
 }
@@ -71,7 +71,7 @@ void* PagePool::take(std::size_t user, std::size_t pieces) {
   // Adjacent pieces may be missing though single ones are left: then the take fails, as the pool
   // must not map more than its budget (rounded up to a region).
   if (got == nullptr && regions_.size() * kPiecesPerRegion < pieces_max_) {
-    std::byte* base = map_region();
+    std::byte* base = map_region(!regions_.empty());
     if (base == nullptr) return nullptr;
     regions_.push_back({base, 0});
     got = take_from(regions_.back(), pieces);

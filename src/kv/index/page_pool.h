@@ -14,9 +14,10 @@ constexpr std::size_t kPiecesPerRegion = 32;
 constexpr std::size_t kCacheLineBytes = 64;
 
 /// All memory of one prefix index that grows. Holds at most `budget_bytes`, by construction: a take
-/// that would go beyond it fails. Pieces come from regions of 2 MiB (one large page each), which
-/// stay mapped until the pool ends, so that a reader that follows a stale handle reads stale bytes
-/// and never faults. Thread: any.
+/// that would go beyond it fails. Pieces come from regions of 2 MiB, each one large page but for
+/// the first (what needs no more than that takes no more than it needs). They stay mapped until the
+/// pool ends, so that a reader that follows a stale handle reads stale bytes and never faults.
+/// Thread: any.
 ///
 /// Each user (shard) is entitled to a quarter of an even share: others cannot take what it has not
 /// used of that.
