@@ -46,7 +46,7 @@ struct ServeFlags {
   double kv_lease_s = 30;
   std::string labels;
   std::uint64_t index_mib = 256;
-  double predict_ms = 1000;
+  double predict_ms = 0;
   serve::DispatchOptions dispatch;
   serve::RemoteWorkersOptions remote;
   double worker_heartbeat_s = 1;
@@ -123,8 +123,8 @@ void declare(Command& command, ServeFlags& f) {
       .range(1, 1 << 20);
   command
       .add("--predict-ms", f.predict_ms,
-           "A prompt counts as cached at the worker that took it for so long, until that says so "
-           "itself, ms; 0: it does not")
+           "A prompt counts as cached at the worker that took it for so long, whatever its events "
+           "say, ms; for families of requests with a new prefix in common; 0: it does not")
       .range(0.0, 1e6);
 
   command.add(

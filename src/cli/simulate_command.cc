@@ -149,8 +149,8 @@ void declare_fleet(Command& command, SimulateFlags& f) {
       .range(0.0, 1e6);
   command
       .add("--predict-ms", f.predict_ms,
-           "A prompt counts as cached where it was sent for so long, until the worker's events say "
-           "so, ms; 0: it does not")
+           "A prompt counts as cached at the worker that took it for so long, whatever its events "
+           "say, ms; for families of requests with a new prefix in common; 0: it does not")
       .range(0.0, 1e6);
 }
 
