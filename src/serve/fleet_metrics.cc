@@ -2,22 +2,13 @@
 
 #include <array>
 
-#include "serve/internal/counted_elsewhere.h"
+#include "serve/internal/metric_families.h"
 
 namespace penstock::serve {
 namespace {
 
 constexpr std::array kStates = {fleet::WorkerState::kStarting, fleet::WorkerState::kReady,
                                 fleet::WorkerState::kDraining, fleet::WorkerState::kSuspect};
-
-prometheus::Family<prometheus::Counter>& counter(prometheus::Registry& registry, const char* name,
-                                                 const char* help) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
-}
-prometheus::Family<prometheus::Gauge>& gauge(prometheus::Registry& registry, const char* name,
-                                             const char* help) {
-  return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
-}
 
 prometheus::Labels state_label(const std::string& worker, fleet::WorkerState state) {
   return {{"worker", worker}, {"state", std::string(to_string(state))}};
@@ -31,28 +22,28 @@ prometheus::Labels reason_label(const std::string& worker, std::size_t index) {
 }  // namespace
 
 FleetMetrics::FleetMetrics(prometheus::Registry& registry)
-    : state_(gauge(registry, "penstock_worker_state", "1: the state that the worker is in")),
-      suspected_(counter(registry, "penstock_worker_suspected_total",
-                         "Times that it became suspect, by reason")),
-      doubts_(counter(registry, "penstock_cache_doubts_total",
-                      "Times that the picture of its cache became degraded, by reason")),
-      gaps_(counter(registry, "penstock_cache_gaps_total",
-                    "Times that events of its cache were gone before they were read")),
-      snapshots_(counter(registry, "penstock_cache_snapshots_total",
-                         "Times that all it holds was read anew")),
-      orphans_(counter(registry, "penstock_cache_orphans_total",
-                       "Events of blocks that follow blocks which the picture lacks")),
-      reports_stale_(counter(registry, "penstock_router_reports_stale_total",
-                             "Load reports that came after newer ones, and were dropped")
+    : state_(gauges(registry, "penstock_worker_state", "1: the state that the worker is in")),
+      suspected_(counters(registry, "penstock_worker_suspected_total",
+                          "Times that it became suspect, by reason")),
+      doubts_(counters(registry, "penstock_cache_doubts_total",
+                       "Times that the picture of its cache became degraded, by reason")),
+      gaps_(counters(registry, "penstock_cache_gaps_total",
+                     "Times that events of its cache were gone before they were read")),
+      snapshots_(counters(registry, "penstock_cache_snapshots_total",
+                          "Times that all it holds was read anew")),
+      orphans_(counters(registry, "penstock_cache_orphans_total",
+                        "Events of blocks that follow blocks which the picture lacks")),
+      reports_stale_(counters(registry, "penstock_router_reports_stale_total",
+                              "Load reports that came after newer ones, and were dropped")
                          .Add({})),
-      index_bytes_max_(gauge(registry, "penstock_index_bytes_max",
-                             "What the prefix index may take (--index-mib)")
+      index_bytes_max_(gauges(registry, "penstock_index_bytes_max",
+                              "What the prefix index may take (--index-mib)")
                            .Add({})),
-      index_shed_(counter(registry, "penstock_index_shed_blocks_total",
-                          "Blocks of workers that the full prefix index dropped for newer ones")
+      index_shed_(counters(registry, "penstock_index_shed_blocks_total",
+                           "Blocks of workers that the full prefix index dropped for newer ones")
                       .Add({})),
-      index_refused_(counter(registry, "penstock_index_refused_blocks_total",
-                             "Blocks of workers that found no room in the prefix index")
+      index_refused_(counters(registry, "penstock_index_refused_blocks_total",
+                              "Blocks of workers that found no room in the prefix index")
                          .Add({})) {}
 
 void FleetMetrics::set(const DispatcherView& view) {
@@ -81,9 +72,6 @@ void FleetMetrics::set(const DispatcherView& view) {
 }
 
 void FleetMetrics::forget(const std::string& worker) {
-  const auto remove = [](auto& family, const prometheus::Labels& labels) {
-    family.Remove(&family.Add(labels));
-  };
   for (const fleet::WorkerState state : kStates) remove(state_, state_label(worker, state));
   for (std::size_t i = 0; i < fleet::kSuspicions; ++i) {
     remove(suspected_, reason_label<fleet::Suspicion>(worker, i));

@@ -18,7 +18,7 @@
 #include "base/version.h"
 #include "serve/dispatcher.h"
 #include "serve/fleet_metrics.h"
-#include "serve/internal/counted_elsewhere.h"
+#include "serve/internal/metric_families.h"
 #include "serve/tier_metrics.h"
 
 namespace penstock::serve {
@@ -47,10 +47,6 @@ struct Metrics::Families {
   std::map<kv::Slot, std::string> lives;  // that are shown, under their numbers
   std::set<std::string_view> rules;
 
-  template <class Family>
-  static void remove(prometheus::Family<Family>& family, const prometheus::Labels& labels) {
-    family.Remove(&family.Add(labels));
-  }
   /// A number may be another worker's now, which counts from nothing.
   void forget_gone(const std::vector<WorkerView>& workers) {
     std::map<kv::Slot, std::string> now;
@@ -87,15 +83,11 @@ struct Metrics::Families {
             {"reason", std::string(to_string(static_cast<engine::FetchMiss>(miss)))}};
   }
 
-  template <class Family>
-  prometheus::Family<Family>& add(prometheus::Family<Family>& family) {
-    return family;
-  }
   prometheus::Family<prometheus::Counter>& counter(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+    return counters(registry, name, help);
   }
   prometheus::Family<prometheus::Gauge>& gauge(const char* name, const char* help) {
-    return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+    return gauges(registry, name, help);
   }
   prometheus::Histogram& histogram(const char* name, const char* help, double low, double high) {
     return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(

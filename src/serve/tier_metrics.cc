@@ -3,21 +3,9 @@
 #include <string_view>
 #include <type_traits>
 
-#include "serve/internal/counted_elsewhere.h"
+#include "serve/internal/metric_families.h"
 
 namespace penstock::serve {
-namespace {
-
-prometheus::Family<prometheus::Counter>& counters(prometheus::Registry& registry, const char* name,
-                                                  const char* help) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
-}
-prometheus::Family<prometheus::Gauge>& gauges(prometheus::Registry& registry, const char* name,
-                                              const char* help) {
-  return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
-}
-
-}  // namespace
 
 TierMetrics::TierMetrics(prometheus::Registry& registry)
     : blocks_(gauges(registry, "penstock_kv_tier_blocks",
@@ -86,9 +74,8 @@ void TierMetrics::set(const tiers::Stats& stats, const std::string& worker) {
 }
 
 void TierMetrics::forget(const std::string& worker) {
-  each({}, worker, [](auto& family, const prometheus::Labels& labels, double) {
-    family.Remove(&family.Add(labels));
-  });
+  each({}, worker,
+       [](auto& family, const prometheus::Labels& labels, double) { remove(family, labels); });
 }
 
 }  // namespace penstock::serve
