@@ -78,8 +78,8 @@ struct Placement {
 /// fleet.
 class Router final {
  public:
-  /// `predict_for` > 0: a worker that has taken a prompt counts as holding it for so long, until
-  /// its events say so themselves.
+  /// `predict_for` > 0: a worker that has taken a prompt counts as holding it for so long, whatever
+  /// its events say.
   Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
          std::uint64_t seed, Nanos predict_for = Nanos::zero());
 
