@@ -3,13 +3,14 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/cache_line.h"
 #include "kv/index/shard.h"
 #include "kv/prefix_index.h"
 
 namespace penstock::kv {
 
 /// What the index keeps of a slot beside its blocks.
-struct alignas(index::kCacheLineBytes) PrefixIndex::SlotState {
+struct alignas(kCacheLineBytes) PrefixIndex::SlotState {
   std::atomic<std::uint64_t> epoch = 0;
   std::atomic<std::uint64_t> sequence = 0;
   std::atomic<std::uint64_t> shed = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/cache_line.h"
 #include "base/log.h"
 
 namespace penstock::serve {
@@ -14,7 +15,10 @@ std::string_view endpoint(Generation::Kind kind) {
   return kind == Generation::Kind::kChat ? "chat_completions" : "completions";
 }
 
-constexpr std::size_t kLineBytes = 64;  // of the CPU's caches
+void prefetch_bytes(const void* from, std::size_t size_bytes) noexcept {
+  const auto* bytes = static_cast<const char*>(from);
+  for (std::size_t at = 0; at < size_bytes; at += kCacheLineBytes) __builtin_prefetch(bytes + at);
+}
 
 /// Of an output that waits to be shown, with what it points to.
 std::size_t bytes_of(const engine::Output& output) {
@@ -75,14 +79,9 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   return given;
 }
 
-void Generation::prefetch() const noexcept {
-  const auto* bytes = reinterpret_cast<const char*>(this);
-  for (std::size_t at = 0; at < sizeof *this; at += kLineBytes) __builtin_prefetch(bytes + at);
-}
-
+void Generation::prefetch() const noexcept { prefetch_bytes(this, sizeof *this); }
 void Generation::prefetch_choices() const noexcept {
-  const auto* bytes = reinterpret_cast<const char*>(choices_.data());
-  for (std::size_t at = 0; at < sizeof(Choice); at += kLineBytes) __builtin_prefetch(bytes + at);
+  prefetch_bytes(choices_.data(), sizeof(Choice));
 }
 
 void Generation::take(engine::Output& output) {

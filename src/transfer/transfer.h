@@ -7,6 +7,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/cache_line.h"
 #include "base/clock.h"
 #include "base/result.h"
 #include "transfer/arena.h"
@@ -132,10 +133,9 @@ class Transfer final {
 
   // Consumers may look at these all the time, which takes their lines away from whoever writes:
   // apart from each other and from what changes with each chunk.
-  static constexpr std::size_t kLine = 64;
-  alignas(kLine) std::atomic<std::uint32_t> ranges_done_{0};
+  alignas(kCacheLineBytes) std::atomic<std::uint32_t> ranges_done_{0};
   std::atomic<bool> cancelled_{false};
-  alignas(kLine) std::atomic<State> state_{State::kIdle};
+  alignas(kCacheLineBytes) std::atomic<State> state_{State::kIdle};
 };
 
 /// A piece of a transfer: a run of blocks in one layer range, for one thread.

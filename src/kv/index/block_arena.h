@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/cache_line.h"
 #include "kv/index/page_pool.h"
 #include "kv/index/segment_table.h"
 

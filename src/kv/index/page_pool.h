@@ -10,8 +10,6 @@ namespace penstock::kv::index {
 /// Memory is handed out in pieces of this many bytes, aligned to it.
 constexpr std::size_t kPieceBytes = 64 * 1024;
 constexpr std::size_t kPiecesPerRegion = 32;
-/// What writers change lies on other cache lines than what every reader and writer looks up first.
-constexpr std::size_t kCacheLineBytes = 64;
 
 /// All memory of one prefix index that grows. Holds at most `budget_bytes`, by construction: a take
 /// that would go beyond it fails. Pieces come from regions of 2 MiB, each one large page but for

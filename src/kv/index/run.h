@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/cache_line.h"
 #include "kv/index/block_arena.h"
 #include "kv/index/page_pool.h"
 #include "kv/prefix_types.h"
@@ -33,7 +34,7 @@ constexpr Entry make_entry(std::uint32_t key, std::uint32_t depth) {
 /// Adjacent blocks of one chain, and who holds how many of them from the run's first on. That each
 /// holder has a prefix of each run is what makes a lookup cheap; a holder that has a hole has it
 /// between two runs. One cache line.
-struct alignas(64) Run {
+struct alignas(kCacheLineBytes) Run {
   static constexpr std::uint32_t kInline = 6;
   // Flags.
   static constexpr std::uint32_t kPiece = 1;  // lies behind its parent run's last block in memory

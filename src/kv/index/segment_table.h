@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/cache_line.h"
 #include "kv/index/page_pool.h"
 
 namespace penstock::kv::index {

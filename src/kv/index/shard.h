@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cache_line.h"
 #include "base/clock.h"
 #include "kv/index/block_arena.h"
 #include "kv/index/holder_lists.h"
