@@ -108,6 +108,47 @@ TEST(Hostile, ReadersThatTalkNonsenseToAHostServer) {
   while (server->readers() != 1) std::this_thread::yield();
 }
 
+bool is_closed(int socket) {
+  std::byte next{};
+  const ssize_t got = recv(socket, &next, 1, MSG_DONTWAIT);
+  return got == 0 || (got < 0 && errno != EAGAIN);
+}
+
+TEST(Hostile, StrangersWhoSayNothingGiveWayToOthersAndReadersDoNot) {
+  const auto arena = testing::make_arena(kHostileLayout);
+  const auto refs = testing::fill_all(*arena);
+  const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
+  const auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+  const auto early = TcpLink::connect(tcp_address(server->port())).value();
+  std::vector<Fd> strangers;
+  for (std::uint32_t i = 0; i < 2 * (TcpServer::kStrangersMax + TcpServer::kReadersMax); ++i) {
+    strangers.push_back(connect_tcp("127.0.0.1", server->port(), 5s).value());
+    wire::Challenge challenge;
+    ASSERT_TRUE(receive_object(strangers.back().get(), challenge, never)) << i;  // it was let in
+    if (i % 2 == 1) send_object(strangers.back().get(), wire::kMagic, never);    // and no more
+  }
+  EXPECT_TRUE(is_closed(strangers.front().get()));
+  CopyPool pool;
+  const auto late = Peer::connect(tcp_address(server->port()), pool, kClock).value();
+  EXPECT_EQ(arrived(*late, refs, grant), kHostileLayout.slots);
+  EXPECT_FALSE(is_closed(early->socket()));
+}
+
+TEST(Hostile, ReadersOfATcpServerAreAsManyAsItSays) {
+  const auto arena = testing::make_arena(kHostileLayout);
+  const auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+  std::vector<std::unique_ptr<TcpLink>> links;
+  while (links.size() < TcpServer::kReadersMax) {
+    links.push_back(TcpLink::connect(tcp_address(server->port())).value());
+  }
+  const auto refused = TcpLink::connect(tcp_address(server->port()));
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code, Code::kOverloaded);
+  EXPECT_EQ(server->refused(), 1U);
+  links.pop_back();
+  while (!TcpLink::connect(tcp_address(server->port()))) std::this_thread::yield();
+}
+
 /// An owner at a local socket that answers with whatever a test likes.
 Result<std::unique_ptr<Peer>> connect_to_liar(
     const std::function<std::vector<int>(wire::Welcome&)>& lie) {

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <list>
 
 #include "base/check.h"
@@ -35,10 +36,27 @@ class Connection final {
   // The thread uses the rest: it is the last member to come and the first to go.
 
   [[nodiscard]] bool over() const noexcept { return over_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool is_stranger() const noexcept {
+    return standing_.load() == Standing::kStranger;
+  }
+  /// False: it proved the secret meanwhile, and stays.
+  bool push_out() noexcept {
+    if (!becomes(Standing::kPushedOut)) return false;
+    shutdown(socket_.get(), SHUT_RDWR);
+    return true;
+  }
 
  private:
+  enum class Standing : std::uint8_t { kStranger, kReader, kPushedOut };
+  /// False: it is no stranger any more.
+  bool becomes(Standing standing) noexcept {
+    Standing expected = Standing::kStranger;
+    return standing_.compare_exchange_strong(expected, standing);
+  }
   void work();
   bool greet();
+  [[nodiscard]] wire::Answer judge(const wire::Challenge& challenge,
+                                   const wire::Response& response);
   bool read_request();
   bool answer();
   [[nodiscard]] bool names_a_slot(std::span<const BlockRef> granted,
@@ -61,9 +79,24 @@ class Connection final {
   std::array<wire::BlockAnswer, wire::kBlocksMax> answers_{};
   std::vector<Checksum> checksums_;
   wire::Pieces pieces_;
+  std::atomic<Standing> standing_{Standing::kStranger};
   std::atomic<bool> over_{false};
   std::jthread thread_;
 };
+
+/// If kWelcome, it is a reader from here on.
+wire::Answer Connection::judge(const wire::Challenge& challenge, const wire::Response& response) {
+  const bool speaks = response.magic == wire::kMagic && response.version == wire::kVersion;
+  if (!speaks || !wire::equal(response.proof, wire::reader_proof(secret_, challenge, response))) {
+    return wire::Answer::kNotAllowed;
+  }
+  if (response.compatibility != key_) return wire::Answer::kOtherBuild;
+  if (counts_.readers.fetch_add(1) < TcpServer::kReadersMax && becomes(Standing::kReader)) {
+    return wire::Answer::kWelcome;
+  }
+  counts_.readers.fetch_sub(1);
+  return wire::Answer::kFull;
+}
 
 bool Connection::greet() {
   const TimePoint start = now();
@@ -78,18 +111,14 @@ bool Connection::greet() {
     return false;
   }
   wire::Verdict verdict;
-  const bool speaks = response.magic == wire::kMagic && response.version == wire::kVersion;
-  if (!speaks || !wire::equal(response.proof, wire::reader_proof(secret_, challenge, response))) {
-    verdict.answer = wire::Answer::kNotAllowed;
-  } else if (response.compatibility != key_) {
-    verdict.answer = wire::Answer::kOtherBuild;
-  } else {
+  verdict.answer = judge(challenge, response);
+  if (verdict.answer == wire::Answer::kWelcome) {
     verdict.offer = {arena_.table().epoch(), arena_.layout()};
     verdict.proof = wire::owner_proof(secret_, challenge, response, verdict);
+  } else {
+    counts_.refused.fetch_add(1);  // counted by the time the reader knows
   }
-  const bool welcome = verdict.answer == wire::Answer::kWelcome;
-  if (!welcome) counts_.refused.fetch_add(1);  // counted by the time the reader knows
-  return send_object(socket_.get(), verdict, stop) && welcome;
+  return send_object(socket_.get(), verdict, stop) && verdict.answer == wire::Answer::kWelcome;
 }
 
 bool Connection::read_request() {
@@ -178,6 +207,7 @@ void Connection::work() {
     }
     arena_.grants().detach(&page_);
   }
+  if (standing_.load() == Standing::kReader) counts_.readers.fetch_sub(1);
   shutdown(socket_.get(), SHUT_RDWR);
   over_.store(true, std::memory_order_release);
 }
@@ -233,9 +263,11 @@ void TcpServer::accept_all() {
     if (waiting[1].revents == 0) continue;
     Fd socket(accept4(state_->listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) continue;
-    if (connections.size() == kConnectionsMax) {
+    while (std::ranges::count_if(connections, &Connection::is_stranger) >= kStrangersMax) {
+      const auto oldest = std::ranges::find_if(connections, &Connection::is_stranger);
+      if (oldest == connections.end() || !oldest->push_out()) continue;
       counts_.refused.fetch_add(1);
-      continue;
+      connections.erase(oldest);  // its thread ends at once
     }
     tune_tcp(socket.get());
     connections.emplace_back(std::move(socket), *state_->arena, state_->options.secret, state_->key,

@@ -14,12 +14,15 @@ namespace penstock::transfer {
 /// Offers an arena over TCP to readers that know a secret and are of the same build. Each
 /// connection has a thread that sends what is asked for, straight from the slots; grants are
 /// checked for each request, and a reader that takes nothing is cut off when its grant is revoked,
-/// so that draining ends. The secret proves who is who; the bytes are neither hidden nor, beyond
-/// their checksums, protected from whoever can alter packets: use a network you trust. Outlived by
-/// its arena. Thread: its own; calls from any.
+/// so that draining ends. Who has not proved that it knows the secret has one of a few places of
+/// its own, and loses it to a newcomer when all are taken; who has is never pushed out. The secret
+/// proves who is who; the bytes are neither hidden nor, beyond their checksums, protected from
+/// whoever can alter packets: use a network you trust. Outlived by its arena. Thread: its own;
+/// calls from any.
 class TcpServer final {
  public:
-  static constexpr std::size_t kConnectionsMax = 64;
+  static constexpr std::uint32_t kReadersMax = 64;    // who proved the secret
+  static constexpr std::uint32_t kStrangersMax = 32;  // who did not, or not yet
   static constexpr std::size_t kSecretBytesMin = 16;
 
   struct Options {
@@ -32,12 +35,14 @@ class TcpServer final {
   ~TcpServer();
 
   [[nodiscard]] std::uint16_t port() const noexcept { return port_; }
+  /// Connections that were closed for want of the secret, of the same build or of a place.
   [[nodiscard]] std::uint64_t refused() const noexcept { return counts_.refused.load(); }
   [[nodiscard]] std::uint64_t bytes_sent() const noexcept { return counts_.bytes_sent.load(); }
 
   struct Counts {
     std::atomic<std::uint64_t> refused{0};
     std::atomic<std::uint64_t> bytes_sent{0};
+    std::atomic<std::uint32_t> readers{0};
   };
 
  private:
