@@ -76,6 +76,7 @@ struct Faults {
   std::atomic<int> write_error{0};
   std::atomic<int> sync_error{0};
   std::atomic<int> allocate_error{0};
+  std::atomic<std::int64_t> room_bytes{INT64_MAX};  // for writes: nothing is set aside for a file
   std::atomic<bool> cuts_reads{false};
   std::atomic<bool> tears_writes{false};     // half of it is written, and called whole
   std::atomic<bool> reads_elsewhere{false};  // the record before or after, and called right
@@ -130,6 +131,15 @@ class FaultyIo final : public BlockIo {
     auto offset = static_cast<off_t>(op.offset_bytes);
     if (writes) {
       op.checksum = transfer::checksum(op.memory, op.size_bytes);
+      const auto room = std::clamp<std::int64_t>(faults_->room_bytes, 0, op.size_bytes);
+      faults_->room_bytes -= op.size_bytes;
+      if (room < op.size_bytes) {  // as much as there is room for, and then the error
+        [[maybe_unused]] const ssize_t moved =
+            pwrite(op.fd, op.memory, static_cast<std::size_t>(room), offset);
+        op.status = BlockStatus::kPathFailed;
+        op.error_number = ENOSPC;
+        return;
+      }
       const std::size_t size = torn ? op.size_bytes / 2 : op.size_bytes;
       const ssize_t moved = pwrite(op.fd, op.memory, size, offset);
       op.status = moved == ssize_t(size) ? BlockStatus::kArrived : BlockStatus::kTruncated;

@@ -326,6 +326,32 @@ TEST_F(StoreTest, AFullDiskKeepsWhatIsThereAndIsTriedLater) {
   EXPECT_TRUE(store->on_disk(key_of(103)));
 }
 
+TEST_F(StoreTest, ADiskThatIsFullInTheMiddleOfASegmentKeepsAllAndIsGoneOnWithLater) {
+  for (std::uint64_t i = 0; i < 3; ++i) put_on_disk(i);
+  for (std::uint64_t minute = 0; minute < 20; ++minute) {
+    faults->room_bytes = testing::kRecordBytes / 2;
+    ASSERT_TRUE(put(100 + minute));
+    ASSERT_TRUE(store->flush(20s));
+    EXPECT_FALSE(store->on_disk(key_of(100 + minute)));
+    EXPECT_FALSE(put(200));  // it is not tried again yet
+    EXPECT_EQ(refused(Reason::kDiskFull), 2 * (minute + 1));
+    clock.advance(1min);
+    EXPECT_FALSE(store->stats().writes_paused);  // nothing but the room was missed
+  }
+  EXPECT_EQ(folder.segments().size(), 1U);
+  open();  // what is torn there is none
+  EXPECT_EQ(store->stats().recovered_blocks, 3U);
+  faults->room_bytes = INT64_MAX;
+  put_on_disk(3);
+  for (int life = 0; life < 2; ++life) {
+    EXPECT_EQ(store->stats().disk_blocks, 4U);
+    fill_host();
+    for (std::uint64_t i = 0; i < 4; ++i) EXPECT_TRUE(get(i)) << i;
+    EXPECT_FALSE(get(100));
+    open();
+  }
+}
+
 TEST_F(StoreTest, ADiskThatHangsIsNotWaitedForAgainAndAgain) {
   put_on_disk(1);
   fill_host();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <liburing.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -44,7 +45,21 @@ void begin(FileOp& op, io_uring_sqe* entry) noexcept {
   io_uring_sqe_set_data(entry, &op);
 }
 
+/// A write that was cut short says why when its rest is tried: no room, most often.
+int write_rest(const FileOp& op, int moved) noexcept {
+  while (moved >= 0 && static_cast<std::uint32_t>(moved) < op.size_bytes) {
+    const ssize_t more =
+        pwrite(op.fd, op.memory + moved, op.size_bytes - static_cast<std::uint32_t>(moved),
+               static_cast<off_t>(op.offset_bytes) + moved);
+    if (more < 0 && errno == EINTR) continue;
+    if (more <= 0) return more == 0 ? -ENOSPC : -errno;
+    moved += static_cast<int>(more);
+  }
+  return moved;
+}
+
 void end(FileOp& op, int moved) noexcept {
+  if (op.kind == FileOp::Kind::kWrite) moved = write_rest(op, moved);
   if (moved < 0) {
     op.status = BlockStatus::kPathFailed;
     op.error_number = -moved;

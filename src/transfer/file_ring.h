@@ -25,7 +25,8 @@ struct FileOp {
   std::byte* memory = nullptr;
   std::uint32_t size_bytes = 0;
   Checksum checksum = 0;  // of kRead what it must be; else what it became
-  /// kArrived; kTruncated: the file has less; kCorrupt; kPathFailed: `error_number` says why.
+  /// kArrived; kTruncated: the file has less; kCorrupt; kPathFailed: `error_number` says why, also
+  /// of a write of which a part is in the file.
   BlockStatus status = BlockStatus::kPending;
   int error_number = 0;
 };

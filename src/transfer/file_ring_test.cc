@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -89,6 +90,20 @@ TEST_F(File, AFullDiskIsAFailedWrite) {
   EXPECT_EQ(ops_[3].status, BlockStatus::kPathFailed);
   EXPECT_EQ(ops_[3].error_number, ENOSPC);
   EXPECT_EQ(std::ranges::count(ops_, BlockStatus::kArrived, &FileOp::status), kBlocks - 1);
+}
+
+TEST_F(File, OfAWriteThatIsCutShortTheCauseIsTold) {
+  const Fd sealed(memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(ftruncate(sealed.get(), kBlock), 0);
+  ASSERT_EQ(fcntl(sealed.get(), F_ADD_SEALS, F_SEAL_GROW), 0);
+  FileOp op{.kind = FileOp::Kind::kWrite,
+            .fd = sealed.get(),
+            .memory = memory_.data(),
+            .size_bytes = 2 * kBlock};
+  EXPECT_EQ(pwrite(op.fd, op.memory, op.size_bytes, 0), kBlock);  // the system's own answer
+  EXPECT_FALSE(ring_->run({&op, 1}));
+  EXPECT_EQ(op.status, BlockStatus::kPathFailed);
+  EXPECT_EQ(op.error_number, EPERM);
 }
 
 TEST(FileRing, RefusesADepthOutOfRange) {

@@ -333,7 +333,16 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   }
   if (first_error == 0) return write_breaker.succeeded();
   writing_failed(first_error);
-  segment->next = segment->records();  // what is committed in it stays, nothing is added
+  // What is committed in it stays. Where there was no room, there may be later; else nothing is
+  // added. Full by now: its last place was tried, or reading has given it up.
+  if (first_error != ENOSPC || segment->next == segment->records()) {
+    segment->next = segment->records();
+    return;
+  }
+  while (segment->next > headers.front().record &&
+         segment->entries[segment->next - 1].generation == 0) {
+    --segment->next;
+  }
 }
 
 void Store::State::settle_write(Entry& entry, const std::shared_ptr<Segment>& segment,

@@ -73,7 +73,7 @@ class Segment final {
 
   std::vector<FooterEntry> entries;  // one a record
   bool sealed = false;               // it has a footer: nothing is added
-  std::uint32_t next = 0;            // first record never written
+  std::uint32_t next = 0;            // record to be written next
   std::uint32_t live = 0;            // entries that the index refers to
 
  private:
