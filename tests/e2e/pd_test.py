@@ -163,10 +163,10 @@ class InOneProcessTest(Comparing):
 
     def test_quantized(self):
         with Server(*FLAGS, '--kv-type', 'q8_0', model='demo') as server:
-            expected = ask_all(server, FEW)
+            expected = ask_all(server, CASES)
             server.stop()
         with Server(*FLAGS, *SPLIT, '--kv-type', 'q8_0', model='demo') as server:
-            self.compare(server, FEW, expected=expected)
+            self.compare(server, CASES, expected=expected)
             self.assertGreater(total(server, 'penstock_worker_kv_fetched_blocks_total'), 0)
             self.assertEqual(misses(server), {})
             wait_until_nothing_is_kept(server)
