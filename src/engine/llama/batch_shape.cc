@@ -20,6 +20,11 @@ std::uint32_t next_rows(std::uint32_t computed, std::uint32_t prompt,
   return rows < left ? round_down(rows, kTiledRows) : rows;
 }
 
+std::uint32_t settled_tokens(std::uint32_t prompt) noexcept {
+  const std::uint32_t part_start = round_down(prompt, kPartRows);
+  return prompt - part_start < kTiledRows ? part_start : round_down(prompt, kRowGroup);
+}
+
 std::uint32_t reusable_tokens(std::uint32_t prompt, std::uint32_t matched,
                               std::uint32_t block_tokens, bool exact) noexcept {
   if (prompt == 0) return 0;

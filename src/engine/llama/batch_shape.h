@@ -32,6 +32,10 @@ inline constexpr std::uint32_t kSplitCells = 512;
   return rows <= kTiledRows ? kTiledRows : (rows + kRowGroup - 1) / kRowGroup * kRowGroup;
 }
 
+/// How many of a prompt's first rows came out as they would in any longer prompt that begins so,
+/// once all of it is computed: whole groups of parts that are tiled.
+[[nodiscard]] std::uint32_t settled_tokens(std::uint32_t prompt) noexcept;
+
 /// How many tokens of a prompt may come from `matched` reusable ones (whole blocks): at least one
 /// row is left to compute. `exact`: and every row left goes the way it would have gone alone.
 [[nodiscard]] std::uint32_t reusable_tokens(std::uint32_t prompt, std::uint32_t matched,

@@ -60,6 +60,14 @@ TEST(BatchShape, WithExactAsMuchAsLeavesATiledPart) {
   EXPECT_EQ(reusable_tokens(512, 511, 1, true), 448U);
 }
 
+TEST(BatchShape, WholeGroupsOfTiledPartsAreSettled) {
+  EXPECT_EQ(settled_tokens(63), 0U);
+  EXPECT_EQ(settled_tokens(100), 96U);
+  EXPECT_EQ(settled_tokens(512), 512U);
+  EXPECT_EQ(settled_tokens(540), 512U);
+  EXPECT_EQ(settled_tokens(600), 592U);
+}
+
 TEST(BatchShape, WholeGroupsAreNoFewerThanATile) {
   EXPECT_EQ(whole_groups(1), kTiledRows);
   EXPECT_EQ(whole_groups(64), 64U);

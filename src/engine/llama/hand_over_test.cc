@@ -171,6 +171,32 @@ TEST_F(HandOver, TheAnswerIsThatOfOneWorkerWhereverThePromptEnds) {
   }
 }
 
+TEST_F(HandOver, WhateverTheBlocksSizeWhatIsLeftIsThereTheNextTimeAndTheAnswerIsThatOfOneWorker) {
+  for (const std::uint32_t block : {1, 10, 24, 48, 100}) {
+    options_.block_tokens = block;
+    const auto whole = worker();
+    const auto first = worker();
+    const auto second = worker();
+    for (const std::size_t tokens : {105, 200, 511, 530, 540, 577, 700}) {
+      const std::vector<Token> p = prompt(tokens, tokens);
+      const HandedOver alone = ask(*whole, p);
+      const auto [id, ticket] = prefill(*first, p);
+      const std::uint64_t steps = first->load().steps;
+      const auto [again, same] = prefill(*first, p);
+      EXPECT_EQ(first->load().steps, steps) << tokens << " tokens in blocks of " << block;
+      ASSERT_EQ(ticket == nullptr, same == nullptr);
+      const HandedOver split = ticket == nullptr ? ask(*second, p) : decode(*second, p, *ticket);
+      EXPECT_EQ(split.tokens, alone.tokens) << tokens << " tokens in blocks of " << block;
+      if (tokens >= 200) {
+        EXPECT_GT(split.usage.cached_tokens, 0U) << tokens << " tokens in blocks of " << block;
+      }
+      first->abort(id, CancelReason::kClientGone);
+      first->abort(again, CancelReason::kClientGone);
+    }
+    EXPECT_EQ(missed(*second), 0U);
+  }
+}
+
 TEST_F(HandOver, APromptThatIsCachedLeavesAtOnceAndWhatIsThereIsNotFetchedAgain) {
   const auto first = worker();
   const auto second = worker();

@@ -172,14 +172,20 @@ TEST_F(LlamaEngineTest, ExactAnswersDependOnNothingElse) {
     expected.push_back(run(*fresh, ask(p)));
   }
   // One worker, everything at once, several times: concurrent twins, warm and half-evicted cache.
-  const std::uint64_t block_bytes = 64 * 2 * 2 * 32 * 2;  // tokens, layers, K and V, width, f16
+  const std::uint64_t token_bytes = 2 * 2 * 32 * 2;  // layers, K and V, width, f16
   struct Case {
     std::uint64_t budget;
     std::uint32_t step;
+    std::uint32_t block;
   };
-  for (const auto& [budget, step] : {Case{1 << 26, 512}, Case{9 * block_bytes, 64}, Case{0, 512}}) {
-    const auto e =
-        engine({.sequences_max = 5, .reuse_bytes = budget, .step_tokens = step, .exact = true});
+  for (const auto& [budget, step, block] :
+       {Case{1 << 26, 512, 64}, Case{9 * 64 * token_bytes, 64, 64}, Case{0, 512, 64},
+        Case{57 * 10 * token_bytes, 64, 10}}) {
+    const auto e = engine({.sequences_max = 5,
+                           .block_tokens = block,
+                           .reuse_bytes = budget,
+                           .step_tokens = step,
+                           .exact = true});
     for (int round = 0; round < 2; ++round) {
       std::vector<RequestId> ids;
       for (const auto& p : prompts) {

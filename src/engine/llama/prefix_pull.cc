@@ -28,7 +28,8 @@ FetchMiss miss_of(transfer::BlockStatus status) noexcept {
 }  // namespace
 
 std::uint32_t PrefixCache::reusable(const Sequence& s) const noexcept {
-  const std::uint32_t whole = s.prompt_tokens() / block_tokens_ * block_tokens_;
+  const std::uint32_t kept = exact_ ? settled_tokens(s.prompt_tokens()) : s.prompt_tokens();
+  const std::uint32_t whole = kept / block_tokens_ * block_tokens_;
   return reusable_tokens(s.prompt_tokens(), whole, 1, exact_);
 }
 
