@@ -162,7 +162,8 @@ class Remote final : public RemoteEngine, public AskedRequests {
   KvEventLog events_;                    // what the worker's is; written by its stream
   // Its stream's:
   std::vector<kv::Event> held_;  // of a list that is not complete yet
-  bool resync_ = false;          // what came did not fit what is known: all that is held, please
+  bool fits_ = false;            // something came over this stream, and fitted what is known
+  bool resync_ = false;          // what came did not: all that is held, please
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -403,9 +404,15 @@ void Remote::watch_events() {
   request->set_start_sequence_number(events_.last_sequence() + 1);
   request->set_include_snapshot(resync_);
   held_.clear();
-  resync_ = true;  // until something has come that fits
+  fits_ = false;
   auto* call = new WatchingCall<oe::SubscribeKvEventsResponse>(
-      context, [this](const oe::SubscribeKvEventsResponse& response) { return take(response); },
+      context,
+      [this](const oe::SubscribeKvEventsResponse& response) {
+        const bool taken = take(response);
+        // What broke off is asked for again from where it did, once.
+        if (!taken) resync_ = !fits_;
+        return taken;
+      },
       [this, request](const grpc::Status&) { ended(kv_stream_); });
   control_->async()->SubscribeKvEvents(context.get(), request.get(), call);
   call->start();
@@ -446,6 +453,7 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
     // A block that was removed but never held leaves a hole.
     if (events_.last_sequence() != batch.sequence_number()) return false;
   }
+  fits_ = true;
   resync_ = false;
   const std::lock_guard lock(mutex_);
   kv_stream_.pause = Nanos::zero();
