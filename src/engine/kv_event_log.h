@@ -16,6 +16,8 @@ namespace penstock::engine {
 class KvEventLog final : public kv::EventSource {
  public:
   static constexpr std::size_t kEventsMax = 8192;
+  /// Memory of a held block without its tokens: at rest, and while `reset` is given a list of all.
+  static constexpr std::size_t kHeldBlockBytes = 256;
   /// `keeps_tokens`: stored events are told with their blocks' tokens, which are most of the log.
   explicit KvEventLog(std::size_t events_max = kEventsMax, bool keeps_tokens = true)
       : events_max_(events_max), keeps_tokens_(keeps_tokens) {}
@@ -45,6 +47,10 @@ class KvEventLog final : public kv::EventSource {
   void append(kv::Event event);
   void forget(kv::Event& block);
   [[nodiscard]] kv::Event* find(std::uint64_t sequence) noexcept;  // null: no longer kept
+
+  static_assert(sizeof(std::pair<const kv::BlockHash, kv::Event>) + sizeof(kv::Event) +
+                    4 * sizeof(void*) <=
+                kHeldBlockBytes);
 
   const std::size_t events_max_;
   const bool keeps_tokens_;

@@ -31,7 +31,6 @@ using namespace wire;  // NOLINT(google-build-using-namespace): oe and ps, on ev
 using Context = std::shared_ptr<grpc::ClientContext>;
 
 constexpr auto kAskTimeout = std::chrono::seconds(2);
-constexpr std::uint64_t kHeldBlocksMax = 1 << 22;  // of a worker, whatever it says that it has
 
 /// By number, as tickets name it: without an IPv6 address's brackets.
 std::string host_of(const std::string& address) {
@@ -144,9 +143,10 @@ class Remote final : public RemoteEngine, public AskedRequests {
   void watch_events();
   void take(const ps::LoadReport& report);
   bool take(const oe::SubscribeKvEventsResponse& response);
-  bool lies();
+  bool too_many();
   [[nodiscard]] std::uint64_t held_max() const noexcept {
-    return std::min(options_.info.kv_blocks_max, kHeldBlocksMax);
+    return std::min(options_.info.kv_blocks_max,
+                    options_.kv_picture_bytes_max / KvEventLog::kHeldBlockBytes);
   }
 
   const RemoteOptions options_;
@@ -403,7 +403,7 @@ void Remote::watch_events() {
   }
   request->set_start_sequence_number(events_.last_sequence() + 1);
   request->set_include_snapshot(resync_);
-  held_.clear();
+  held_ = {};
   fits_ = false;
   auto* call = new WatchingCall<oe::SubscribeKvEventsResponse>(
       context,
@@ -430,8 +430,9 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
   const bool all_held =
       !held_.empty() || (!events.empty() && events.front().kind == kv::Event::Kind::kCleared);
   if (all_held) {
+    if (held_.empty()) held_.reserve(held_max() + 1);
     std::ranges::move(events, std::back_inserter(held_));
-    if (held_.size() > held_max() + 1) return lies();
+    if (held_.size() > held_max() + 1) return too_many();
     if (batch.goes_on()) return true;
     if (held_.size() == 1 && batch.sequence_number() == events_.last_sequence() + 1) {
       events_.cleared();
@@ -439,13 +440,13 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
       // The first only says that the others are all.
       events_.reset(batch.sequence_number(), std::span(held_).subspan(1));
     }
-    held_.clear();
+    held_ = {};
   } else {
     if (batch.sequence_number() != events_.last_sequence() + events.size()) return false;
     for (kv::Event& event : events) {
       if (event.kind == kv::Event::Kind::kStored) {
         events_.stored(std::move(event));
-        if (events_.held() > held_max()) return lies();
+        if (events_.held() > held_max()) return too_many();
       } else {
         events_.removed(event.hash);
       }
@@ -460,10 +461,14 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
   return true;
 }
 
-/// It tells of more blocks than it has room for: nothing that it tells is believed any more.
-bool Remote::lies() {
-  log::warn("worker {}: tells of more KV blocks than it has room for; its events are left aside",
-            options_.address);
+/// It tells of more blocks than it has room for, and is not believed any more; or of more than
+/// there is room for here, and a part of them would be a wrong picture.
+bool Remote::too_many() {
+  log::warn("worker {}: tells of more KV blocks than {}; its events are left aside",
+            options_.address,
+            held_max() == options_.info.kv_blocks_max
+                ? "it has room for"
+                : fmt::format("the {} that a front end follows", held_max()));
   held_ = {};
   events_.reset(events_.last_sequence() + 1, {});
   const std::lock_guard lock(mutex_);

@@ -15,6 +15,8 @@ struct RemoteOptions {
   std::string secret;    // shown with every call; empty: none
   EngineInfo info;       // its card
   bool tells_kv_events = true;
+  /// What the worker tells of its KV takes at most: a million blocks.
+  std::uint64_t kv_picture_bytes_max = 256ULL << 20;
   Nanos reconnect_first = std::chrono::milliseconds(50);  // then twice as long, up to ...
   Nanos reconnect_max = std::chrono::seconds(1);
 };

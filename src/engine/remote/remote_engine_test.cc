@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "base/rng.h"
+#include "engine/kv_event_log.h"
 #include "engine/remote/engine_server.h"
 #include "engine/remote/internal/rpc.h"
 #include "engine/remote/openengine.grpc.pb.h"
@@ -435,22 +436,27 @@ TEST_F(RemoteEngineTest, AListOfAllBlocksMayTakeSeveralMessages) {
   EXPECT_EQ(held(*remote_, sequence).size(), 1000U);
 }
 
-TEST_F(RemoteEngineTest, AWorkerThatTellsOfMoreBlocksThanItHasIsNotBelieved) {
-  for (const bool at_once : {true, false}) {  // as a list of all, and one after the other
+TEST_F(RemoteEngineTest, OfAWorkerThatTellsOfMoreBlocksThanItHasOrFitHereNoneIsKept) {
+  for (const int round : {0, 1, 2, 3}) {
+    const bool at_once = round % 2 == 0;  // as a list of all, or one after the other
+    const bool lies = round < 2;
     server_.reset();
-    const std::uint64_t id = at_once ? 10 : 20;
+    const auto id = static_cast<std::uint64_t>(10 * round);
     SimulatedOptions options = fast();
     if (at_once) options.kv_events_max = 1;
     serve(options);
     EngineInfo card = engine_->info();
-    card.kv_blocks_max = 10;
+    if (lies) card.kv_blocks_max = 10;
     const auto compute = [&](std::uint64_t of) {
       ASSERT_TRUE(engine_->generate(request(of, sink_, 1, 16 * 100)));
       sink_.wait(of);
     };
     if (at_once) compute(id + 1);
     const auto remote = RemoteEngine::connect(
-        {.address = "127.0.0.1:" + std::to_string(server_->port()), .info = card}, clock_);
+        {.address = "127.0.0.1:" + std::to_string(server_->port()),
+         .info = card,
+         .kv_picture_bytes_max = (lies ? 1000 : 10) * KvEventLog::kHeldBlockBytes},
+        clock_);
     if (!at_once) {
       ASSERT_TRUE(until([&] { return remote->connected(); }));
       compute(id + 2);
