@@ -32,10 +32,9 @@ Setup smg(std::uint32_t routers) {
 }
 
 /// Families with a prefix nobody has seen before, whose KV events come late.
-Setup siblings(Nanos predict_for) {
+Setup siblings() {
   Setup setup{.workers = 4};
   setup.event_delay = milliseconds(50);
-  setup.predict_for = predict_for;
   return setup;
 }
 
@@ -84,8 +83,7 @@ std::span<const Cell> scoreboard_cells() {
       {"smg 4 routers, slow clock", kRepetition, qwen(smg(4))},
       {"agentic 4w", "agentic", {.workers = 4}},
       {"agentic 4w, 3x", "agentic", {.workers = 4, .speed = 3}},
-      {"siblings 4w", kSiblings, siblings({})},
-      {"siblings 4w, predicted", kSiblings, siblings(milliseconds(1000))},
+      {"siblings 4w", kSiblings, siblings()},
       {"bursts 4w", "bursts", {.workers = 4}},
       {"poisson 4w 10/s", "poisson:rate=10", {.workers = 4}},
   };

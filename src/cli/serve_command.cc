@@ -46,7 +46,6 @@ struct ServeFlags {
   double kv_lease_s = 30;
   std::string labels;
   std::uint64_t index_mib = 256;
-  double predict_ms = 0;
   serve::DispatchOptions dispatch;
   serve::RemoteWorkersOptions remote;
   double worker_heartbeat_s = 1;
@@ -121,11 +120,6 @@ void declare(Command& command, ServeFlags& f) {
       .add("--index-mib", f.index_mib,
            "Memory for what is cached at which worker, MiB; when full, what is oldest is dropped")
       .range(1, 1 << 20);
-  command
-      .add("--predict-ms", f.predict_ms,
-           "A prompt counts as cached at the worker that took it for so long, whatever its events "
-           "say, ms; for families of requests with a new prefix in common; 0: it does not")
-      .range(0.0, 1e6);
 
   command.add(
       "--join-listen", f.remote.door.address,
@@ -338,7 +332,6 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   }
   f.remote.door.heartbeat = from_seconds(f.worker_heartbeat_s);
   f.remote.door.lease = from_seconds(f.worker_lease_s);
-  f.dispatch.predict_for = from_seconds(f.predict_ms / 1e3);
   model.dispatch = f.dispatch;
   model.names = f.names.empty() ? std::vector<std::string>{model_name(f.engine.model)} : f.names;
   if (!f.chat_template_file.empty()) {

@@ -90,7 +90,6 @@ struct SimulateFlags {
   std::optional<double> peer_delay_ms;
   double event_delay_ms = 0;
   double load_delay_ms = 0;
-  double predict_ms = 0;
   double fault_restart_every_s = 0;
   double fault_restart_takes_s = 10;
   std::uint32_t fault_retries = 2;
@@ -146,11 +145,6 @@ void declare_fleet(Command& command, SimulateFlags& f) {
   command.add("--event-delay-ms", f.event_delay_ms, "From a worker's KV events to the routers, ms")
       .range(0.0, 1e6);
   command.add("--load-delay-ms", f.load_delay_ms, "From a worker's load reports to the routers, ms")
-      .range(0.0, 1e6);
-  command
-      .add("--predict-ms", f.predict_ms,
-           "A prompt counts as cached at the worker that took it for so long, whatever its events "
-           "say, ms; for families of requests with a new prefix in common; 0: it does not")
       .range(0.0, 1e6);
 }
 
@@ -323,7 +317,6 @@ Result<sim::Setup> setup_of(const SimulateFlags& f) {
   if (f.peer_delay_ms) setup.peer_delay = from_ms(*f.peer_delay_ms);
   setup.event_delay = from_ms(f.event_delay_ms);
   setup.load_delay = from_ms(f.load_delay_ms);
-  setup.predict_for = from_ms(f.predict_ms);
   setup.faults = {.restart_every = from_seconds(f.fault_restart_every_s),
                   .restart_takes = from_seconds(f.fault_restart_takes_s),
                   .retries_max = f.fault_retries,

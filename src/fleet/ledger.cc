@@ -18,8 +18,14 @@ Lease& Lease::operator=(Lease&& other) noexcept {
   prompt_blocks_ = other.prompt_blocks_;
   output_tokens_ = other.output_tokens_;
   chain_ = other.chain_;
+  taken_ = other.taken_;
   prefilling_ = other.prefilling_;
   return *this;
+}
+
+void Lease::taken(std::span<const std::uint64_t> locals, std::uint32_t held) {
+  if (ledger_ == nullptr || !prefilling_ || ledger_->life_[slot_] != life_) return;
+  if (taken_ == TakenPrompts::kNone) taken_ = ledger_->taken_.add(slot_, locals, held);
 }
 
 void Lease::first_token() noexcept {
@@ -28,6 +34,7 @@ void Lease::first_token() noexcept {
   --ledger_->prefills_[slot_];
   ledger_->prefill_tokens_[slot_] -= uncached_tokens_;
   ledger_->queues_.remove(slot_, queued_);
+  if (taken_ != TakenPrompts::kNone) ledger_->taken_.remove(taken_);
   ledger_->update_queued(slot_);
 }
 
@@ -117,6 +124,7 @@ void Ledger::clear_load(Slot slot) {
   unseen_[slot] = {};
   unseen_counts_[slot] = 0;
   queues_.clear(slot);
+  taken_.clear(slot);
   touch(slot);
 }
 
@@ -207,6 +215,7 @@ void Ledger::check_invariants(std::span<const Lease* const> leases) const {
     std::uint64_t requests = 0, prefills = 0, prefill = 0, prompt = 0, output = 0, blocks = 0;
   };
   std::vector<Sums> sums(state_.size());
+  std::size_t taken = 0;
   for (const Lease* lease : leases) {
     if (!*lease || life_[lease->slot_] != lease->life_) continue;
     Sums& s = sums[lease->slot_];
@@ -216,6 +225,7 @@ void Ledger::check_invariants(std::span<const Lease* const> leases) const {
     s.prompt += lease->prompt_tokens_;
     s.output += lease->output_tokens_;
     s.blocks += lease->prompt_blocks_;
+    taken += lease->prefilling_ && lease->taken_ != TakenPrompts::kNone ? 1 : 0;
   }
   for (std::size_t i = 0; i < sums.size(); ++i) {
     CHECK_EQ(sums[i].requests, requests_[i]);
@@ -226,6 +236,7 @@ void Ledger::check_invariants(std::span<const Lease* const> leases) const {
     CHECK_EQ(sums[i].output, output_tokens_[i]);
     CHECK_EQ(sums[i].blocks, prompt_blocks_[i]);
   }
+  CHECK_EQ(taken, taken_.size());
 }
 
 }  // namespace penstock::fleet

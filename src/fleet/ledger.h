@@ -9,6 +9,7 @@
 
 #include "fleet/active_blocks.h"
 #include "fleet/fleet_view.h"
+#include "fleet/taken_prompts.h"
 
 namespace penstock::fleet {
 
@@ -34,6 +35,9 @@ class Lease final {
 
   [[nodiscard]] explicit operator bool() const noexcept { return ledger_ != nullptr; }
   [[nodiscard]] Slot worker() const noexcept { return slot_; }
+  /// The worker has taken the request: until its first token or end, whichever is first, its prompt
+  /// counts as there (Ledger::raise_taken). TakenPrompts::add() says what of `locals` and `held`.
+  void taken(std::span<const std::uint64_t> locals, std::uint32_t held);
   /// The prompt is computed. Only the first call counts.
   void first_token() noexcept;
   /// So many tokens more were generated.
@@ -51,6 +55,7 @@ class Lease final {
   std::uint32_t prompt_blocks_ = 0;
   std::uint32_t output_tokens_ = 0;
   ActiveBlocks::Chain chain_ = ActiveBlocks::kEmpty;
+  TakenPrompts::Entry taken_ = TakenPrompts::kNone;  // while prefilling_
   bool prefilling_ = false;
 };
 
@@ -97,6 +102,13 @@ class Ledger final {
   /// How many leading blocks of a prompt are in flight on each worker; needs count_distinct_blocks.
   void match_active(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const {
     active_.match(locals, depths);
+  }
+
+  /// Raises how many leading blocks of a prompt each worker holds by what it has taken and will
+  /// have computed before it looks at the next one. See TakenPrompts.
+  void raise_taken(std::span<const std::uint64_t> locals,
+                   std::span<std::uint32_t> depths) const noexcept {
+    taken_.raise(locals, depths);
   }
 
   [[nodiscard]] std::uint64_t reports_stale() const noexcept { return reports_stale_; }
@@ -151,6 +163,7 @@ class Ledger final {
   std::vector<std::uint32_t> unseen_counts_;
   PrefillQueues queues_;
   ActiveBlocks active_;
+  TakenPrompts taken_;
 };
 
 }  // namespace penstock::fleet

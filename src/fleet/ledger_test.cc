@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <vector>
 
@@ -173,6 +174,88 @@ TEST(Ledger, R2_SumsAlwaysEqualTheLeases) {
         ASSERT_EQ(depths[w], depth);
       }
     }
+  }
+}
+
+using Prefixes = std::set<std::vector<std::uint64_t>>;
+
+void insert_all(Prefixes& to, const std::vector<std::uint64_t>& locals) {
+  for (std::size_t n = 1; n <= locals.size(); ++n) to.insert({locals.begin(), locals.begin() + n});
+}
+
+std::uint32_t depth_in(const std::vector<Prefixes>& sets, const std::vector<std::uint64_t>& asked) {
+  for (std::uint32_t n = 1; n <= asked.size(); ++n) {
+    const std::vector<std::uint64_t> prefix(asked.begin(), asked.begin() + n);
+    if (std::ranges::none_of(sets, [&](const Prefixes& set) { return set.contains(prefix); })) {
+      return n - 1;
+    }
+  }
+  return static_cast<std::uint32_t>(asked.size());
+}
+
+TEST(Ledger, APromptCountsAsThereFromWhenItIsTakenToItsFirstTokenOrEnd) {
+  constexpr std::uint32_t kWorkers = 3;
+  struct Held {
+    Lease lease;
+    std::vector<std::uint64_t> locals;
+    bool counts = false;
+  };
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    Rng rng(seed);
+    Ledger ledger;
+    for (std::uint32_t i = 0; i < kWorkers; ++i) {
+      (void)*ledger.add(WorkerState::kReady, Role::kBoth);
+    }
+    std::vector<Prefixes> told(kWorkers);  // by workers' events
+    std::vector<Held> held;
+    const auto depths_of = [&](const std::vector<std::uint64_t>& asked) {
+      std::vector<std::uint32_t> depths(kWorkers);
+      for (Slot w = 0; w < kWorkers; ++w) depths[w] = depth_in({told[w]}, asked);
+      ledger.raise_taken(asked, depths);
+      return depths;
+    };
+    for (int step = 0; step < 300; ++step) {
+      const std::uint32_t what = rng.below(20);
+      if (what < 9 || held.empty()) {
+        const auto blocks = 1 + rng.below(12);
+        Held made;
+        made.locals = chain(rng.below(4), blocks, rng.below(blocks + 1));
+        const Slot slot = rng.below(kWorkers);
+        made.lease = ledger.charge(slot, {.prompt_tokens = 64, .uncached_tokens = 64});
+        held.push_back(std::move(made));
+        if (what % 4 == 0) continue;  // refused, or not taken yet
+        held.back().lease.taken(held.back().locals, depths_of(held.back().locals)[slot]);
+        held.back().counts = true;
+      } else if (what == 9) {
+        const Slot slot = rng.below(kWorkers);
+        ledger.restarted(slot);
+        told[slot].clear();
+        for (Held& h : held) h.counts = h.counts && h.lease.worker() != slot;
+      } else {
+        Held& one = held[rng.below(static_cast<std::uint32_t>(held.size()))];
+        if (what < 15) {
+          one.lease.first_token();
+          if (one.counts) insert_all(told[one.lease.worker()], one.locals);
+          one.counts = false;
+        } else {
+          std::swap(one, held.back());
+          held.pop_back();
+        }
+      }
+      std::vector<const Lease*> leases;
+      std::vector<std::vector<Prefixes>> there(kWorkers);
+      for (Slot w = 0; w < kWorkers; ++w) there[w] = {told[w], {}};
+      for (const Held& h : held) {
+        leases.push_back(&h.lease);
+        if (h.counts) insert_all(there[h.lease.worker()][1], h.locals);
+      }
+      ledger.check_invariants(leases);
+      const std::vector<std::uint64_t> asked = chain(rng.below(4), 12, rng.below(13));
+      const std::vector<std::uint32_t> depths = depths_of(asked);
+      for (Slot w = 0; w < kWorkers; ++w) ASSERT_EQ(depths[w], depth_in(there[w], asked)) << step;
+    }
+    held.clear();
+    ledger.check_invariants({});  // nothing is left of what is over
   }
 }
 

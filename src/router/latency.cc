@@ -107,7 +107,9 @@ struct Share {
 
 class Latency final : public Policy {
  public:
-  [[nodiscard]] Needs needs() const noexcept override { return {.cached = true, .reports = true}; }
+  [[nodiscard]] Needs needs() const noexcept override {
+    return {.cached = true, .taken = true, .reports = true};
+  }
   [[nodiscard]] std::span<const std::string_view> terms() const noexcept override {
     return kLatencyTerms;
   }

@@ -129,6 +129,7 @@ class Policy {
   /// What has to be looked up before it can choose.
   struct Needs {
     bool cached = false;   // Question::cached
+    bool taken = false;    // which is to count what a worker has taken and not computed yet
     bool active = false;   // Question::active, FleetView::active_blocks
     bool reports = false;  // FleetView::reports, queued_tokens
     bool outputs = false;  // FleetView::output_tokens

@@ -426,24 +426,29 @@ TEST(Router, R15_CreditsOnlyAContiguousPrefix) {
   EXPECT_EQ(router.place(request)->cached_blocks, 1U);
 }
 
-TEST(Router, WhatAWorkerTookCountsAsCachedThereForAsLongAsItIsTold) {
+TEST(Router, WhatAWorkerTookCountsAsCachedThereUntilItIsComputed) {
   fleet::Ledger ledger;
   kv::PrefixIndex index({.context = "test", .shards = 1});
-  Router router(find_policy("dynamo")->make(), ledger, index, 1, std::chrono::milliseconds(100));
+  Router router(find_policy("latency")->make(), ledger, index, 1);
   ASSERT_TRUE(ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth));
-  const std::vector<std::uint64_t> locals = {1, 2, 3};
-  RouteRequest request{.prompt_tokens = 200, .block_tokens = 64, .locals = locals};
-  for (int i = 0; i < 2; ++i) {  // the first is refused
-    const Result<Placement> placed = router.place(request);
-    EXPECT_EQ(placed->cached_blocks, 0U);
-    EXPECT_TRUE(placed->predicts);
-  }
-  router.taken(0, locals, request.now);
-  EXPECT_FALSE(router.place(request)->predicts);
-  request.now += std::chrono::milliseconds(50);
-  EXPECT_EQ(router.place(request)->cached_blocks, 3U);
-  request.now += std::chrono::milliseconds(300);
-  EXPECT_EQ(router.place(request)->cached_blocks, 0U);
+  const std::vector<std::uint64_t> family = {1, 2, 3};
+  const std::vector<std::uint64_t> elder = {1, 2, 3, 4};
+  const std::vector<std::uint64_t> younger = {1, 2, 3, 5};
+  const auto place = [&](const std::vector<std::uint64_t>& locals) {
+    return *router.place({.prompt_tokens = 300, .block_tokens = 64, .locals = locals});
+  };
+  Placement refused = place(elder);
+  Placement first = place(elder);
+  EXPECT_EQ(first.cached_blocks, 0U);
+  first.lease.taken(elder, first.cached_blocks);
+  Placement second = place(younger);
+  EXPECT_EQ(second.cached_blocks, 3U);
+  second.lease.taken(younger, second.cached_blocks);
+  EXPECT_EQ(place(younger).cached_blocks, 4U);
+  first.lease.release();  // cancelled: now the second computes what they have in common
+  EXPECT_EQ(place(elder).cached_blocks, 3U);
+  second.lease.first_token();  // what is there by now events have told
+  EXPECT_EQ(place(family).cached_blocks, 0U);
 }
 
 TEST(TimeModel, LearnsTheClockFromPasses) {

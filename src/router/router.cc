@@ -27,13 +27,12 @@ std::unexpected<Error> nobody_ready() {
 }
 
 Router::Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
-               std::uint64_t seed, Nanos predict_for)
+               std::uint64_t seed)
     : policy_(std::move(policy)),
       needs_(policy_->needs()),
       ledger_(ledger),
       index_(index),
-      rng_(seed),
-      predict_for_(predict_for) {}
+      rng_(seed) {}
 
 Result<Placement> Router::place(const RouteRequest& request, Explanation* why) {
   CHECK_GE(request.prompt_tokens, 1U);
@@ -179,14 +178,10 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
 
 /// Slots that the index has never heard of hold nothing.
 void Router::match(const RouteRequest& request, std::span<std::uint32_t> depths) {
-  const bool predicts = predict_for_ > Nanos::zero();
-  if (predicts && request.now >= expire_at_) {
-    index_.expire(request.now);
-    expire_at_ = request.now + predict_for_ / 8;  // it takes as long as there are predictions
-  }
-  const kv::TierSet tiers = predicts ? kv::kDeviceOnly | kv::kPredicted : kv::kDeviceOnly;
-  const std::size_t written = index_.match(request.locals, depths, tiers);
+  const std::size_t written = index_.match(request.locals, depths);
   std::ranges::fill(depths.subspan(written), 0);
+  // KV is moved to where an answer is made now: there only what is there by now helps.
+  if (needs_.taken && request.stage != Stage::kDecode) ledger_.raise_taken(request.locals, depths);
 }
 
 void Router::look_up(const RouteRequest& request, std::span<const std::uint32_t> cached,
@@ -252,8 +247,6 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
                       .ties = choice.ties,
                       .ttft_ms = choice.ttft_ms,
                       .stage = choice.stage,
-                      .predicts = predict_for_ > Nanos::zero() && needs_.cached && !decode &&
-                                  cached_blocks < request.locals.size(),
                       .lease = {}};
   const std::uint32_t cached_tokens = (cached_blocks + load.blocks) * request.block_tokens;
   placement.lease = ledger_.charge(

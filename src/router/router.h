@@ -65,8 +65,7 @@ struct Placement {
   std::uint32_t ties = 1;
   double ttft_ms = std::numeric_limits<double>::quiet_NaN();  // predicted, see Choice
   Stage stage = Stage::kWhole;                                // of the request, that it is
-  bool predicts = false;  // Router::taken() has something to remember of it
-  fleet::Lease lease;     // the worker's load counts the request while it lives
+  fleet::Lease lease;  // the worker's load counts the request while it lives
 };
 
 /// What is said when no worker may be given a request now; to be tried again in a moment.
@@ -78,10 +77,8 @@ struct Placement {
 /// fleet.
 class Router final {
  public:
-  /// `predict_for` > 0: a worker that has taken a prompt counts as holding it for so long, whatever
-  /// its events say.
   Router(std::unique_ptr<Policy> policy, fleet::Ledger& ledger, kv::PrefixIndex& index,
-         std::uint64_t seed, Nanos predict_for = Nanos::zero());
+         std::uint64_t seed);
 
   /// Fails with kUnavailable when no worker of the needed role, among those asked for, takes
   /// requests. `why`, if not null,
@@ -93,11 +90,6 @@ class Router final {
   /// `among` and `twin_at` must be empty.
   Result<void> place_together(std::span<const RouteRequest> requests,
                               std::span<Placement> placements, std::span<std::uint32_t> order);
-
-  /// The worker has taken a request that was placed there and `predicts`.
-  void taken(Slot slot, std::span<const std::uint64_t> locals, TimePoint now) {
-    index_.predict(slot, locals, now + predict_for_);
-  }
 
   /// A worker's report: corrects the ledger and teaches the worker's time model. Stale ones are
   /// dropped.
@@ -153,8 +145,6 @@ class Router final {
   fleet::Ledger& ledger_;
   kv::PrefixIndex& index_;
   Rng rng_;
-  const Nanos predict_for_;
-  TimePoint expire_at_ = TimePoint::min();
   std::array<std::uint64_t, kStages> ordinals_{};
   std::array<Candidates, kStages> candidates_;
   std::vector<Slot> allowed_;   // of all, those a request asked for

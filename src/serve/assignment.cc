@@ -16,7 +16,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
   locals_ = std::move(other.locals_);
-  predicts_ = other.predicts_;
+  cached_blocks_ = other.cached_blocks_;
   stage_ = other.stage_;
   prompt_at_ = other.prompt_at_;
   kept_tokens_ = other.kept_tokens_;
@@ -30,10 +30,9 @@ engine::Engine& Assignment::engine() const noexcept { return *at_->engine; }
 bool Assignment::is_remote() const noexcept { return at_->remote != nullptr; }
 
 void Assignment::taken() noexcept {
-  if (!std::exchange(predicts_, false)) return;
+  if (locals_.empty() || !dispatcher_->router_.needs().taken) return;
   const std::lock_guard lock(dispatcher_->mutex_);
-  if (dispatcher_->health_at(*this) == nullptr) return;  // the slot may be another worker's
-  dispatcher_->router_.taken(worker_, locals_, placed_);
+  lease_.taken(locals_, cached_blocks_);
 }
 
 void Assignment::refused() noexcept {

@@ -79,8 +79,7 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
               .slots_max = static_cast<kv::Slot>(engines.size()) + options.joins_max,
               .seed = std::random_device{}()}),
       registry_(ledger_, index_, {.health = options.health, .follower = {}}),
-      router_(make_policy(options.policy), ledger_, index_, std::random_device{}(),
-              options.predict_for),
+      router_(make_policy(options.policy), ledger_, index_, std::random_device{}()),
       log_(options.decisions_max) {
   for (std::unique_ptr<engine::Engine>& engine : engines) add_own(std::move(engine), options);
 }
@@ -225,7 +224,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     made.kept_tokens_ = request.kept_tokens;
   }
   made.stage_ = placed->stage;
-  made.predicts_ = placed->predicts;
+  made.cached_blocks_ = placed->cached_blocks;
   made.predicted_cached_tokens_ = predicted;
   made.locals_ = std::move(locals);
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
@@ -447,7 +446,7 @@ void Dispatcher::compare(Assignment& made, const engine::Usage& usage, TimePoint
     worker.forecast.predicted_tokens += made.predicted_cached_tokens_;
     worker.forecast.reported_tokens += reported;
     // What others computed or a store gave back since it was placed is in the picture by now, and
-    // what was only expected of others (Router::taken) is not, if nothing came of it.
+    // what was only expected of others (Assignment::taken) is not, if nothing came of it.
     std::uint32_t known = made.predicted_cached_tokens_;
     if (reported != known) {
       known = std::clamp(cached_now(made, usage.prompt_tokens, now), std::min(known, reported),

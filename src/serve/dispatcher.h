@@ -37,7 +37,6 @@ struct DispatchOptions {
   std::string policy = "latency";     // of router::policies()
   std::uint32_t decisions_max = 256;  // the last ones are kept to be explained; 0: none
   std::size_t index_bytes_max = std::size_t{256} << 20;
-  Nanos predict_for{0};                 // Router::Router()
   std::uint32_t joins_max = 0;          // workers of other processes, at once
   fleet::WorkerHealth::Options health;  // of those; of those here, what is about results
   std::vector<fleet::Role> roles;       // of the engines of this process; those beyond: kBoth
@@ -99,7 +98,7 @@ class Assignment final {
   /// The worker may be lost while this process goes on.
   [[nodiscard]] bool is_remote() const noexcept;
 
-  /// The engine has taken the request.
+  /// The engine has taken the request: its prompt counts as there from now on.
   void taken() noexcept;
   /// The engine refused the request: its reports will never show it.
   void refused() noexcept;
@@ -125,8 +124,8 @@ class Assignment final {
   fleet::Lease lease_;
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
-  std::vector<std::uint64_t> locals_;  // of the prompt, while that may turn out otherwise
-  bool predicts_ = false;              // router::Placement::predicts
+  std::uint32_t cached_blocks_ = 0;    // router::Placement::cached_blocks
+  std::vector<std::uint64_t> locals_;  // of the prompt, until its first token; lease_ points there
   router::Stage stage_ = router::Stage::kWhole;
   std::optional<kv::Slot> prompt_at_;  // an answer's: who has computed its prompt
   std::uint32_t kept_tokens_ = 0;      // and keeps so many tokens of it

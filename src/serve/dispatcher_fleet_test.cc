@@ -296,6 +296,10 @@ TEST_F(DispatcherFleetTest, AWorkerThatIsGoneStaysWhileAnAssignmentPointsThere) 
 
 TEST_F(DispatcherFleetTest, AnotherLifeAtTheSameAddressTakesThePlaceAndHoldsNothing) {
   const auto a = join("a", "host:1");
+  Result<Assignment> taken = place();
+  taken->taken();
+  ASSERT_TRUE(place().has_value());
+  EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlockTokens);
   kv::BlockHash parent = kv::chain_root("fake", {}, {});
   for (int i = 0; i < 10; ++i) {
     const auto tokens = std::span(prompt_).subspan(0, kBlockTokens);

@@ -183,32 +183,39 @@ TEST_F(DispatcherTest, AnAnswersDecisionNamesThePeerThatItsKvComesFrom) {
               testing::HasSubstr(R"("fetch":{"worker":0,"blocks":100,"load_ms":)"));
 }
 
-TEST_F(DispatcherTest, OnlyWhatAWorkerTookIsExpectedThere) {
-  make(1, {.predict_for = std::chrono::milliseconds(100)});
+TEST_F(DispatcherTest, OnlyWhatAWorkerTookIsExpectedThereAndUntilItsFirstToken) {
+  make(1);
   const std::vector<Token> prompt = prompt_of(100, 1);
-  const auto expected = [&] { return dispatcher_->decisions().front().predicted_cached_tokens; };
+  const auto expected = [&] {
+    (void)place(prompt);
+    return dispatcher_->decisions().front().predicted_cached_tokens;
+  };
   Result<Assignment> refused = place(prompt);
   refused->refused();
   refused->release();
-  Result<Assignment> taken = place(prompt);
+  Result<Assignment> cancelled = place(prompt);
   EXPECT_EQ(expected(), 0U);
-  taken->taken();
-  (void)place(prompt);
+  cancelled->taken();
+  Result<Assignment> computed = place(prompt);
+  computed->taken();
   EXPECT_EQ(expected(), 96U);
-  clock_.advance(std::chrono::milliseconds(200));
-  (void)place(prompt);
-  EXPECT_EQ(expected(), 0U);
+  cancelled->release();
+  EXPECT_EQ(expected(), 96U);
+  Assignment moved = std::move(*computed);
+  EXPECT_EQ(expected(), 96U);
+  moved.first_token({.prompt_tokens = 100});
+  EXPECT_EQ(expected(), 0U);  // by then its events would have said it
 }
 
 TEST_F(DispatcherTest, WhatWasOnlyExpectedAndNeverComputedIsNoDisagreement) {
-  make(1, {.predict_for = std::chrono::hours(1)});
+  make(1);
   for (std::uint32_t i = 0; i < 20; ++i) {
     const std::vector<Token> prompt = prompt_of(100, i);
     Result<Assignment> cancelled = place(prompt);
     cancelled->taken();
-    cancelled->release();
     Result<Assignment> sibling = place(prompt);
     EXPECT_EQ(dispatcher_->decisions().front().predicted_cached_tokens, 96U);
+    cancelled->release();
     sibling->first_token({.prompt_tokens = 100});
   }
   const WorkerView worker = dispatcher_->view().workers[0];
@@ -249,7 +256,7 @@ TEST_F(DispatcherTest, WhatIsStoredWhileRequestsWaitIsNoDisagreement) {
 }
 
 TEST_F(DispatcherTest, NotFindingWhatWasToldIsDisagreement) {
-  make(1, {.predict_for = std::chrono::hours(1)});
+  make(1);
   for (std::uint32_t i = 0; i < 20; ++i) {
     engines_[0]->hold(prompt_of(100, i));
     place(prompt_of(100, i))->first_token({.prompt_tokens = 100});

@@ -70,7 +70,6 @@ struct Setup {
   Nanos peer_delay = std::chrono::milliseconds(1);  // from one router to another
   Nanos event_delay{0};                             // from a worker's KV events to each router
   Nanos load_delay{0};                              // and from its load reports
-  Nanos predict_for{0};  // what a router gave to a worker counts as cached there for so long
   std::size_t index_budget_bytes = std::size_t{1} << 30;  // of each router's prefix index
   Faults faults;
 };

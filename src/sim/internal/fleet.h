@@ -67,13 +67,13 @@ struct Front {
   static constexpr std::uint32_t kNone = 0xFFFFFFFF;
 
   Front(std::unique_ptr<router::Policy> policy, std::uint32_t worker_count,
-        std::size_t index_budget_bytes, std::uint64_t seed, Nanos predict_for)
+        std::size_t index_budget_bytes, std::uint64_t seed)
       : ledger({.slots_max = worker_count, .count_distinct_blocks = policy->needs().active}),
         index({.context = "simulated",
                .budget_bytes = index_budget_bytes,
                .shards = 1,
                .slots_max = worker_count}),
-        router(std::move(policy), ledger, index, seed, predict_for),
+        router(std::move(policy), ledger, index, seed),
         slots(worker_count, kNone),
         workers(worker_count, kNone),
         lives(worker_count, 0) {}

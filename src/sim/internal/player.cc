@@ -74,9 +74,9 @@ Player::Player(const Trace& trace, const Setup& setup, const MakePolicy& make_po
   std::iota(alive.begin(), alive.end(), 0);
   placer_ = static_cast<std::uint32_t>(*placer_of(setup.seed, alive));
   for (std::uint32_t i = 0; i < setup.routers; ++i) {
-    fronts_.push_back(std::make_unique<Front>(
-        make_policy(), static_cast<std::uint32_t>(workers_.size()), setup.index_budget_bytes,
-        mix64(setup.seed) + i, setup.predict_for));
+    fronts_.push_back(std::make_unique<Front>(make_policy(),
+                                              static_cast<std::uint32_t>(workers_.size()),
+                                              setup.index_budget_bytes, mix64(setup.seed) + i));
     Front& front = *fronts_.back();
     for (std::uint32_t index = 0; index < workers_.size() && !faulty_; ++index) {
       const auto slot = front.ledger.add(fleet::WorkerState::kReady, workers_[index]->role);
@@ -262,10 +262,8 @@ void Player::placed(Live& live, router::Placement& placement) {
   const std::uint64_t foreseen =
       placement.cached_blocks + (placement.fetch ? placement.fetch->blocks : 0);
   predicted_cached_tokens_ += foreseen * setup_.model.block_tokens;
-  if (placement.predicts) {
-    fronts_[live.front]->router.taken(placement.worker, live.locals, time_point(now_));
-  }
   live.lease = std::move(placement.lease);
+  if (needs_.taken) live.lease.taken(live.locals, placement.cached_blocks);
   live.cached_blocks = placement.cached_blocks;
   live.split = placement.stage == router::Stage::kPrefill;
   live.first_worker() = fronts_[live.front]->workers[placement.worker];
