@@ -243,8 +243,7 @@ TEST_F(KvFollowerTest, WhatComesEarlyIsBounded) {
 }
 
 TEST_F(KvFollowerTest, WhatTheIndexHadNoRoomForIsADoubt) {
-  kv::PrefixIndex small(
-      {.context = "test", .budget_bytes = 1 << 20, .shards = 1, .predictions_max = 64});
+  kv::PrefixIndex small({.context = "test", .budget_bytes = 1 << 20, .shards = 1});
   KvFollower follower(small, 0);
   std::uint64_t sequence = 0;
   std::vector<kv::StoredBlock> blocks(500);

@@ -20,12 +20,10 @@ constexpr std::uint64_t kMix = 0x9E3779B97F4A7C15;
 /// so many turns a event.
 constexpr unsigned kPatience = 16;
 constexpr unsigned kStandBackMax = 2000;
-/// What a prediction's record takes, map and all; charged to the budget from the start.
-constexpr std::size_t kPredictionBytes = 64;
 
 std::size_t growing_budget(const PrefixIndex::Options& options) {
-  const std::size_t fixed = kHints + options.predictions_max * kPredictionBytes;
-  return options.budget_bytes > 2 * fixed ? options.budget_bytes - fixed : options.budget_bytes / 2;
+  return options.budget_bytes > 2 * kHints ? options.budget_bytes - kHints
+                                           : options.budget_bytes / 2;
 }
 
 }  // namespace
@@ -63,12 +61,8 @@ PrefixIndex::PrefixIndex(Options options)
   CHECK_LE(options_.slots_max, index::kSlotsLimit);
   for (std::size_t i = 0; i < kHints; ++i) hints_[i].store(0, kRelaxed);
   for (std::size_t i = 0; i < options_.shards; ++i) {
-    shards_.push_back(std::make_unique<index::Shard>(index::Shard::Setup{
-        .pool = *pool_,
-        .shed = *shed_,
-        .number = i,
-        .seed = options_.seed,
-        .predictions_max = (options_.predictions_max + options_.shards - 1) / options_.shards}));
+    shards_.push_back(std::make_unique<index::Shard>(
+        index::Shard::Setup{.pool = *pool_, .shed = *shed_, .number = i, .seed = options_.seed}));
   }
 }
 
@@ -181,23 +175,6 @@ void PrefixIndex::cleared(Slot slot, Position at) {
   advance(slot, at);
 }
 
-void PrefixIndex::predict(Slot slot, std::span<const std::uint64_t> locals, TimePoint expires) {
-  if (locals.empty() || !accept(slot)) return;
-  std::vector<StoredBlock> chain;
-  chain.reserve(locals.size());
-  for (const std::uint64_t local : locals) chain.push_back({0, local});
-  index::Shard& shard = *shards_[root_shard(locals[0])];
-  const Writing writing(shard);
-  shard.predict(slot, chain, expires);
-}
-
-void PrefixIndex::expire(TimePoint now) {
-  for (const auto& shard : shards_) {
-    const Writing writing(*shard);
-    shard->expire(now);
-  }
-}
-
 std::size_t PrefixIndex::match(std::span<const std::uint64_t> locals,
                                std::span<std::uint32_t> depths, TierSet tiers) const {
   const std::span<std::uint32_t> out = depths.first(std::min<std::size_t>(depths.size(), slots()));
@@ -249,7 +226,6 @@ PrefixIndex::Stats PrefixIndex::stats() const {
     sum.shed_runs += of.shed_runs;
     sum.shed_memberships += of.shed_memberships;
     sum.refused_blocks += of.refused_blocks;
-    sum.predictions_refused += of.predictions_refused;
   }
   const std::size_t fixed =
       options_.budget_bytes - std::min(options_.budget_bytes, growing_budget(options_));

@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "base/clock.h"
 #include "base/result.h"
 #include "kv/prefix_types.h"
 
@@ -49,8 +48,7 @@ class PrefixIndex {
     std::size_t budget_bytes = std::size_t{1} << 30;
     unsigned shards = 8;      // a power of two, 1..256
     Slot slots_max = 16'384;  // slots from here on are refused and counted; at most 2^20
-    std::size_t predictions_max = 65'536;  // runs times slots predicted at once
-    std::uint64_t seed = 0;  // of the tables' hashes: random where prompts are not trusted
+    std::uint64_t seed = 0;   // of the tables' hashes: random where prompts are not trusted
   };
 
   using Position = EventPosition;
@@ -66,8 +64,7 @@ class PrefixIndex {
     std::uint64_t shed_memberships = 0;  // (slot, tier, block) that went with them
     std::uint64_t refused_blocks = 0;    // not stored for want of memory
     std::uint64_t slots_refused = 0;     // calls with a slot of slots_max or more
-    std::uint64_t predictions_refused = 0;  // predictions_max reached
-    std::uint64_t memory_bytes = 0;         // taken, of ...
+    std::uint64_t memory_bytes = 0;      // taken, of ...
     std::uint64_t budget_bytes = 0;
   };
 
@@ -86,16 +83,8 @@ class PrefixIndex {
               std::span<const StoredBlock> blocks, Position at = {});
   /// `slot` no longer holds these in `tier`. What it does not hold there is ignored and counted.
   void removed(Slot slot, Tier tier, std::span<const std::uint64_t> aliases, Position at = {});
-  /// `slot` holds nothing, in no tier; predictions go too. O(runs).
+  /// `slot` holds nothing, in no tier. O(runs).
   void cleared(Slot slot, Position at = {});
-
-  // Predictions: told apart from what events said by their own tier, kPredicted.
-
-  /// A request with this chain was sent to `slot`, which will hold it unless it says otherwise.
-  /// Expires by itself (expire()); a run's prediction lasts as long as the latest given for it.
-  void predict(Slot slot, std::span<const std::uint64_t> locals, TimePoint expires);
-  /// Forgets what has expired. Call it now and then. O(predictions).
-  void expire(TimePoint now);
 
   // Questions. Thread: any.
 
@@ -125,7 +114,7 @@ class PrefixIndex {
   [[nodiscard]] Stats stats() const;
   [[nodiscard]] const std::string& context() const { return options_.context; }
 
-  /// All that is held (not predictions) and each slot's position, as of one moment; readers go on,
+  /// All that is held and each slot's position, as of one moment; readers go on,
   /// writers wait. An event that was half in will be idempotent when it comes again.
   [[nodiscard]] std::vector<std::byte> snapshot() const;
   /// Takes a snapshot in. The index is empty. Fails with kInvalidArgument, and leaves the index

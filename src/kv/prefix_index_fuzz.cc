@@ -29,8 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes source{data, size};
   const auto naming = static_cast<IndexEvents<Bytes>::Naming>(source.next(3));
   IndexEvents<Bytes> events(source, kSlots, naming);
-  PrefixIndex index(
-      {.budget_bytes = 16U << 20, .shards = 2, .slots_max = kSlots, .predictions_max = 64});
+  PrefixIndex index({.budget_bytes = 16U << 20, .shards = 2, .slots_max = kSlots});
   ReferenceIndex oracle;
   while (source.left > 0) {
     const auto event = events.next();

@@ -14,12 +14,9 @@ namespace {
 using Events = IndexEvents<RandomSource>;
 using Naming = Events::Naming;
 constexpr Slot kSlots = 7;
-constexpr TierSet kMasks[] = {kDeviceOnly, kDeviceAndHost, kAllTiers, tier_set(Tier::kHost),
-                              kDeviceOnly | kPredicted};
+constexpr TierSet kMasks[] = {kDeviceOnly, kDeviceAndHost, kAllTiers, tier_set(Tier::kHost)};
 
-PrefixIndex::Options small() {
-  return {.budget_bytes = 64U << 20, .shards = 4, .slots_max = 64, .predictions_max = 1024};
-}
+PrefixIndex::Options small() { return {.budget_bytes = 64U << 20, .shards = 4, .slots_max = 64}; }
 
 void expect_same(const PrefixIndex& index, const ReferenceIndex& oracle,
                  const std::vector<std::uint64_t>& chain) {
@@ -59,32 +56,6 @@ TEST_P(IndexPropertyTest, AnswersAsTheOracleAfterAnyEvents) {
     index.check();
     EXPECT_EQ(index.stats().blocks, 0U) << "something lives that nobody holds";
     EXPECT_EQ(index.stats().runs, 0U);
-  }
-}
-
-TEST_P(IndexPropertyTest, PredictionsComeAndGoBesideEvents) {
-  RandomSource source(5);
-  Events events(source, kSlots, GetParam());
-  PrefixIndex index(small());
-  ReferenceIndex oracle;
-  TimePoint now{};
-  for (int step = 0; step < 2000; ++step) {
-    const Events::Event event = events.next();
-    apply(event, index);
-    apply(event, oracle);
-    if (step % 4 == 0) {
-      const std::vector<std::uint64_t> chain = events.chain(40);
-      const auto slot = static_cast<Slot>(source.next(kSlots));
-      index.predict(slot, chain, now + std::chrono::seconds(5));
-      oracle.predict(slot, chain, now + std::chrono::seconds(5));
-    }
-    ASSERT_NO_FATAL_FAILURE(expect_same(index, oracle, events.chain(45))) << step;
-    if (step % 50 == 49) {  // all at once: what shares a run may live as long as the latest
-      now += std::chrono::seconds(5);
-      index.expire(now);
-      oracle.expire(now);
-      index.check();
-    }
   }
 }
 

@@ -39,11 +39,7 @@ std::vector<std::uint64_t> aliases_of(std::span<const StoredBlock> blocks, bool 
 class PrefixIndexTest : public testing::Test {
  protected:
   static PrefixIndex::Options options(std::size_t budget_bytes = 64U << 20) {
-    return {.context = "model|16",
-            .budget_bytes = budget_bytes,
-            .shards = 4,
-            .slots_max = 100,
-            .predictions_max = 256};
+    return {.context = "model|16", .budget_bytes = budget_bytes, .shards = 4, .slots_max = 100};
   }
   Depths match(std::span<const StoredBlock> blocks, TierSet tiers = kDeviceOnly) const {
     Depths depths(index_.slots(), 77);
@@ -148,35 +144,6 @@ TEST_F(PrefixIndexTest, TiersAreHeldApartAndAddUp) {
   EXPECT_EQ(index_.stats().blocks, 0U);
 }
 
-TEST_F(PrefixIndexTest, PredictionsAreToldApartAndExpire) {
-  const std::vector<StoredBlock> blocks = chain(1, 20);
-  const TimePoint start{};
-  index_.stored(0, Tier::kDevice, std::nullopt, std::span(blocks).first(5));
-  index_.predict(0, locals_of(blocks), start + std::chrono::seconds(5));
-  EXPECT_EQ(match(blocks), Depths{5});
-  EXPECT_EQ(match(blocks, kDeviceOnly | kPredicted), Depths{20});
-  // The event that comes later names what was predicted, and what follows finds it by name.
-  index_.stored(0, Tier::kDevice, blocks[4].alias, std::span(blocks).subspan(5, 10));
-  EXPECT_EQ(match(blocks), Depths{15});
-  index_.check();
-  index_.expire(start + std::chrono::seconds(4));
-  EXPECT_EQ(match(blocks, kDeviceOnly | kPredicted), Depths{20});
-  index_.expire(start + std::chrono::seconds(5));
-  EXPECT_EQ(match(blocks, kDeviceOnly | kPredicted), Depths{15});
-  EXPECT_EQ(index_.stats().blocks, 15U);
-  index_.removed(0, Tier::kDevice, aliases_of(std::span(blocks).first(15)));
-  EXPECT_EQ(index_.stats().blocks, 0U);
-}
-
-TEST_F(PrefixIndexTest, PredictionsAreBounded) {
-  for (std::uint64_t i = 0; i < 1000; ++i) {
-    index_.predict(0, locals_of(chain(i, 2)), TimePoint{} + std::chrono::seconds(1));
-  }
-  EXPECT_GT(index_.stats().predictions_refused, 700U);
-  index_.expire(TimePoint::max());
-  EXPECT_EQ(index_.stats().runs, 0U);
-}
-
 TEST_F(PrefixIndexTest, SlotsBeyondTheLimitAreRefused) {
   index_.stored(100, Tier::kDevice, std::nullopt, chain(1, 3));
   index_.removed(~0U, Tier::kDevice, {});
@@ -261,6 +228,9 @@ TEST_F(PrefixIndexTest, M12_ASnapshotOfAnotherContextIsRefusedAndPositionsComeAl
   EXPECT_EQ(same.position(2), (EventPosition{1, 3}));
   EXPECT_EQ(same.slots(), 5U);
   EXPECT_FALSE(same.restore(bytes).has_value()) << "it is no longer empty";
+  same.removed(4, Tier::kDevice, aliases_of(chain(1, 9)));
+  same.removed(2, Tier::kHost, aliases_of(chain(1, 5)));
+  EXPECT_EQ(same.stats().blocks, 0U) << "what it was built with stands no more";
   PrefixIndex::Options other = options();
   other.context = "model|32";
   PrefixIndex different(other);

@@ -107,7 +107,6 @@ void put_run(Writer& out, const index::Shard& shard, std::uint32_t id, const ind
   std::vector<std::pair<Slot, std::uint32_t>> columns;  // and how many names
   for (const std::atomic<index::Entry>& held : view.entries) {
     const index::Entry entry = held.load(kRelaxed);
-    if ((entry >> 10 & 3) == index::kPredictedTier) continue;
     entries.push_back(entry);
     const Slot slot = entry >> 12;
     if (!shard.has_own_names(id, slot)) continue;
@@ -191,10 +190,9 @@ Result<void> read(std::span<const std::byte> bytes, const std::string& context, 
   return {};
 }
 
-/// The blocks from the root up to the run, and of the run itself if `whole`.
-std::vector<std::uint64_t> path_to(const Contents& contents, const RunRecord& run, bool whole) {
-  std::vector<std::uint64_t> path(run.blocks_before + (whole ? run.locals.size() : 0));
-  if (whole) std::copy(run.locals.begin(), run.locals.end(), path.begin() + run.blocks_before);
+/// The blocks from the root up to the run.
+std::vector<std::uint64_t> path_to(const Contents& contents, const RunRecord& run) {
+  std::vector<std::uint64_t> path(run.blocks_before);
   for (const RunRecord* at = &run; at->parent != kNoParent; at = &contents.runs[at->parent]) {
     const RunRecord& before = contents.runs[at->parent];
     std::copy_n(before.locals.begin(), at->offset + 1, path.begin() + before.blocks_before);
@@ -244,23 +242,28 @@ Result<void> PrefixIndex::restore(std::span<const std::byte> snapshot) {
     return fail(Code::kInvalidArgument, "only an empty index can be restored");
   }
   if (!contents.positions.empty()) accept(static_cast<Slot>(contents.positions.size() - 1));
-  const auto shard_of = [&](const std::vector<std::uint64_t>& path) -> index::Shard& {
-    return *shards_[root_shard(path[0])];
+  const auto shard_of = [&](const std::vector<std::uint64_t>& path,
+                            const RunRecord& run) -> index::Shard& {
+    return *shards_[root_shard(path.empty() ? run.locals[0] : path[0])];
   };
   // First all content, then who holds what of it; so runs that nobody holds hold others up.
   for (const RunRecord& run : contents.runs) {
-    std::vector<StoredBlock> chain;
-    const std::vector<std::uint64_t> path = path_to(contents, run, true);
-    for (const std::uint64_t local : path) chain.push_back({0, local});
-    index::Shard& shard = shard_of(path);
+    std::vector<StoredBlock> blocks;
+    for (std::size_t i = 0; i < run.locals.size(); ++i) {
+      blocks.push_back({run.aliases[i], run.locals[i]});
+    }
+    const std::vector<std::uint64_t> path = path_to(contents, run);
+    index::Shard& shard = shard_of(path, run);
     const std::lock_guard lock(shard.lock);
-    shard.scaffold(chain);
+    const index::BlockId parent = shard.follow(path);
+    if (parent != index::kNone) shard.scaffold(parent, blocks);
   }
   for (const RunRecord& run : contents.runs) {
-    index::Shard& shard = shard_of(path_to(contents, run, true));
+    const std::vector<std::uint64_t> path = path_to(contents, run);
+    index::Shard& shard = shard_of(path, run);
     const std::lock_guard lock(shard.lock);
     for (const index::Entry entry : run.entries) {
-      const index::BlockId parent = shard.follow(path_to(contents, run, false));
+      const index::BlockId parent = shard.follow(path);
       if (parent == index::kNone) {  // shed meanwhile
         shed_->shed(entry >> 12, index::entry_depth(entry));
         continue;
@@ -272,7 +275,10 @@ Result<void> PrefixIndex::restore(std::span<const std::byte> snapshot) {
       shard.store(entry >> 12, entry >> 10 & 3, parent, blocks);
     }
   }
-  expire(TimePoint::max());
+  for (const auto& shard : shards_) {
+    const std::lock_guard lock(shard->lock);
+    shard->remove_scaffold();
+  }
   for (Slot slot = 0; slot < contents.positions.size(); ++slot) {
     advance(slot, contents.positions[slot]);
     shed_->shed(slot, contents.shed[slot]);

@@ -10,11 +10,8 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using penstock::kv::PrefixIndex;
-  const PrefixIndex::Options options{.context = "c",
-                                     .budget_bytes = 4U << 20,
-                                     .shards = 2,
-                                     .slots_max = 16,
-                                     .predictions_max = 64};
+  const PrefixIndex::Options options{
+      .context = "c", .budget_bytes = 4U << 20, .shards = 2, .slots_max = 16};
   std::vector<std::byte> bytes(size);
   if (size > 0) std::memcpy(bytes.data(), data, size);
   if (size >= 8 && data[size - 1] % 8 != 0) {

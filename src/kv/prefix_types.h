@@ -20,8 +20,6 @@ using TierSet = std::uint8_t;
 inline constexpr TierSet kDeviceOnly = tier_set(Tier::kDevice);
 inline constexpr TierSet kDeviceAndHost = kDeviceOnly | tier_set(Tier::kHost);
 inline constexpr TierSet kAllTiers = kDeviceAndHost | tier_set(Tier::kDisk);
-/// What was predicted when a request was routed and has neither been confirmed nor expired.
-inline constexpr TierSet kPredicted = 8;
 
 /// A block as an engine's event tells of it.
 struct StoredBlock {

@@ -1,7 +1,5 @@
 #include "kv/reference_index.h"
 
-#include <algorithm>
-
 namespace penstock::kv {
 
 ReferenceIndex::Node ReferenceIndex::child(Node parent, std::uint64_t local) {
@@ -49,21 +47,6 @@ void ReferenceIndex::removed(Slot slot, Tier tier, std::span<const std::uint64_t
 
 void ReferenceIndex::cleared(Slot slot) { slots_.erase(slot); }
 
-void ReferenceIndex::predict(Slot slot, std::span<const std::uint64_t> locals, TimePoint expires) {
-  Node node = 0;
-  for (const std::uint64_t local : locals) {
-    node = child(node, local);
-    TimePoint& until = slots_[slot].predicted[node];
-    until = std::max(until, expires);
-  }
-}
-
-void ReferenceIndex::expire(TimePoint now) {
-  for (auto& [slot, state] : slots_) {
-    std::erase_if(state.predicted, [&](const auto& of) { return of.second <= now; });
-  }
-}
-
 std::uint32_t ReferenceIndex::depth(Slot slot, std::span<const std::uint64_t> locals,
                                     TierSet tiers) const {
   const auto of = slots_.find(slot);
@@ -75,9 +58,7 @@ std::uint32_t ReferenceIndex::depth(Slot slot, std::span<const std::uint64_t> lo
     if (next == children_.end()) break;
     node = next->second;
     const auto held = of->second.held.find(node);
-    const bool has = held != of->second.held.end() && (held->second.tiers & tiers) != 0;
-    const bool will = (tiers & kPredicted) != 0 && of->second.predicted.contains(node);
-    if (!has && !will) break;
+    if (held == of->second.held.end() || (held->second.tiers & tiers) == 0) break;
     ++depth;
   }
   return depth;

@@ -6,7 +6,6 @@
 #include <span>
 #include <utility>
 
-#include "base/clock.h"
 #include "kv/prefix_types.h"
 
 namespace penstock::kv {
@@ -19,8 +18,6 @@ class ReferenceIndex {
               std::span<const StoredBlock> blocks);
   void removed(Slot slot, Tier tier, std::span<const std::uint64_t> aliases);
   void cleared(Slot slot);
-  void predict(Slot slot, std::span<const std::uint64_t> locals, TimePoint expires);
-  void expire(TimePoint now);
 
   [[nodiscard]] std::uint32_t depth(Slot slot, std::span<const std::uint64_t> locals,
                                     TierSet tiers = kDeviceOnly) const;
@@ -36,7 +33,6 @@ class ReferenceIndex {
   struct SlotState {
     std::map<std::uint64_t, Node> by_alias;
     std::map<Node, Held> held;
-    std::map<Node, TimePoint> predicted;
   };
 
   Node child(Node parent, std::uint64_t local);

@@ -17,8 +17,8 @@ constexpr std::uint32_t kRunBlocksMax = 480;
 /// `parent` of a run that begins a chain, and of one that is not in use.
 constexpr std::uint32_t kRoot = 0xFFFFFFFE;
 constexpr std::uint32_t kDead = 0xFFFFFFFD;
-/// The internal tier of predictions.
-constexpr std::uint32_t kPredictedTier = 3;
+/// The internal tier of what has to stand before anybody holds it: restore() builds with it.
+constexpr std::uint32_t kScaffoldTier = 3;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
@@ -39,8 +39,7 @@ struct alignas(kCacheLineBytes) Run {
   // Flags.
   static constexpr std::uint32_t kPiece = 1;  // lies behind its parent run's last block in memory
   static constexpr std::uint32_t kHasPiece = 2;     // such a run lies behind this one
-  static constexpr std::uint32_t kUnnamed = 4;      // some blocks have no alias (predicted only)
-  static constexpr std::uint32_t kExtentStale = 8;  // the child extent may be less than it says
+  static constexpr std::uint32_t kExtentStale = 4;  // the child extent may be less than it says
 
   // Read by readers under `version`, which is odd while they change.
   std::atomic<std::uint32_t> version;

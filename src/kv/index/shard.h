@@ -4,12 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "base/cache_line.h"
-#include "base/clock.h"
 #include "kv/index/block_arena.h"
 #include "kv/index/holder_lists.h"
 #include "kv/index/page_pool.h"
@@ -38,7 +36,6 @@ struct ShardCounters {
   std::uint64_t shed_memberships = 0;  // ... and the memberships that went with them
   std::uint64_t refused_blocks = 0;    // not stored: no memory even after shedding
   std::uint64_t unknown_removals = 0;
-  std::uint64_t predictions_refused = 0;
 };
 
 /// What a shard tells of a slot.
@@ -60,7 +57,6 @@ class alignas(2 * kCacheLineBytes) Shard {
     ShedSink& shed;
     std::size_t number = 0;
     std::uint64_t seed = 0;
-    std::size_t predictions_max = 0;
   };
   explicit Shard(const Setup& setup);
   Shard(const Shard&) = delete;
@@ -78,13 +74,15 @@ class alignas(2 * kCacheLineBytes) Shard {
   void store(Slot slot, std::uint32_t tier, BlockId parent, std::span<const StoredBlock> blocks);
   /// Removes from the front as many as it can find here; how many.
   std::size_t remove(Slot slot, std::uint32_t tier, std::span<const std::uint64_t> aliases);
-  void clear(Slot slot);
-  void predict(Slot slot, std::span<const StoredBlock> chain, TimePoint expires);
-  std::size_t expire(TimePoint now);
+  /// `slot` holds nothing in `first_tier` and those after it.
+  void clear(Slot slot, std::uint32_t first_tier = 0);
   /// The last block of a chain (kRoot for none); kNone if it is not all there.
   [[nodiscard]] BlockId follow(std::span<const std::uint64_t> chain) const;
-  /// Makes room for a chain that nobody holds yet, as a prediction for slot 0 that never expires.
-  void scaffold(std::span<const StoredBlock> chain);
+  /// Makes room for what nobody holds yet. It stands until remove_scaffold().
+  void scaffold(BlockId parent, std::span<const StoredBlock> blocks) {
+    store(0, kScaffoldTier, parent, blocks);
+  }
+  void remove_scaffold() { clear(0, kScaffoldTier); }
   [[nodiscard]] const ShardCounters& counters() const { return counters_; }
   ShardCounters& counters() { return counters_; }
 
@@ -94,7 +92,6 @@ class alignas(2 * kCacheLineBytes) Shard {
   struct RunView {
     std::span<const std::uint64_t> locals;
     std::span<const std::uint64_t> aliases;
-    std::span<const std::uint32_t> owners;
     std::span<const std::atomic<Entry>> entries;
   };
   [[nodiscard]] RunView view(const Run& run) const;
@@ -120,9 +117,6 @@ class alignas(2 * kCacheLineBytes) Shard {
   [[nodiscard]] bool match(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths,
                            TierSet tiers) const;
 
-  static constexpr std::uint32_t kNamed = 1U << 28;  // in an owner word: the block has an alias
-  static constexpr std::uint32_t kRunMask = kNamed - 1;
-
  private:
   struct Cursor {
     std::uint32_t run;  // kNone: before any chain
@@ -147,7 +141,7 @@ class alignas(2 * kCacheLineBytes) Shard {
   void free_list(Run& run);
 
   // Runs (shard_runs.cc).
-  [[nodiscard]] std::uint32_t owner_of(BlockId id) const { return *blocks_.owners(id) & kRunMask; }
+  [[nodiscard]] std::uint32_t owner_of(BlockId id) const { return *blocks_.owners(id); }
   [[nodiscard]] std::uint32_t child_of(const Cursor& cursor, std::uint64_t local) const;
   void adopt(std::uint32_t child, BlockId parent);
   void disown(std::uint32_t child);
@@ -176,7 +170,7 @@ class alignas(2 * kCacheLineBytes) Shard {
                        std::span<const StoredBlock> blocks);
   std::uint32_t create(Cursor& cursor, Slot slot, std::uint32_t tier,
                        std::span<const StoredBlock> blocks);
-  std::uint32_t fill(std::uint32_t id, BlockId at, std::span<const StoredBlock> blocks, bool named);
+  std::uint32_t fill(std::uint32_t id, BlockId at, std::span<const StoredBlock> blocks);
   [[nodiscard]] std::uint32_t common(const Run& run, std::uint32_t at,
                                      std::span<const StoredBlock> blocks) const;
   void refuse(Slot slot, std::size_t blocks);
@@ -193,16 +187,11 @@ class alignas(2 * kCacheLineBytes) Shard {
   void free_column(std::uint32_t id, Slot slot, BlockId column);
   bool set_names(std::uint32_t id, std::uint32_t at, Slot slot,
                  std::span<const StoredBlock> blocks);
-  bool name_unnamed(std::uint32_t id, std::uint32_t at, std::span<const StoredBlock> blocks);
   void drop_names(std::uint32_t id, Slot slot, std::uint32_t from, std::uint32_t to);
   bool split_columns(std::uint32_t lower, std::uint32_t upper, std::uint32_t at);
   bool insert_alias(std::uint64_t alias, BlockId block);
 
   void check_run(std::uint32_t id) const;
-
-  // Predictions.
-  void remember(std::uint32_t id, Slot slot);
-  void forget(std::uint32_t id, Slot slot);
 
   // On the lock's cache line: a writer on another core gets with it what each event changes.
   std::uint32_t event_ = 0;
@@ -212,15 +201,12 @@ class alignas(2 * kCacheLineBytes) Shard {
 
   alignas(kCacheLineBytes) ShedSink& shed_;
   const std::uint64_t seed_;
-  const std::size_t predictions_max_;
   BlockArena blocks_;
   HolderLists lists_;
   RunTable runs_;
   SegmentTable edges_;    // (parent block, local hash of the child's first) -> run
   SegmentTable aliases_;  // name -> block
   SegmentTable columns_;  // (run, slot) -> column
-  TimePoint expires_;     // of the prediction being stored
-  std::unordered_map<std::uint64_t, TimePoint> predictions_;  // run << 32 | slot
 };
 
 template <class Visit>

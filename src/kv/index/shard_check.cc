@@ -7,7 +7,6 @@ Shard::RunView Shard::view(const Run& run) const {
   const std::size_t length = run.length();
   return {.locals = {blocks_.locals(run.first()), length},
           .aliases = {blocks_.aliases(run.first()), length},
-          .owners = {blocks_.owners(run.first()), length},
           .entries = {entries(run), run.count()}};
 }
 
@@ -30,10 +29,7 @@ void Shard::check_run(std::uint32_t id) const {
   CHECK_EQ(needed, length);
   for (std::uint32_t i = 0; i < length; ++i) {
     const BlockId block = run.first() + i;
-    const std::uint32_t owner = *blocks_.owners(block);
-    CHECK_EQ(owner & kRunMask, id);
-    CHECK((owner & kNamed) != 0 || (run.flags & Run::kUnnamed) != 0);
-    if ((owner & kNamed) == 0) continue;
+    CHECK_EQ(owner_of(block), id);
     const std::uint32_t tag = alias_tag(*blocks_.aliases(block));
     CHECK_EQ(aliases_.find(tag, [&](BlockId v) { return v == block; }), block);
   }
@@ -43,9 +39,6 @@ void Shard::check_run(std::uint32_t id) const {
     const Entry entry = entries(run)[i].load(kRelaxed);
     CHECK_LE(entry_depth(entry), length);
     CHECK(i == 0 || entries(run)[i - 1].load(kRelaxed) >> 10 < entry >> 10);
-    if ((entry >> 10 & 3) == kPredictedTier) {
-      CHECK(predictions_.contains(std::uint64_t{id} << 32 | entry >> 12));
-    }
     if (entry >> 12 != last && column(id, entry >> 12) != kNone) ++columns;
     last = entry >> 12;
   }
@@ -56,21 +49,16 @@ void Shard::check() const {
   std::uint64_t runs = 0;
   std::uint64_t blocks = 0;
   std::uint64_t columns = 0;
-  std::uint64_t predictions = 0;
   for_each_run([&](std::uint32_t id, const Run& run) {
     ++runs;
     blocks += run.length();
     columns += run.columns;
-    for (std::uint32_t i = 0; i < run.count(); ++i) {
-      predictions += (entries(run)[i].load(kRelaxed) >> 10 & 3) == kPredictedTier ? 1 : 0;
-    }
     check_run(id);
   });
   CHECK_EQ(runs, runs_.in_use());
   CHECK_EQ(blocks, counters_.blocks);
   CHECK_EQ(runs, edges_.size());
   CHECK_EQ(columns, columns_.size());
-  CHECK_EQ(predictions, predictions_.size());
 }
 
 }  // namespace penstock::kv::index

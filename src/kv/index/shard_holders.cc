@@ -46,7 +46,7 @@ std::uint32_t Shard::real_depth(const Run& run, Slot slot) const {
   std::uint32_t deepest = 0;
   for (std::uint32_t at = position(run, entry_key(slot, 0)); at < run.count(); ++at) {
     const Entry entry = list[at].load(kRelaxed);
-    if (entry >> 10 >= entry_key(slot, kPredictedTier)) break;
+    if (entry >> 10 >= entry_key(slot, kScaffoldTier)) break;
     deepest = std::max(deepest, entry_depth(entry));
   }
   return deepest;

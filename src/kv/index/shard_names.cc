@@ -80,30 +80,11 @@ bool Shard::insert_alias(std::uint64_t alias, BlockId block) {
   return done;
 }
 
-/// Gives blocks that were only predicted their alias.
-bool Shard::name_unnamed(std::uint32_t id, std::uint32_t at, std::span<const StoredBlock> blocks) {
-  Run& run = runs_[id];
-  const BlockId first = run.first();
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    std::uint32_t& owner = blocks_.owners(first + at)[i];
-    if ((owner & kNamed) != 0) continue;
-    if (!insert_alias(blocks[i].alias, first + at + i)) return false;
-    blocks_.aliases(first + at)[i] = blocks[i].alias;
-    owner |= kNamed;
-  }
-  const std::uint32_t* owners = blocks_.owners(first);
-  const bool all = std::all_of(owners, owners + run.length(),
-                               [](std::uint32_t owner) { return (owner & kNamed) != 0; });
-  if (all) run.flags &= ~Run::kUnnamed;
-  return true;
-}
-
 /// From now on the slot calls the run's blocks from `at` on as the event does. False without
 /// memory; names beyond what the slot holds are dropped again then.
 bool Shard::set_names(std::uint32_t id, std::uint32_t at, Slot slot,
                       std::span<const StoredBlock> blocks) {
   Run& run = runs_[id];
-  if ((run.flags & Run::kUnnamed) != 0 && !name_unnamed(id, at, blocks)) return false;
   const BlockId first = run.first();
   const std::uint64_t* primary = blocks_.aliases(first);
   BlockId own = run.columns > 0 ? column(id, slot) : kNone;

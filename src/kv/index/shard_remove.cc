@@ -84,16 +84,15 @@ void Shard::release(std::uint32_t id, Slot slot, std::uint32_t tier, std::uint32
     set_depth(run, entry_key(slot, tier), depth);
   }
   if (run.columns > 0) drop_names(id, slot, real_depth(run, slot), before);
-  if (tier == kPredictedTier && depth == 0) forget(id, slot);
 }
 
-void Shard::clear(Slot slot) {
+void Shard::clear(Slot slot, std::uint32_t first_tier) {
   for (std::uint32_t id = 0; id < runs_.end(); ++id) {
     const Run& run = runs_[id];
     if (run.dead()) continue;
-    const std::uint32_t at = position(run, entry_key(slot, 0));
+    const std::uint32_t at = position(run, entry_key(slot, first_tier));
     if (at == run.count() || entries(run)[at].load(kRelaxed) >> 12 != slot) continue;
-    for (std::uint32_t tier = 0; tier <= kPredictedTier; ++tier) release(id, slot, tier, 0);
+    for (std::uint32_t tier = first_tier; tier <= kScaffoldTier; ++tier) release(id, slot, tier, 0);
     trim(id);
     Cursor cursor{id, 0};
     if (!run.dead() && (run.flags & (Run::kPiece | Run::kHasPiece)) != 0) mend(cursor);

@@ -154,26 +154,18 @@ std::uint32_t Shard::split(std::uint32_t id, std::uint32_t at) {
   const std::uint32_t extent = lower.child_extent();
   upper.set_shape(length - at, extent > at ? extent - at : 0);
   upper.capacity = lower.capacity - at;
-  upper.flags = Run::kPiece | (lower.flags & (Run::kUnnamed | Run::kHasPiece | Run::kExtentStale));
+  upper.flags = Run::kPiece | (lower.flags & (Run::kHasPiece | Run::kExtentStale));
   upper.touched = lower.touched;
   move_holders(lower, upper, at, list_class, list);
   move_children(lower, upper_id, at);
   for (std::uint32_t i = at; i < length; ++i) {
-    std::uint32_t& owner = blocks_.owners(lower.first())[i];
-    owner = (owner & ~kRunMask) | upper_id;
+    blocks_.owners(lower.first())[i] = upper_id;
   }
   lower.set_shape(at, std::min(extent, at));
   lower.capacity = at;
   lower.flags |= Run::kHasPiece;
   upper.parent.store(border - 1, kRelaxed);
   adopt(upper_id, border - 1);
-  for (std::uint32_t i = 0; i < upper.count(); ++i) {
-    const std::uint32_t key = entries(upper)[i].load(kRelaxed) >> 10;
-    if ((key & 3) == kPredictedTier) {
-      predictions_[std::uint64_t{upper_id} << 32 | key >> 2] =
-          predictions_[std::uint64_t{id} << 32 | key >> 2];
-    }
-  }
   return upper_id;
 }
 
@@ -209,17 +201,15 @@ std::uint32_t Shard::merge(std::uint32_t id) {
   for (std::uint32_t i = 0; i < upper.count(); ++i) {
     const Entry entry = entries(upper)[i].load(kRelaxed);
     set_depth(lower, entry >> 10, length + entry_depth(entry));
-    if ((entry >> 10 & 3) == kPredictedTier) forget(id, entry >> 12);
   }
   for (std::uint32_t i = 0; i < upper.length(); ++i) {
-    std::uint32_t& owner = blocks_.owners(border)[i];
-    owner = (owner & ~kRunMask) | lower_id;
+    blocks_.owners(border)[i] = lower_id;
   }
   lower.set_shape(length + upper.length(),
                   upper.child_extent() > 0 ? length + upper.child_extent() : lower.child_extent());
   lower.capacity = length + upper.capacity;
-  lower.flags = (lower.flags & ~Run::kHasPiece) | Run::kExtentStale |
-                (upper.flags & (Run::kHasPiece | Run::kUnnamed));
+  lower.flags =
+      (lower.flags & ~Run::kHasPiece) | Run::kExtentStale | (upper.flags & Run::kHasPiece);
   while (upper.first_child != kNone) {
     const std::uint32_t child = upper.first_child;
     upper.first_child = runs_[child].next;
@@ -274,7 +264,7 @@ void Shard::shorten(Run& run, std::uint32_t length) {
   std::uint32_t* owners = blocks_.owners(run.first());
   for (std::uint32_t i = length; i < old; ++i) aliases_.prefetch(alias_tag(names[i]));
   for (std::uint32_t i = length; i < old; ++i) {
-    if ((owners[i] & kNamed) != 0) aliases_.erase(alias_tag(names[i]), run.first() + i);
+    aliases_.erase(alias_tag(names[i]), run.first() + i);
     owners[i] = 0;
   }
   counters_.blocks -= old - length;
@@ -343,7 +333,7 @@ void Shard::shed(std::uint32_t id) {
   ++counters_.shed_runs;
   while (run.count() > 0) {
     const Entry entry = entries(run)[run.count() - 1].load(kRelaxed);
-    if ((entry >> 10 & 3) != kPredictedTier) {
+    if ((entry >> 10 & 3) != kScaffoldTier) {
       counters_.shed_memberships += entry_depth(entry);
       shed_.shed(entry >> 12, entry_depth(entry));
     }

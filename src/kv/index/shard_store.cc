@@ -51,7 +51,6 @@ void WriterLock::lock() {
 Shard::Shard(const Setup& setup)
     : shed_(setup.shed),
       seed_(setup.seed),
-      predictions_max_(setup.predictions_max),
       blocks_(setup.pool, setup.number),
       lists_(setup.pool, setup.number),
       runs_(setup.pool, setup.number),
@@ -135,11 +134,6 @@ BlockId Shard::follow(std::span<const std::uint64_t> chain) const {
   return cursor.run == kNone ? kRoot : runs_[cursor.run].first() + cursor.at - 1;
 }
 
-void Shard::scaffold(std::span<const StoredBlock> chain) {
-  expires_ = TimePoint::max();
-  store(0, kPredictedTier, kRoot, chain);
-}
-
 void Shard::refuse(Slot slot, std::size_t blocks) {
   counters_.refused_blocks += blocks;
   shed_.shed(slot, blocks);
@@ -158,7 +152,7 @@ bool Shard::claim(Cursor& cursor, std::uint32_t count, Slot slot, std::uint32_t 
   }
   Run& run = runs_[cursor.run];
   run.touched = event_;
-  if (tier != kPredictedTier && !set_names(cursor.run, cursor.at, slot, blocks.first(count))) {
+  if (tier != kScaffoldTier && !set_names(cursor.run, cursor.at, slot, blocks.first(count))) {
     return false;
   }
   const std::uint32_t key = entry_key(slot, tier);
@@ -170,11 +164,10 @@ bool Shard::claim(Cursor& cursor, std::uint32_t count, Slot slot, std::uint32_t 
     } while (!done && make_room());
     if (!done) {
       const std::uint32_t held = real_depth(run, slot);
-      if (tier != kPredictedTier) drop_names(cursor.run, slot, held, cursor.at + count);
+      if (tier != kScaffoldTier) drop_names(cursor.run, slot, held, cursor.at + count);
       return false;
     }
   }
-  if (tier == kPredictedTier) remember(cursor.run, slot);
   cursor.at += count;
   if ((run.flags & (Run::kPiece | Run::kHasPiece)) != 0) mend(cursor);
   return true;
@@ -182,19 +175,18 @@ bool Shard::claim(Cursor& cursor, std::uint32_t count, Slot slot, std::uint32_t 
 
 /// Writes blocks into free memory of a run, names included; how many had room in the table of
 /// names.
-std::uint32_t Shard::fill(std::uint32_t id, BlockId at, std::span<const StoredBlock> blocks,
-                          bool named) {
+std::uint32_t Shard::fill(std::uint32_t id, BlockId at, std::span<const StoredBlock> blocks) {
   std::uint64_t* locals = blocks_.locals(at);
   std::uint64_t* names = blocks_.aliases(at);
   std::uint32_t* owners = blocks_.owners(at);
   for (std::size_t i = 0; i < blocks.size(); ++i) {
-    if (named) aliases_.prefetch(alias_tag(blocks[i].alias));
+    aliases_.prefetch(alias_tag(blocks[i].alias));
     std::atomic_ref(locals[i]).store(blocks[i].local, kRelaxed);
     names[i] = blocks[i].alias;
-    owners[i] = named ? id | kNamed : id;
+    owners[i] = id;
   }
   std::uint32_t done = 0;
-  while (done < blocks.size() && (!named || insert_alias(blocks[done].alias, at + done))) ++done;
+  while (done < blocks.size() && insert_alias(blocks[done].alias, at + done)) ++done;
   for (std::size_t i = done; i < blocks.size(); ++i) owners[i] = 0;
   counters_.blocks += done;
   return done;
@@ -210,17 +202,14 @@ std::uint32_t Shard::append(Cursor& cursor, Slot slot, std::uint32_t tier,
   if (cursor.at != length || run.capacity == length || run.columns > 0) return 0;
   if (depth(run, slot, tier) != length) return 0;
   const std::size_t count = std::min<std::size_t>(run.capacity - length, blocks.size());
-  const bool named = tier != kPredictedTier;
-  const std::uint32_t added = fill(cursor.run, run.first() + length, blocks.first(count), named);
+  const std::uint32_t added = fill(cursor.run, run.first() + length, blocks.first(count));
   if (added == 0) return 0;
   run.touched = event_;
-  if (!named) run.flags |= Run::kUnnamed;
   {
     const RunChange change(run);
     run.set_shape(length + added, run.child_extent());
     set_depth(run, entry_key(slot, tier), length + added);
   }
-  if (!named) remember(cursor.run, slot);
   cursor.at += added;
   return added;
 }
@@ -249,9 +238,7 @@ std::uint32_t Shard::create(Cursor& cursor, Slot slot, std::uint32_t tier,
     runs_.free(id);
     return 0;
   }
-  const bool named = tier != kPredictedTier;
-  const std::uint32_t count =
-      fill(id, start, blocks.first(std::min<std::size_t>(most, capacity)), named);
+  const std::uint32_t count = fill(id, start, blocks.first(std::min<std::size_t>(most, capacity)));
   const std::uint32_t tag = edge_tag(parent, blocks[0].local);
   bool linked = count > 0 && edges_.insert(tag, id);
   while (count > 0 && !linked && make_room()) linked = edges_.insert(tag, id);
@@ -265,7 +252,6 @@ std::uint32_t Shard::create(Cursor& cursor, Slot slot, std::uint32_t tier,
     runs_.free(id);
     return 0;
   }
-  run.flags = named ? 0 : Run::kUnnamed;
   {
     const RunChange change(run);
     run.set_shape(count, 0);
@@ -274,45 +260,8 @@ std::uint32_t Shard::create(Cursor& cursor, Slot slot, std::uint32_t tier,
     run.parent.store(parent, kRelaxed);
   }
   if (parent != kRoot) adopt(id, parent);
-  if (!named) remember(id, slot);
   cursor = {id, count};
   return count;
-}
-
-void Shard::predict(Slot slot, std::span<const StoredBlock> chain, TimePoint expires) {
-  if (predictions_.size() >= predictions_max_) {
-    ++counters_.predictions_refused;
-    return;
-  }
-  expires_ = expires;
-  store(slot, kPredictedTier, kRoot, chain);
-}
-
-void Shard::remember(std::uint32_t id, Slot slot) {
-  TimePoint& expires = predictions_[std::uint64_t{id} << 32 | slot];
-  expires = std::max(expires, expires_);
-}
-
-void Shard::forget(std::uint32_t id, Slot slot) {
-  predictions_.erase(std::uint64_t{id} << 32 | slot);
-}
-
-std::size_t Shard::expire(TimePoint now) {
-  std::vector<std::uint64_t> over;
-  for (const auto& [key, expires] : predictions_) {
-    if (expires <= now) over.push_back(key);
-  }
-  // A run may die with its last prediction, and take the chain before it along; the others' runs
-  // live by their own.
-  for (const std::uint64_t key : over) {
-    if (!predictions_.contains(key)) continue;  // its run was joined with another
-    const auto id = static_cast<std::uint32_t>(key >> 32);
-    release(id, static_cast<Slot>(key), kPredictedTier, 0);
-    trim(id);
-    Cursor cursor{id, 0};
-    if (!runs_[id].dead() && (runs_[id].flags & (Run::kPiece | Run::kHasPiece)) != 0) mend(cursor);
-  }
-  return over.size();
 }
 
 }  // namespace penstock::kv::index
