@@ -52,7 +52,9 @@ class Fleet final {
                                                          .locals = prompts_[prompt]});
     const double ns = to_ms(clock_.now() - begin) * 1e6;
     ++accepted_[placement->worker];
-    leases_[next_++ % leases_.size()] = std::move(placement->lease);
+    fleet::Lease& lease = leases_[next_++ % leases_.size()];
+    lease = std::move(placement->lease);
+    lease.taken(prompts_[prompt], placement->cached_blocks);
     return ns;
   }
   double match(std::uint32_t prompt) {
