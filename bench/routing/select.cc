@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/counted_new.h"
 #include "base/rng.h"
+#include "pass_time.h"
 #include "percentiles.h"
 #include "router/router.h"
 
@@ -111,15 +112,11 @@ class Fleet final {
                                .pass_started = now_ - std::chrono::microseconds(rng_.below(9000)),
                                .pass = pass(),
                                .last_pass = pass()};
-    const double t = report.last_pass.prefill_tokens;
-    const double u = report.last_pass.kv_use;
-    report.last_pass_took =
-        from_ms((t > 0 ? 16.5 + 0.0152 * t + 4.2e-7 * t * t : 0) + 5.7 + 54 * u - 25.7 * u * u);
+    report.last_pass_took = pass_time(report.last_pass);
     if (rng_.below(4) == 0) report.running_prefill_tokens_left = rng_.below(20'000);
     report.prefill_tokens_left = report.running_prefill_tokens_left + 3000 * report.waiting;
     router_.report(slot, report);
   }
-  static Nanos from_ms(double ms) { return Nanos(static_cast<std::int64_t>(ms * 1e6)); }
 
   const std::uint32_t workers_;
   SteadyClock clock_;

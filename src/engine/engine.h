@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "engine/change_set.h"
 #include "engine/kv_ticket.h"
 #include "engine/load_report.h"
 #include "kv/events.h"
@@ -184,6 +185,17 @@ class Engine {
 
   /// Null: this worker does not tell what it caches.
   [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;
+
+  /// Each change of what load() (but for the inbox), connected() and kv_events() say is announced:
+  /// who has read them need not read them again before. False: they have to be read to know.
+  [[nodiscard]] virtual bool announces_changes() const { return false; }
+  /// Where: by `changes.set(at)`, from now on. To be said once; `changes` outlives this.
+  void announce_changes_to(ChangeSet& changes, std::size_t at) noexcept {
+    change_.announce_to(changes, at);
+  }
+
+ protected:
+  ChangeBit change_;  // for those that announce
 };
 
 [[nodiscard]] std::string_view to_string(FinishReason reason) noexcept;

@@ -17,7 +17,13 @@ void KvEventLog::append(kv::Event event) {
   event.sequence = sequence;
   events_.push_back(std::move(event));
   if (events_.size() > events_max_) events_.pop_front();
+  reach(sequence);
+}
+
+/// All up to this event can be read.
+void KvEventLog::reach(std::uint64_t sequence) noexcept {
   last_sequence_.store(sequence, std::memory_order_release);
+  if (change_ != nullptr) change_->set();
 }
 
 void KvEventLog::stored(kv::Event block) {
@@ -69,7 +75,7 @@ void KvEventLog::reset(std::uint64_t sequence, std::span<const kv::Event> held) 
     kept.sequence = order++;
     if (!keeps_tokens_) kept.tokens = {};
   }
-  last_sequence_.store(sequence, std::memory_order_release);
+  reach(sequence);
 }
 
 Result<void> KvEventLog::read(std::uint64_t from, std::size_t count_max,

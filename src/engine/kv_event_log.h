@@ -7,6 +7,7 @@
 #include <span>
 #include <unordered_map>
 
+#include "engine/change_set.h"
 #include "kv/events.h"
 
 namespace penstock::engine {
@@ -19,8 +20,10 @@ class KvEventLog final : public kv::EventSource {
   /// Memory of a held block without its tokens: at rest, and while `reset` is given a list of all.
   static constexpr std::size_t kHeldBlockBytes = 256;
   /// `keeps_tokens`: stored events are told with their blocks' tokens, which are most of the log.
-  explicit KvEventLog(std::size_t events_max = kEventsMax, bool keeps_tokens = true)
-      : events_max_(events_max), keeps_tokens_(keeps_tokens) {}
+  /// `change`, if not null: set after each change; outlives this.
+  explicit KvEventLog(std::size_t events_max = kEventsMax, bool keeps_tokens = true,
+                      ChangeBit* change = nullptr)
+      : events_max_(events_max), keeps_tokens_(keeps_tokens), change_(change) {}
 
   [[nodiscard]] bool keeps_tokens() const noexcept { return keeps_tokens_; }
 
@@ -45,6 +48,7 @@ class KvEventLog final : public kv::EventSource {
 
  private:
   void append(kv::Event event);
+  void reach(std::uint64_t sequence) noexcept;
   void forget(kv::Event& block);
   [[nodiscard]] kv::Event* find(std::uint64_t sequence) noexcept;  // null: no longer kept
 
@@ -54,6 +58,7 @@ class KvEventLog final : public kv::EventSource {
 
   const std::size_t events_max_;
   const bool keeps_tokens_;
+  ChangeBit* const change_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> last_sequence_ = 0;  // written under mutex_
   // A block's tokens lie once: with the block while it is held, and then with the event.

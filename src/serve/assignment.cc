@@ -38,6 +38,7 @@ void Assignment::taken() noexcept {
 void Assignment::refused() noexcept {
   const std::lock_guard lock(dispatcher_->mutex_);
   ++at_->refused;
+  dispatcher_->changes_.set(worker_);
 }
 
 void Assignment::first_token(const engine::Usage& usage) noexcept {

@@ -70,6 +70,7 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       computed_tokens_min_(info.computed_tokens_min),
       joins_max_(options.joins_max),
       health_(options.health),
+      changes_(engines.size() + options.joins_max),
       ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()) + options.joins_max,
                .count_distinct_blocks = make_policy(options.policy)->needs().active}),
       // Prompts are not trusted, so whoever makes them must not know where they collide.
@@ -86,9 +87,11 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
 
 Dispatcher::~Dispatcher() { CHECK_EQ(ledger_.in_flight(), 0U); }
 
-/// Null: the worker is gone.
+/// Null: the worker is gone. Whoever asks makes something of it, which the next choice is to see.
 fleet::WorkerHealth* Dispatcher::health_at(const Assignment& made) {
-  return workers_[made.worker_].get() == made.at_ ? registry_.health(made.worker_) : nullptr;
+  if (workers_[made.worker_].get() != made.at_) return nullptr;
+  changes_.set(made.worker_);
+  return registry_.health(made.worker_);
 }
 
 void Dispatcher::name_blocks(std::span<const Token> prompt, std::string_view cache_salt,
@@ -211,6 +214,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   if (too_late) {
     ++worker.shed;
     ++worker.refused;
+    changes_.set(placed->worker);
     return std::unexpected(
         Error{Code::kOverloaded,
               fmt::format("the first token would come in {:.0f} ms, {:.0f} ms too late",
@@ -333,16 +337,24 @@ std::vector<kv::Slot> Dispatcher::fitting(const DispatchRequest& request) const 
 
 /// What the workers have done since they were last asked.
 void Dispatcher::catch_up(TimePoint now) {
-  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
-    if (workers_[slot] == nullptr) continue;
-    Worker& worker = *workers_[slot];
-    show_state(slot);
-    if (router_.needs().cached && worker.cache != nullptr) {
-      worker.cache->catch_up(now);
-      ledger_.set_trust(slot, worker.cache->follower().trust());
-    }
-    if (router_.needs().reports) take_report(slot, worker.engine->load(), now);
+  changes_.sweep([&](std::size_t at) { catch_up(static_cast<kv::Slot>(at), now); });
+}
+
+/// It is looked at again only once something has changed there: what is read, what it made of a
+/// request (health_at()), and, while its cache picture is not exact, the time.
+void Dispatcher::catch_up(kv::Slot slot, TimePoint now) {
+  if (slot >= workers_.size() || workers_[slot] == nullptr) return;
+  Worker& worker = *workers_[slot];
+  show_state(slot);
+  bool again = !worker.engine->announces_changes();
+  if (router_.needs().cached && worker.cache != nullptr) {
+    worker.cache->catch_up(now);
+    const fleet::Trust trust = worker.cache->follower().trust();
+    ledger_.set_trust(slot, trust);
+    again = again || trust != fleet::Trust::kExact;
   }
+  if (router_.needs().reports) take_report(slot, worker.engine->load(), now);
+  if (again) changes_.set(slot);
 }
 
 void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now) {

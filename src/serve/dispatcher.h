@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/labels.h"
+#include "engine/change_set.h"
 #include "engine/engine.h"
 #include "engine/remote/remote_engine.h"
 #include "fleet/ledger.h"
@@ -285,14 +286,15 @@ class Dispatcher final {
   [[nodiscard]] std::vector<kv::Slot> fitting(const DispatchRequest& request) const;
   [[nodiscard]] Result<std::vector<kv::Slot>> wished(const DispatchRequest& request) const;
   void catch_up(TimePoint now);
+  void catch_up(kv::Slot slot, TimePoint now);
   void take_report(kv::Slot slot, const engine::LoadReport& load, TimePoint now);
   void learn_transfer(const engine::TimedFetch& fetch);
   [[nodiscard]] fleet::Role role_for(const engine::EngineInfo& its, fleet::Role wanted) const;
+  void follow(kv::Slot slot);
   void add_own(std::unique_ptr<engine::Engine> engine, const DispatchOptions& options);
   void show_state(kv::Slot slot);
   void retire_gone();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;
-  [[nodiscard]] fleet::WorkerHealth* health_of(std::string_view instance);
   [[nodiscard]] fleet::WorkerHealth* health_at(const Assignment& made);
   Assignment assign(kv::Slot slot, fleet::Lease lease, TimePoint now);
   void note(const DispatchRequest& request, const router::Placement& placement,
@@ -312,6 +314,7 @@ class Dispatcher final {
   const std::uint32_t joins_max_;
   const fleet::WorkerHealth::Options health_;  // of workers of other processes
 
+  engine::ChangeSet changes_;  // by slot: who is to be looked at before the next choice
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> workers_;            // by slot; null: nobody has it
   std::vector<std::unique_ptr<Worker>> retired_;            // gone; until the last assignment is

@@ -52,11 +52,19 @@ void Dispatcher::add_own(std::unique_ptr<engine::Engine> engine, const DispatchO
   CHECK(slot.has_value() && *slot == i);
   Worker& worker = *workers_.emplace_back(std::make_unique<Worker>());
   worker.engine = std::move(engine);
-  if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
-    worker.cache = std::make_unique<KvReader>(*source, *registry_.follower(*slot));
-  }
+  follow(*slot);
   registry_.health(*slot)->probed(true, now);
   show_state(*slot);
+}
+
+/// What the worker says is taken in from the next choice on.
+void Dispatcher::follow(kv::Slot slot) {
+  Worker& worker = *workers_[slot];
+  if (const kv::EventSource* source = worker.engine->kv_events(); source != nullptr) {
+    worker.cache = std::make_unique<KvReader>(*source, *registry_.follower(slot));
+  }
+  worker.engine->announce_changes_to(changes_, slot);
+  changes_.set(slot);
 }
 
 Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::EngineInfo& its,
@@ -95,10 +103,8 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
   worker->remote = engine.get();
   worker->engine = std::move(engine);
   worker->instance = who.instance;
-  if (const kv::EventSource* source = worker->engine->kv_events(); source != nullptr) {
-    worker->cache = std::make_unique<KvReader>(*source, *registry_.follower(*slot));
-  }
   workers_[*slot] = std::move(worker);
+  follow(*slot);
   router_.forget(*slot);
   registry_.health(*slot)->heartbeat(clock_.now());
   show_state(*slot);
@@ -109,11 +115,12 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
 
 bool Dispatcher::heartbeat(std::string_view instance, bool draining) {
   const std::lock_guard lock(mutex_);
-  fleet::WorkerHealth* health = health_of(instance);
-  if (health == nullptr) return false;
-  health->heartbeat(clock_.now());
-  if (draining) health->drain();
-  show_state(slot_of(instance));
+  const kv::Slot slot = slot_of(instance);
+  if (slot == kNobody) return false;
+  fleet::WorkerHealth& health = *registry_.health(slot);
+  health.heartbeat(clock_.now());
+  if (draining) health.drain();
+  show_state(slot);
   return true;
 }
 
@@ -128,7 +135,10 @@ void Dispatcher::leave(std::string_view instance) {
 
 void Dispatcher::probed(std::string_view instance, bool well) {
   const std::lock_guard lock(mutex_);
-  if (fleet::WorkerHealth* health = health_of(instance)) health->probed(well, clock_.now());
+  const kv::Slot slot = slot_of(instance);
+  if (slot == kNobody) return;
+  registry_.health(slot)->probed(well, clock_.now());
+  show_state(slot);
 }
 
 std::vector<Dispatcher::Chore> Dispatcher::chores() {
@@ -155,6 +165,7 @@ std::vector<Dispatcher::Chore> Dispatcher::chores() {
         chores.push_back({.instance = worker.instance, .probe = worker.remote, .canary = {}});
       } else {
         registry_.health(slot)->probed(true, now);  // its process is this one
+        show_state(slot);
       }
     }
     for (const std::unique_ptr<Worker>& worker : retired_) {
@@ -212,12 +223,6 @@ kv::Slot Dispatcher::slot_of(std::string_view instance) const {
     if (workers_[slot] != nullptr && workers_[slot]->instance == instance) return slot;
   }
   return kNobody;
-}
-
-/// Null: of this process, or unknown.
-fleet::WorkerHealth* Dispatcher::health_of(std::string_view instance) {
-  const kv::Slot slot = slot_of(instance);
-  return slot == kNobody ? nullptr : registry_.health(slot);
 }
 
 }  // namespace penstock::serve

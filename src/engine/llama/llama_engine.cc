@@ -48,6 +48,7 @@ class LlamaEngine final : public Engine {
   }
   std::optional<tiers::Stats> tier_stats() const override { return cache_.tier_stats(); }
   const kv::EventSource* kv_events() const override { return &events_; }
+  bool announces_changes() const override { return true; }
 
  private:
   using SequencePtr = std::unique_ptr<Sequence>;
@@ -88,7 +89,7 @@ class LlamaEngine final : public Engine {
   const Clock& clock_;
   const std::unique_ptr<Context> context_;
   EngineInfo info_;
-  KvEventLog events_{KvEventLog::kEventsMax, options_.kv_event_tokens};
+  KvEventLog events_{KvEventLog::kEventsMax, options_.kv_event_tokens, &change_};
 
   RequestInbox<SequencePtr> inbox_;
   mutable std::mutex load_mutex_;
@@ -561,6 +562,7 @@ void LlamaEngine::publish(std::span<const RequestId> ended) {
   const std::lock_guard lock(load_mutex_);
   load_ = counts_;
   inbox_.report(counts_.running, counts_.waiting, ended, embeddings_.size());
+  change_.set();
 }
 
 /// What others may see of the step, before they hear of it.

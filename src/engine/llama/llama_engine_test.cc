@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "engine/announced_reader_for_test.h"
 #include "kv/local_hash.h"
 #include "text/tiny_model.h"
 
@@ -131,6 +132,18 @@ TEST_F(LlamaEngineTest, AnswersAndStopsAtTheLimit) {
   EXPECT_EQ(a.usage.prompt_tokens, 100u);
   EXPECT_EQ(a.usage.completion_tokens, 12u);
   EXPECT_EQ(a.usage.cached_tokens, 0u);
+}
+
+TEST_F(LlamaEngineTest, WhatItSaysAnewIsAnnounced) {
+  AnnouncedReader reader;
+  const auto e = engine();
+  reader.follow(*e);
+  for (std::uint32_t i = 1; i <= 3; ++i) {
+    run(*e, request(tokens(100, i), 12));
+    EXPECT_TRUE(reader.is_up_to_date());
+    EXPECT_EQ(reader.load().completion_tokens, 12 * i);
+    EXPECT_GE(reader.events(), i);
+  }
 }
 
 TEST_F(LlamaEngineTest, TellsHowLongARequestWaitedSinceItArrived) {

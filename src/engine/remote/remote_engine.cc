@@ -82,6 +82,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   [[nodiscard]] const kv::EventSource* kv_events() const override {
     return options_.tells_kv_events ? &events_ : nullptr;
   }
+  [[nodiscard]] bool announces_changes() const override { return true; }
   [[nodiscard]] std::optional<tiers::Stats> tier_stats() const override {
     const std::lock_guard lock(mutex_);
     return tiers_;
@@ -92,6 +93,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   void ending(RequestId id, bool leaves_kv) override {
     const std::lock_guard lock(mutex_);
     auto ended = live_.extract(id);
+    change_.set();
     if (leaves_kv && ended) kv_leases_.insert(std::move(ended));
   }
   void lease_over(RequestId id) override {
@@ -159,7 +161,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   const std::unique_ptr<ps::Worker::Stub> worker_;
 
   std::atomic<bool> connected_ = false;  // a report has come over the stream that is open
-  KvEventLog events_;                    // what the worker's is; written by its stream
+  KvEventLog events_{KvEventLog::kEventsMax, false, &change_};  // the worker's, by its stream
   // Its stream's:
   std::vector<kv::Event> held_;  // of a list that is not complete yet
   bool fits_ = false;            // something came over this stream, and fitted what is known
@@ -204,6 +206,7 @@ Result<void> Remote::generate(GenerateRequest request) {
     }
     ++given_;
     ++pending_;
+    change_.set();
   }
   wire::Expected expected{.request = request.id,
                           .vocabulary_size = options_.info.vocabulary_size,
@@ -324,6 +327,7 @@ void Remote::give_up() {
     const std::lock_guard lock(mutex_);
     given_up_ = true;
     connected_ = false;
+    change_.set();
     for (const auto* calls : {&live_, &kv_leases_}) {
       for (const auto& [id, context] : *calls) contexts.push_back(context);
     }
@@ -370,6 +374,7 @@ void Remote::watch_load() {
       },
       [this](const grpc::Status& status) {
         if (connected_.exchange(false)) {
+          change_.set();
           log::warn("worker {}: the connection broke: {}", options_.address,
                     status.error_message());
         }
@@ -386,6 +391,7 @@ void Remote::take(const ps::LoadReport& message) {
   report_ = wire::read(message, clock_.now());
   if (message.has_tiers()) tiers_ = wire::read(message.tiers());
   if (live_.empty()) others_ = report_.accepted - std::min(report_.accepted, given_);
+  change_.set();
   load_stream_.pause = Nanos::zero();
   if (first && options_.tells_kv_events && !std::exchange(follows_events_, true)) {
     open(kv_stream_, Nanos::zero());

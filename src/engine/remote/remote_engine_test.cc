@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "base/rng.h"
+#include "engine/announced_reader_for_test.h"
 #include "engine/kv_event_log.h"
 #include "engine/remote/engine_server.h"
 #include "engine/remote/internal/rpc.h"
@@ -93,7 +94,8 @@ class RemoteEngineTest : public ::testing::Test {
   }
 
   SteadyClock clock_;
-  TestSink sink_;  // outlives the engines
+  TestSink sink_;           // outlives the engines
+  AnnouncedReader reader_;  // as well
   SimulatedOptions simulated_;
   std::string secret_;
   std::unique_ptr<Engine> engine_;
@@ -111,6 +113,44 @@ TEST_F(RemoteEngineTest, AnswersAsTheEngineItself) {
     EXPECT_EQ(sink_.tokens(id), whole_answer(simulated_, r).tokens);
     EXPECT_EQ(end.usage.prompt_tokens, 40U);
     EXPECT_EQ(end.usage.completion_tokens, id * 10);
+  }
+}
+
+TEST_F(RemoteEngineTest, WhatItSaysAnewIsAnnounced) {
+  serve(fast());
+  remote_ = connect_as("first", secret_);
+  reader_.follow(*remote_);
+  ASSERT_TRUE(until([&] { return remote_->connected(); }));
+  EXPECT_TRUE(reader_.is_up_to_date());
+  EXPECT_TRUE(reader_.connected());
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    ASSERT_TRUE(remote_->generate(request(id, sink_, 5)));
+    EXPECT_TRUE(reader_.is_up_to_date());
+    sink_.wait(id);
+    const std::uint64_t events = engine_->kv_events()->last_sequence();
+    EXPECT_TRUE(until([&] {
+      return remote_->load().completion_tokens == 5 * id &&
+             remote_->kv_events()->last_sequence() == events;
+    }));
+    EXPECT_TRUE(reader_.is_up_to_date());
+    EXPECT_EQ(reader_.load().accepted, id);
+  }
+  server_.reset();
+  ASSERT_TRUE(until([&] { return !remote_->connected(); }));
+  EXPECT_TRUE(reader_.is_up_to_date());
+  EXPECT_FALSE(reader_.connected());
+}
+
+TEST_F(RemoteEngineTest, WhatEndedIsAnnouncedThoughTheWorkerSaysNothing) {
+  start(frozen());
+  reader_.follow(*remote_);
+  for (std::uint64_t id = 1; id <= 4; ++id) {
+    ASSERT_TRUE(remote_->generate(request(id, sink_, 5)));
+    EXPECT_TRUE(reader_.is_up_to_date());
+    remote_->abort({id}, CancelReason::kClientGone);
+    sink_.wait(id);
+    EXPECT_TRUE(reader_.is_up_to_date());
+    EXPECT_EQ(reader_.load().accepted, id);
   }
 }
 
@@ -402,6 +442,7 @@ TEST_F(RemoteEngineTest, KvEventsAreFollowedAlsoAcrossALoss) {
   compute(*engine_, 30);  // more than are kept: all that is held
   listen("first", port);
   expect_same_events(*engine_, *remote_);
+  ASSERT_TRUE(until([&] { return remote_->connected(); }));  // another stream tells of events
   compute(*remote_, 5);
   expect_same_events(*engine_, *remote_);
 }

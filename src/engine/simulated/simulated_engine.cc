@@ -47,7 +47,7 @@ class SimulatedEngine final : public Engine {
       : options_(std::move(options)),
         clock_(clock),
         info_(info_of(options_)),
-        events_(options_.kv_events_max, options_.kv_event_tokens),
+        events_(options_.kv_events_max, options_.kv_event_tokens, &change_),
         inbox_({.sequences_max = options_.worker.sequences_max,
                 .queue_max = options_.queue_max,
                 .retry_after_s = options_.retry_after_s}),
@@ -72,6 +72,7 @@ class SimulatedEngine final : public Engine {
   [[nodiscard]] const kv::EventSource* kv_events() const override {
     return options_.worker.prefix_caching ? &events_ : nullptr;
   }
+  [[nodiscard]] bool announces_changes() const override { return true; }
 
  private:
   void run();
@@ -215,6 +216,7 @@ void SimulatedEngine::publish(std::span<const RequestId> ended) {
   const std::lock_guard lock(load_mutex_);
   load_ = load;
   inbox_.report(load_.running, load_.waiting, ended);
+  change_.set();
 }
 
 /// What others may see of the passes, before they hear of them.

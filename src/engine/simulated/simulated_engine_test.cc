@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/announced_reader_for_test.h"
 #include "engine/simulated/answer.h"
 #include "engine/sink_for_test.h"
 
@@ -90,6 +91,32 @@ TEST_F(SimulatedEngineTest, RefusesWhatCanNeverRunAndSaysWhy) {
   ASSERT_TRUE(engine->generate(short_request(1, sink_, 500, 99)));
   EXPECT_EQ(sink_.wait(1), FinishReason::kLength);
   EXPECT_EQ(sink_.tokens(1).size(), 1U);
+}
+
+TEST_F(SimulatedEngineTest, WhatItSaysAnewIsAnnounced) {
+  AnnouncedReader reader;
+  const auto engine = make_simulated_engine(fast_worker(), clock_);
+  reader.follow(*engine);
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    ASSERT_TRUE(engine->generate(short_request(id, sink_, 5, 200)));
+    sink_.wait(id);
+    EXPECT_TRUE(reader.is_up_to_date());
+    EXPECT_EQ(reader.load().completion_tokens, 5 * id);
+    EXPECT_EQ(reader.events(), 3 * id);
+  }
+  ASSERT_TRUE(engine->clear_cache());
+  EXPECT_TRUE(until([&] { return engine->kv_events()->last_sequence() > 9; }));
+  EXPECT_TRUE(reader.is_up_to_date());
+}
+
+TEST_F(SimulatedEngineTest, APassUnderWayIsAnnounced) {
+  AnnouncedReader reader;
+  const auto engine = make_simulated_engine(frozen_worker(), clock_);
+  reader.follow(*engine);
+  ASSERT_TRUE(engine->generate(short_request(1, sink_, 5)));
+  EXPECT_TRUE(until([&] { return engine->load().pass_started != TimePoint::min(); }));
+  EXPECT_TRUE(reader.is_up_to_date());
+  EXPECT_EQ(reader.load().pass.prefill_tokens, 5U);
 }
 
 TEST_F(SimulatedEngineTest, PassesTakeTheirTime) {

@@ -20,9 +20,9 @@ inline constexpr std::uint32_t kBlock = 16;
 inline constexpr std::uint32_t kPlaces = 4;
 
 /// A worker that says what a test wants it to say, and computes nothing.
-class FakeEngine final : public engine::Engine {
+class FakeEngine : public engine::Engine {
  public:
-  FakeEngine(std::size_t events_max, bool hands_kv_over) : events(events_max) {
+  FakeEngine(std::size_t events_max, bool hands_kv_over) : events(events_max, true, &change_) {
     info_.hands_kv_over = hands_kv_over;
   }
 
@@ -49,6 +49,12 @@ class FakeEngine final : public engine::Engine {
       }
       parent = hash;
     }
+  }
+
+  /// Holds nothing any more.
+  void forget() {
+    held_.clear();
+    events.cleared();
   }
 
   /// As a store does that has the blocks named here.
