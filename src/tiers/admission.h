@@ -15,10 +15,16 @@ struct DiskBid {
   bool wear_spent = false;  // the day's writes are used up
   bool wear_short = false;  // half of them are
   bool full = false;        // blocks of the oldest segment would have to go for it:
-  double oldest_value = 0;  // what one of those is worth at the mean, see value()
+  double oldest_value = 0;  // what keeping one of those is worth at the mean, see kept_value()
 
   [[nodiscard]] double value() const noexcept { return recompute_ns * asked; }
 };
+
+/// What keeping a block on disk is worth: the askings after the first, which is what brought it
+/// there. So where blocks are hardly asked for again, new ones take the place of old ones.
+[[nodiscard]] constexpr double kept_value(double recompute_ns, std::uint32_t asked) noexcept {
+  return asked > 1 ? recompute_ns * (asked - 1) : 0;
+}
 
 /// Fame fades, also of what is on disk: after so many kCold the oldest segment is valued anew.
 inline constexpr std::uint64_t kRefusalsAnUpdate = 64;

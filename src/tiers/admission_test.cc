@@ -35,5 +35,11 @@ TEST(Admission, OnAFullDiskItMustBeWorthMoreThanWhatGoes) {
   EXPECT_EQ(refusal(bid), std::nullopt);
 }
 
+TEST(Admission, WhatIsKeptIsWorthWhatItWasAskedForAgain) {
+  EXPECT_EQ(kept_value(100, 0), 0);
+  EXPECT_EQ(kept_value(100, 1), 0);
+  EXPECT_EQ(kept_value(100, 3), 200);
+}
+
 }  // namespace
 }  // namespace penstock::tiers

@@ -29,8 +29,8 @@ void FrequencySketch::add(const Key& key) noexcept {
       if (count == least) ++count;  // the others already count somebody else as well
     }
   }
-  if (++added_ < kAgeFactor * width_) return;
-  added_ /= 2;
+  if (++added_ < width_ / kCountersAnAsking) return;
+  added_ = 0;
   for (std::uint8_t& count : counts_) count /= 2;
 }
 

@@ -8,7 +8,8 @@
 namespace penstock::tiers {
 
 /// About how often each key was asked for lately: a count-min sketch (four rows, counts to 15) that
-/// halves all counts after every eight askings a counter of a row, so that old fame fades. Never
+/// halves all counts after an asking for every four counters of a row, which is one for each block
+/// or every second, so that old fame fades as fast as all that is kept could be replaced. Never
 /// says less than the truth of the present age. Memory: four bytes a counter. Not thread safe.
 class FrequencySketch final {
  public:
@@ -21,7 +22,7 @@ class FrequencySketch final {
  private:
   static constexpr std::uint32_t kRows = 4;
   static constexpr std::uint8_t kCountMax = 15;
-  static constexpr std::uint64_t kAgeFactor = 8;
+  static constexpr std::uint64_t kCountersAnAsking = 4;  // of an age
 
   [[nodiscard]] std::uint64_t at(const Key& key, std::uint32_t row) const noexcept;
 

@@ -27,7 +27,7 @@ TEST(Key, NamesAllTokensTheTenantAndTheMeaning) {
 Key key(std::uint64_t i) { return {mix64(i), mix64(~i)}; }
 
 TEST(FrequencySketch, NeverSaysLessThanTheTruth) {
-  FrequencySketch sketch(1000);
+  FrequencySketch sketch(16'000);
   for (std::uint64_t i = 0; i < 1000; ++i) {
     for (std::uint64_t n = 0; n <= i % 10; ++n) sketch.add(key(i));
   }
@@ -43,8 +43,8 @@ TEST(FrequencySketch, OldFameFades) {
   FrequencySketch sketch(512);
   for (int n = 0; n < 100; ++n) sketch.add(key(1));
   EXPECT_EQ(sketch.estimate(key(1)), 15U);
-  for (std::uint64_t i = 0; i < 50'000; ++i) sketch.add(key(10 + i));
-  EXPECT_LT(sketch.estimate(key(1)), 15U);
+  for (std::uint64_t i = 0; i < 512; ++i) sketch.add(key(10 + i));
+  EXPECT_LT(sketch.estimate(key(1)), 8U);
 }
 
 TEST(WearBudget, IsADaysBytesAndFillsEvenly) {

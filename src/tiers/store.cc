@@ -120,7 +120,7 @@ LoadChoice Store::State::choose(std::span<const Tier> tiers, double recompute_ns
 
 double Store::State::value(const Entry& entry) const noexcept {
   // All blocks have as many bytes.
-  return DiskBid{.recompute_ns = entry.recompute_ns, .asked = sketch.estimate(entry.key)}.value();
+  return kept_value(entry.recompute_ns, sketch.estimate(entry.key));
 }
 
 double Store::State::disk_block_ns() const noexcept {

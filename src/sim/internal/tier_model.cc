@@ -117,9 +117,7 @@ void TierModel::make_room_in_host() {
 }
 
 double TierModel::value(const kv::BlockHash& key) const noexcept {
-  return tiers::DiskBid{.recompute_ns = options_.recompute_block_ns,
-                        .asked = sketch_.estimate(key_of(key))}
-      .value();
+  return tiers::kept_value(options_.recompute_block_ns, sketch_.estimate(key_of(key)));
 }
 
 bool TierModel::wanted_on_disk(const kv::BlockHash& key) {

@@ -79,6 +79,37 @@ TEST(TierModel, AFullDiskTakesOnlyWhatIsWorthMore) {
   EXPECT_EQ(tiers.foresee(chain(0, 1), 0, Nanos(0)).blocks, 0U);
 }
 
+TEST(TierModel, OnAFullDiskNewBlocksTakeThePlaceOfThoseNotAskedForAgain) {
+  TierModel tiers(kSmall);
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    (void)tiers.load(chain(i, 1), 0, Nanos(100 * i));
+    tiers.computed(block(i));
+    ASSERT_EQ(tiers.foresee(chain(i, 1), 0, Nanos(100 * i)).blocks, 1U) << i;
+  }
+}
+
+TEST(TierModel, AScanDoesNotFlushTheDisk) {
+  TierModel tiers({.host_blocks = 64,
+                   .disk_blocks = 1024,
+                   .host_block_ns = 1,
+                   .disk_block_ns = 10,
+                   .recompute_block_ns = 100});
+  Nanos now{0};
+  const auto serve = [&](const std::vector<kv::BlockHash>& prompt) {
+    const tiers::LoadChoice loaded = tiers.load(prompt, 0, now += Nanos(100'000));
+    for (std::size_t i = loaded.blocks; i < prompt.size(); ++i) tiers.computed(prompt[i]);
+    return loaded.blocks;
+  };
+  constexpr std::uint64_t kHot = 256;
+  const std::vector<kv::BlockHash> hot = chain(0, kHot);
+  serve(hot);
+  for (std::uint64_t round = 0; round < 100; ++round) {
+    ASSERT_EQ(serve(hot), kHot) << round;
+    serve(chain(1000 + round * 128, 128));  // nobody asks for these again
+  }
+  EXPECT_EQ(tiers.counts().written, 1024U);  // what there was room for
+}
+
 TEST(TierModel, WhatIsQuickerToComputeIsNeitherWrittenNorLoaded) {
   TierModel::Options slow = kSmall;
   slow.disk_block_ns = 100;
