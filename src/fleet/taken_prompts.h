@@ -16,6 +16,11 @@ class TakenPrompts final {
   using Entry = std::uint32_t;  // names what add() put in, until remove() or clear()
   static constexpr Entry kNone = 0xFFFFFFFF;
 
+  TakenPrompts() {
+    prompts_.reserve(kExpected);
+    places_.reserve(kExpected);
+  }
+
   /// `locals` are the prompt's full blocks and stay where they are until it is taken out; the first
   /// `held` were at the worker already. kNone: so were all. Cost: O(prompts).
   Entry add(kv::Slot slot, std::span<const std::uint64_t> locals, std::uint32_t held);
@@ -43,6 +48,8 @@ class TakenPrompts final {
       return first_new < with.size() && with[first_new] == local;
     }
   };
+
+  static constexpr std::size_t kExpected = 1024;  // up to so many nothing is allocated; 36 kB
 
   std::vector<Prompt> prompts_;        // without gaps: each choice looks at all
   std::vector<std::uint32_t> places_;  // in that, by entry; of unused ones the next unused
