@@ -19,7 +19,9 @@ using Host = Store::Entry::Host;
 using transfer::BlockStatus;
 using transfer::FileOp;
 
-constexpr std::size_t kWriteBatchMax = 32;  // blocks that share a sync
+// What shares a sync: so much keeps a disk busy meanwhile, and so many blocks, if they are large.
+constexpr std::uint64_t kWriteBatchBytes = 16 << 20;
+constexpr std::size_t kWriteBatchMin = 32;
 constexpr std::size_t kReadBatchMax = 128;
 constexpr auto kFlushMax = std::chrono::seconds(5);
 constexpr Nanos kFullPause = std::chrono::minutes(1);  // before a full disk is tried again
@@ -165,12 +167,14 @@ void Store::State::stop() {
 // Writing.
 
 void Store::State::write_forever() {
+  const std::size_t batch_max =
+      std::max<std::size_t>(kWriteBatchMin, kWriteBatchBytes / geometry.record_bytes);
   std::unique_lock lock(mutex);
   for (;;) {
     work_changed.wait(lock, [&] { return stopping || !to_write.empty(); });
     if (to_write.empty() || (stopping && clock.now() >= stop_by)) return;
     std::vector<Entry*> batch;
-    while (!to_write.empty() && batch.size() < kWriteBatchMax) {
+    while (!to_write.empty() && batch.size() < batch_max) {
       batch.push_back(to_write.front());
       to_write.pop_front();
     }
