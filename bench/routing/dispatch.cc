@@ -74,7 +74,7 @@ class BusyEngine final : public engine::Engine {
   }
 
   const engine::EngineInfo info_{
-      .model = "bench", .block_tokens = kBlockTokens, .sequences_max = 64};
+      .model = "bench", .block_tokens = kBlockTokens, .sequences_max = 64, .kv_blocks_max = 20'000};
   engine::KvEventLog events_{engine::KvEventLog::kEventsMax, false, &change_};
   mutable std::mutex mutex_;
   mutable std::uint64_t reads_ = 0;

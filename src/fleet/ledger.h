@@ -111,6 +111,12 @@ class Ledger final {
     taken_.raise(locals, depths);
   }
 
+  /// See TakenPrompts::told().
+  [[nodiscard]] std::uint32_t told_blocks(Slot slot, std::span<const std::uint64_t> locals,
+                                          std::uint32_t depth) const noexcept {
+    return taken_.told(slot, locals, depth);
+  }
+
   [[nodiscard]] std::uint64_t reports_stale() const noexcept { return reports_stale_; }
   /// Live leases of all workers' present lives.
   [[nodiscard]] std::uint64_t in_flight() const noexcept;

@@ -252,7 +252,14 @@ TEST(Ledger, APromptCountsAsThereFromWhenItIsTakenToItsFirstTokenOrEnd) {
       ledger.check_invariants(leases);
       const std::vector<std::uint64_t> asked = chain(rng.below(4), 12, rng.below(13));
       const std::vector<std::uint32_t> depths = depths_of(asked);
-      for (Slot w = 0; w < kWorkers; ++w) ASSERT_EQ(depths[w], depth_in(there[w], asked)) << step;
+      for (Slot w = 0; w < kWorkers; ++w) {
+        ASSERT_EQ(depths[w], depth_in(there[w], asked)) << step;
+        const std::uint32_t by_events = depth_in({told[w]}, asked);
+        ASSERT_LE(ledger.told_blocks(w, asked, depths[w]), by_events) << step;
+        if (there[w][1].empty()) {
+          ASSERT_EQ(ledger.told_blocks(w, asked, by_events), by_events) << step;
+        }
+      }
     }
     held.clear();
     ledger.check_invariants({});  // nothing is left of what is over

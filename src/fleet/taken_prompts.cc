@@ -57,4 +57,12 @@ void TakenPrompts::raise(std::span<const std::uint64_t> locals,
   }
 }
 
+std::uint32_t TakenPrompts::told(kv::Slot slot, std::span<const std::uint64_t> locals,
+                                 std::uint32_t depth) const noexcept {
+  for (const Prompt& prompt : prompts_) {
+    if (prompt.slot == slot && prompt.shares_new(locals)) depth = std::min(depth, prompt.first_new);
+  }
+  return depth;
+}
+
 }  // namespace penstock::fleet

@@ -33,6 +33,11 @@ class TakenPrompts final {
   /// such a block.
   void raise(std::span<const std::uint64_t> locals, std::span<std::uint32_t> depths) const noexcept;
 
+  /// How many of the first `depth` blocks, which raise() has found at the slot, are there whatever
+  /// becomes of the prompts that it has taken, at least. Cost: O(prompts).
+  [[nodiscard]] std::uint32_t told(kv::Slot slot, std::span<const std::uint64_t> locals,
+                                   std::uint32_t depth) const noexcept;
+
   [[nodiscard]] std::size_t size() const noexcept { return prompts_.size(); }
 
  private:

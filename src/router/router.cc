@@ -180,7 +180,8 @@ Result<void> Router::place_together(std::span<const RouteRequest> requests,
 void Router::match(const RouteRequest& request, std::span<std::uint32_t> depths) {
   const std::size_t written = index_.match(request.locals, depths);
   std::ranges::fill(depths.subspan(written), 0);
-  // KV is moved to where an answer is made now: there only what is there by now helps.
+  // Where an answer is placed now only what is there by now helps: KV is moved at once. (While a
+  // split is weighed, a little too much is taken for there.)
   if (needs_.taken && request.stage != Stage::kDecode) ledger_.raise_taken(request.locals, depths);
 }
 
@@ -240,14 +241,16 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
   const bool decode = choice.stage == Stage::kDecode;
   const std::uint32_t cached_blocks = question.cached_blocks(choice.slot);
   const tiers::LoadChoice load = question.load(choice.slot);
-  Placement placement{.worker = choice.slot,
-                      .cached_blocks = decode ? 0 : cached_blocks,
-                      .fetch = fetch(question, choice.slot),
-                      .rule = choice.rule,
-                      .ties = choice.ties,
-                      .ttft_ms = choice.ttft_ms,
-                      .stage = choice.stage,
-                      .lease = {}};
+  Placement placement{
+      .worker = choice.slot,
+      .cached_blocks = decode ? 0 : cached_blocks,
+      .told_blocks = decode ? 0 : ledger_.told_blocks(choice.slot, request.locals, cached_blocks),
+      .fetch = fetch(question, choice.slot),
+      .rule = choice.rule,
+      .ties = choice.ties,
+      .ttft_ms = choice.ttft_ms,
+      .stage = choice.stage,
+      .lease = {}};
   const std::uint32_t cached_tokens = (cached_blocks + load.blocks) * request.block_tokens;
   placement.lease = ledger_.charge(
       choice.slot, {.prompt_tokens = request.prompt_tokens,

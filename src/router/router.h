@@ -60,6 +60,7 @@ struct KvSource {
 struct Placement {
   Slot worker = 0;
   std::uint32_t cached_blocks = 0;  // leading blocks believed to be cached there; kDecode: 0
+  std::uint32_t told_blocks = 0;    // of those, what does not depend on requests taken there
   std::optional<KvSource> fetch;    // what comes behind those, before it computes
   std::string_view rule;
   std::uint32_t ties = 1;

@@ -15,6 +15,7 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
   lease_ = std::move(other.lease_);
   decision_ = other.decision_;
   predicted_cached_tokens_ = other.predicted_cached_tokens_;
+  told_cached_tokens_ = other.told_cached_tokens_;
   locals_ = std::move(other.locals_);
   cached_blocks_ = other.cached_blocks_;
   stage_ = other.stage_;
@@ -30,7 +31,9 @@ engine::Engine& Assignment::engine() const noexcept { return *at_->engine; }
 bool Assignment::is_remote() const noexcept { return at_->remote != nullptr; }
 
 void Assignment::taken() noexcept {
-  if (locals_.empty() || !dispatcher_->router_.needs().taken) return;
+  // Who keeps no KV computes every prompt whole.
+  const bool keeps_kv = at_->engine->info().kv_blocks_max > 0;
+  if (locals_.empty() || !keeps_kv || !dispatcher_->router_.needs().taken) return;
   const std::lock_guard lock(dispatcher_->mutex_);
   lease_.taken(locals_, cached_blocks_);
 }

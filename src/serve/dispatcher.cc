@@ -230,6 +230,9 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   made.stage_ = placed->stage;
   made.cached_blocks_ = placed->cached_blocks;
   made.predicted_cached_tokens_ = predicted;
+  const std::uint64_t told =
+      placed->told_blocks < placed->cached_blocks ? placed->told_blocks : kept;
+  made.told_cached_tokens_ = reusable_tokens(wanted.prompt_tokens, told * block_tokens_);
   made.locals_ = std::move(locals);
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
   return made;
@@ -461,8 +464,10 @@ void Dispatcher::compare(Assignment& made, const engine::Usage& usage, TimePoint
     // what was only expected of others (Assignment::taken) is not, if nothing came of it.
     std::uint32_t known = made.predicted_cached_tokens_;
     if (reported != known) {
-      known = std::clamp(cached_now(made, usage.prompt_tokens, now), std::min(known, reported),
-                         std::max(known, reported));
+      const std::uint32_t cached = cached_now(made, usage.prompt_tokens, now);
+      known = reported > known
+                  ? std::clamp(cached, known, reported)
+                  : std::clamp(std::min(cached, made.told_cached_tokens_), reported, known);
     }
     worker.cache->follower().compare(known, reported);
   }

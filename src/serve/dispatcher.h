@@ -125,7 +125,8 @@ class Assignment final {
   fleet::Lease lease_;
   std::uint64_t decision_ = 0;
   std::uint32_t predicted_cached_tokens_ = 0;
-  std::uint32_t cached_blocks_ = 0;    // router::Placement::cached_blocks
+  std::uint32_t told_cached_tokens_ = 0;  // of those, what does not depend on other requests
+  std::uint32_t cached_blocks_ = 0;       // router::Placement::cached_blocks
   std::vector<std::uint64_t> locals_;  // of the prompt, until its first token; lease_ points there
   router::Stage stage_ = router::Stage::kWhole;
   std::optional<kv::Slot> prompt_at_;  // an answer's: who has computed its prompt

@@ -47,6 +47,7 @@ class FakeRemote final : public engine::RemoteEngine {
                            .block_tokens = kBlockTokens,
                            .context_tokens_max = 1000,
                            .sequences_max = 4,
+                           .kv_blocks_max = 1000,
                            .vocabulary_size = 10,
                            .hands_kv_over = true};
 

@@ -207,6 +207,16 @@ TEST_F(DispatcherTest, OnlyWhatAWorkerTookIsExpectedThereAndUntilItsFirstToken) 
   EXPECT_EQ(expected(), 0U);  // by then its events would have said it
 }
 
+TEST_F(DispatcherTest, OfAWorkerThatKeepsNoKvNothingIsExpected) {
+  make(1);
+  engines_[0]->keep_no_kv();
+  const std::vector<Token> prompt = prompt_of(100, 1);
+  Result<Assignment> taken = place(prompt);
+  taken->taken();
+  (void)place(prompt);
+  EXPECT_EQ(dispatcher_->decisions().front().predicted_cached_tokens, 0U);
+}
+
 TEST_F(DispatcherTest, WhatWasOnlyExpectedAndNeverComputedIsNoDisagreement) {
   make(1);
   for (std::uint32_t i = 0; i < 20; ++i) {
@@ -216,6 +226,7 @@ TEST_F(DispatcherTest, WhatWasOnlyExpectedAndNeverComputedIsNoDisagreement) {
     Result<Assignment> sibling = place(prompt);
     EXPECT_EQ(dispatcher_->decisions().front().predicted_cached_tokens, 96U);
     cancelled->release();
+    engines_[0]->hold(prompt);  // it has computed it itself, and says so first
     sibling->first_token({.prompt_tokens = 100});
   }
   const WorkerView worker = dispatcher_->view().workers[0];

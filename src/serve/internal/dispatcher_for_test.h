@@ -22,6 +22,9 @@ inline constexpr std::uint32_t kPlaces = 4;
 /// A worker that says what a test wants it to say, and computes nothing.
 class FakeEngine : public engine::Engine {
  public:
+  /// As one whose KV cannot be kept, or may not.
+  void keep_no_kv() { info_.kv_blocks_max = 0; }
+
   FakeEngine(std::size_t events_max, bool hands_kv_over) : events(events_max, true, &change_) {
     info_.hands_kv_over = hands_kv_over;
   }
@@ -88,6 +91,7 @@ class FakeEngine : public engine::Engine {
   engine::EngineInfo info_{.model = "fake",
                            .block_tokens = kBlock,
                            .sequences_max = kPlaces,
+                           .kv_blocks_max = 1000,
                            .kv_tiers_key = "fake blocks"};
   std::set<kv::BlockHash> held_;
 };

@@ -263,8 +263,11 @@ void Player::placed(Live& live, router::Placement& placement) {
       placement.cached_blocks + (placement.fetch ? placement.fetch->blocks : 0);
   predicted_cached_tokens_ += foreseen * setup_.model.block_tokens;
   live.lease = std::move(placement.lease);
-  if (needs_.taken) live.lease.taken(live.locals, placement.cached_blocks);
+  if (needs_.taken && setup_.model.prefix_caching) {
+    live.lease.taken(live.locals, placement.cached_blocks);
+  }
   live.cached_blocks = placement.cached_blocks;
+  live.told_blocks = placement.told_blocks;
   live.split = placement.stage == router::Stage::kPrefill;
   live.first_worker() = fronts_[live.front]->workers[placement.worker];
   if (together_) {

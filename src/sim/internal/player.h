@@ -62,6 +62,7 @@ class Player final {
     bool ended = false;
     std::uint32_t legs = 0;  // sequences that need `keys`; at 0, and ended, this can be used again
     std::uint32_t cached_blocks = 0;  // predicted
+    std::uint32_t told_blocks = 0;    // router::Placement::told_blocks
     std::uint32_t loaded_blocks = 0;  // leading ones, of which some come from lower tiers
     std::vector<kv::BlockHash> keys;
     std::vector<std::uint64_t> locals;  // empty where the policy does not look

@@ -214,7 +214,11 @@ void Player::tick() {
 void Player::compare(const Live& live, std::uint32_t index, std::uint32_t cached_tokens) {
   const auto block_tokens = std::uint64_t{setup_.model.block_tokens};
   if (auto* of = follower(live.front, index); of != nullptr && needs_.cached) {
-    of->compare(live.cached_blocks * block_tokens, cached_tokens / block_tokens * block_tokens);
+    // What was only expected of others, and did not come, says nothing of its cache picture.
+    const std::uint64_t reported = cached_tokens / block_tokens;
+    const std::uint64_t known = std::clamp<std::uint64_t>(
+        reported, live.told_blocks, std::max(live.told_blocks, live.cached_blocks));
+    of->compare(known * block_tokens, reported * block_tokens);
   }
   if (auto* of = health(live.front, index)) of->token(time_point(now_));
 }
