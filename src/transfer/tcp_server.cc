@@ -115,8 +115,8 @@ bool Connection::greet() {
   if (verdict.answer == wire::Answer::kWelcome) {
     verdict.offer = {arena_.table().epoch(), arena_.layout()};
     verdict.proof = wire::owner_proof(secret_, challenge, response, verdict);
-  } else {
-    counts_.refused.fetch_add(1);  // counted by the time the reader knows
+  } else if (standing_.load() != Standing::kPushedOut) {  // that has been counted
+    counts_.refused.fetch_add(1);                         // by the time the reader knows
   }
   return send_object(socket_.get(), verdict, stop) && verdict.answer == wire::Answer::kWelcome;
 }

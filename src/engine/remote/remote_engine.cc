@@ -436,7 +436,7 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
   const bool all_held =
       !held_.empty() || (!events.empty() && events.front().kind == kv::Event::Kind::kCleared);
   if (all_held) {
-    if (held_.empty()) held_.reserve(held_max() + 1);
+    if (held_.empty() && batch.goes_on()) held_.reserve(held_max() + 1);
     std::ranges::move(events, std::back_inserter(held_));
     if (held_.size() > held_max() + 1) return too_many();
     if (batch.goes_on()) return true;

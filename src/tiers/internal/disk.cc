@@ -332,7 +332,9 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   stats.bytes_written += ops.size() * geometry.record_bytes;
   int first_error = error;
   for (std::size_t i = 0; i < ops.size(); ++i) {
-    if (first_error == 0) first_error = error_of(ops[i]);
+    // Want of room is told only if nothing worse is wrong.
+    const int failed = error_of(ops[i]);
+    if (first_error == 0 || (first_error == ENOSPC && failed != 0)) first_error = failed;
     settle_write(*batch[i], segment, ops[i], headers[i], error);
   }
   if (first_error == 0) return write_breaker.succeeded();

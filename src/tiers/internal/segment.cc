@@ -280,7 +280,7 @@ void Segment::scan(BlockIo& io) {
       std::memcpy(&header, ops[i].memory, sizeof header);
       if (ops[i].status != BlockStatus::kArrived || !is_mine(header, some[i])) continue;
       written.push_back(some[i]);
-      next = some[i] + 1;  // also if it is torn: its place is not written a second time
+      next = some[i] + 1;  // also if it is torn: its place is not written again
     }
   }
   const std::size_t at_once = std::max<std::uint64_t>(kScanBytes / geometry_.record_bytes, 1);
