@@ -70,7 +70,7 @@ void LocalHasher::chain(std::span<const Token> tokens, std::size_t block_tokens,
 
 std::uint64_t media_hash(std::string_view id) {
   constexpr std::size_t kDigestDigits = 64;
-  constexpr auto is_hex = [](char c) {
+  const auto is_hex = [](char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
   };
   if (id.size() == kDigestDigits && std::ranges::all_of(id, is_hex)) {

@@ -482,7 +482,7 @@ TEST_F(RemoteEngineTest, OfAWorkerThatTellsOfMoreBlocksThanItHasOrFitHereNoneIsK
     const bool at_once = round % 2 == 0;  // as a list of all, or one after the other
     const bool lies = round < 2;
     server_.reset();
-    const auto id = static_cast<std::uint64_t>(10 * round);
+    const std::uint64_t id = std::uint64_t{10} * static_cast<unsigned>(round);
     SimulatedOptions options = fast();
     if (at_once) options.kv_events_max = 1;
     serve(options);
