@@ -22,9 +22,6 @@ inline constexpr std::uint32_t kPlaces = 4;
 /// A worker that says what a test wants it to say, and computes nothing.
 class FakeEngine : public engine::Engine {
  public:
-  /// As one whose KV cannot be kept, or may not.
-  void keep_no_kv() { info_.kv_blocks_max = 0; }
-
   FakeEngine(std::size_t events_max, bool hands_kv_over) : events(events_max, true, &change_) {
     info_.hands_kv_over = hands_kv_over;
   }
@@ -35,6 +32,9 @@ class FakeEngine : public engine::Engine {
   Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
   [[nodiscard]] engine::LoadReport load() const override { return report; }
   [[nodiscard]] const kv::EventSource* kv_events() const override { return &events; }
+
+  /// As one whose KV cannot be kept, or may not.
+  void keep_no_kv() { info_.kv_blocks_max = 0; }
 
   /// Holds the prompt's full blocks from now on.
   void hold(std::span<const Token> prompt, std::string_view salt = {}) {

@@ -330,18 +330,18 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   lock.lock();
   wear.spend(ops.size() * geometry.record_bytes);
   stats.bytes_written += ops.size() * geometry.record_bytes;
-  int first_error = error;
+  int told_error = error;
   for (std::size_t i = 0; i < ops.size(); ++i) {
     // Want of room is told only if nothing worse is wrong.
     const int failed = error_of(ops[i]);
-    if (first_error == 0 || (first_error == ENOSPC && failed != 0)) first_error = failed;
+    if (told_error == 0 || (told_error == ENOSPC && failed != 0)) told_error = failed;
     settle_write(*batch[i], segment, ops[i], headers[i], error);
   }
-  if (first_error == 0) return write_breaker.succeeded();
-  writing_failed(first_error);
+  if (told_error == 0) return write_breaker.succeeded();
+  writing_failed(told_error);
   // What is committed in it stays. Where there was no room, there may be later; else nothing is
   // added. Full by now: its last place was tried, or reading has given it up.
-  if (first_error != ENOSPC || segment->next == segment->records()) {
+  if (told_error != ENOSPC || segment->next == segment->records()) {
     segment->next = segment->records();
     return;
   }
