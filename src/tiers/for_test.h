@@ -78,11 +78,12 @@ struct Faults {
   std::atomic<int> allocate_error{0};
   std::atomic<std::int64_t> room_bytes{INT64_MAX};  // for writes: nothing is set aside for a file
   std::atomic<bool> cuts_reads{false};
-  std::atomic<bool> tears_writes{false};     // half of it is written, and called whole
-  std::atomic<bool> reads_elsewhere{false};  // the record before or after, and called right
-  std::atomic<bool> stalls{false};           // reads wait until this is false
-  std::atomic<std::uint32_t> random{0};      // of a thousand operations, that many fail somehow
-  std::atomic<std::uint32_t> runs{0};        // how often operations were handed over; counted here
+  std::atomic<bool> tears_writes{false};        // half of it is written, and called whole
+  std::atomic<bool> reads_elsewhere{false};     // the record before or after, and called right
+  std::atomic<std::int64_t> flips_read_at{-1};  // a bit of that byte of what is read; -1: none
+  std::atomic<bool> stalls{false};              // reads wait until this is false
+  std::atomic<std::uint32_t> random{0};         // of a thousand operations, that many fail somehow
+  std::atomic<std::uint32_t> runs{0};  // how often operations were handed over; counted here
 };
 
 /// Plain reads and writes, so that no test needs io_uring, with faults between.
@@ -109,6 +110,7 @@ class FaultyIo final : public BlockIo {
     using Kind = transfer::FileOp::Kind;
     using transfer::BlockStatus;
     const bool writes = op.kind == Kind::kWrite;
+    const bool checked = !writes && op.checked_bytes > 0;
     int error = writes ? faults_->write_error : faults_->read_error;
     bool cut = !writes && faults_->cuts_reads;
     bool torn = writes && faults_->tears_writes;
@@ -119,7 +121,7 @@ class FaultyIo final : public BlockIo {
         case 0: error = rng_.below(2) == 0 ? EIO : ENOSPC; break;
         case 1: cut = !writes; break;
         case 2: torn = writes; break;
-        case 3: elsewhere = !writes && op.kind == Kind::kRead; break;
+        case 3: elsewhere = checked; break;
         default: flipped = true;
       }
     }
@@ -130,7 +132,6 @@ class FaultyIo final : public BlockIo {
     }
     auto offset = static_cast<off_t>(op.offset_bytes);
     if (writes) {
-      op.checksum = transfer::checksum(op.memory, op.size_bytes);
       const auto room = std::clamp<std::int64_t>(faults_->room_bytes, 0, op.size_bytes);
       faults_->room_bytes -= op.size_bytes;
       if (room < op.size_bytes) {  // as much as there is room for, and then the error
@@ -153,10 +154,11 @@ class FaultyIo final : public BlockIo {
       return;
     }
     if (flipped) op.memory[rng_.below(op.size_bytes)] ^= std::byte{4};
-    const transfer::Checksum came = transfer::checksum(op.memory, op.size_bytes);
-    const bool right = op.kind == Kind::kReadUnknown || elsewhere || came == op.checksum;
+    if (const std::int64_t at = faults_->flips_read_at; at >= 0) op.memory[at] ^= std::byte{4};
+    const bool right =
+        !checked || elsewhere ||
+        transfer::checksum(op.memory + op.checked_from, op.checked_bytes) == op.checksum;
     op.status = right ? BlockStatus::kArrived : BlockStatus::kCorrupt;
-    if (op.kind == Kind::kReadUnknown) op.checksum = came;
   }
 
   void flip(int fd, off_t offset, std::uint32_t size) {

@@ -22,7 +22,7 @@ static_assert(std::endian::native == std::endian::little, "the files are little-
 
 inline constexpr std::uint64_t kPageBytes = 4096;  // O_DIRECT's unit everywhere
 inline constexpr std::uint64_t kRecordHeaderBytes = 128;
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 
 [[nodiscard]] constexpr std::uint64_t whole_pages(std::uint64_t bytes) noexcept {
   return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
@@ -65,7 +65,7 @@ struct FooterHeader {
 struct FooterEntry {
   Key key;
   std::uint64_t generation = 0;  // 0: no block here
-  transfer::Checksum record_sum = 0;
+  transfer::Checksum block_sum = 0;
   std::uint32_t recompute_us = 0;
   std::uint32_t unused = 0;
 };

@@ -264,6 +264,23 @@ TEST_F(StoreTest, WhatFailsToVerifyIsAMissOfItsOwn) {
   }
 }
 
+TEST_F(StoreTest, AFlippedBitIsFoundByReadingBeforeAnyoneIsGivenTheBlock) {
+  constexpr std::int64_t kInKey = 30;
+  constexpr std::int64_t kLast = kRecordHeaderBytes + testing::kBlockBytes - 1;
+  std::uint64_t found = 0;
+  for (const std::int64_t at : {kInKey, std::int64_t(kRecordHeaderBytes), kLast}) {
+    const std::array keys{key_of(std::uint64_t(at))};
+    put_on_disk(std::uint64_t(at));
+    fill_host();
+    faults->flips_read_at = at;
+    Store::Fetch fetch = store->fetch(keys, Deadline(clock.now() + 1h));
+    EXPECT_TRUE(fetch.wait(20s));
+    faults->flips_read_at = -1;
+    EXPECT_TRUE(fetch.take().empty()) << at;
+    EXPECT_EQ(missed(Reason::kCorrupt), ++found) << at;
+  }
+}
+
 TEST_F(StoreTest, AReadErrorGivesUpTheSegmentAndNoOther) {
   for (std::uint64_t i = 0; i < 16; ++i) put_on_disk(i);
   fill_host();

@@ -37,7 +37,6 @@ void begin(FileOp& op, io_uring_sqe* entry) noexcept {
   op.status = BlockStatus::kPending;
   op.error_number = 0;
   if (op.kind == FileOp::Kind::kWrite) {
-    op.checksum = checksum(op.memory, op.size_bytes);
     io_uring_prep_write(entry, op.fd, op.memory, op.size_bytes, op.offset_bytes);
   } else {
     io_uring_prep_read(entry, op.fd, op.memory, op.size_bytes, op.offset_bytes);
@@ -66,14 +65,9 @@ void end(FileOp& op, int moved) noexcept {
   } else if (static_cast<std::uint32_t>(moved) != op.size_bytes) {
     op.status = BlockStatus::kTruncated;
   } else {
-    op.status = BlockStatus::kArrived;
-    if (op.kind == FileOp::Kind::kWrite) return;
-    const Checksum came = checksum(op.memory, op.size_bytes);
-    if (op.kind == FileOp::Kind::kReadUnknown) {
-      op.checksum = came;
-    } else if (came != op.checksum) {
-      op.status = BlockStatus::kCorrupt;
-    }
+    const bool right = op.kind == FileOp::Kind::kWrite || op.checked_bytes == 0 ||
+                       checksum(op.memory + op.checked_from, op.checked_bytes) == op.checksum;
+    op.status = right ? BlockStatus::kArrived : BlockStatus::kCorrupt;
   }
 }
 

@@ -14,17 +14,16 @@ namespace penstock::transfer {
 /// One read or write of a whole piece, between an open file and memory that stays where it is. With
 /// a file opened O_DIRECT, memory, offset and size are multiples of what the file system asks for.
 struct FileOp {
-  enum class Kind : std::uint8_t {
-    kRead,
-    kReadUnknown,  // what should come is not known beforehand: who asks verifies it
-    kWrite,
-  };
+  enum class Kind : std::uint8_t { kRead, kWrite };
   Kind kind = Kind::kRead;
   int fd = -1;
   std::uint64_t offset_bytes = 0;
   std::byte* memory = nullptr;
   std::uint32_t size_bytes = 0;
-  Checksum checksum = 0;  // of kRead what it must be; else what it became
+  /// Of a read: these bytes of the piece must have `checksum`. None: who asks verifies what came.
+  std::uint32_t checked_from = 0;
+  std::uint32_t checked_bytes = 0;
+  Checksum checksum = 0;
   /// kArrived; kTruncated: the file has less; kCorrupt; kPathFailed: `error_number` says why, also
   /// of a write of which a part is in the file.
   BlockStatus status = BlockStatus::kPending;
@@ -32,8 +31,9 @@ struct FileOp {
 };
 
 /// Carries file operations through io_uring, up to a number of them at once. A read is verified
-/// before it counts; whatever was done by half is a failure, never a shorter success. A write has
-/// reached the file, not yet the disk: who needs that calls fdatasync. Not thread safe.
+/// before it counts, while others are under way; whatever was done by half is a failure, never a
+/// shorter success. A write has reached the file, not yet the disk: who needs that calls fdatasync.
+/// Not thread safe.
 class FileRing final {
  public:
   static constexpr unsigned kDepthMax = 4096;

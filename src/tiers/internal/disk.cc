@@ -146,7 +146,7 @@ void Store::State::index_segment(const std::shared_ptr<Segment>& segment) {
     entry.segment = segment;
     entry.record = record;
     entry.generation = found.generation;
-    entry.record_sum = found.record_sum;
+    entry.block_sum = found.block_sum;
     ++segment->live;
     ++stats.disk_blocks;
   }
@@ -361,10 +361,10 @@ void Store::State::settle_write(Entry& entry, const std::shared_ptr<Segment>& se
     entry.segment = segment;
     entry.record = header.record;
     entry.generation = header.generation;
-    entry.record_sum = op.checksum;
+    entry.block_sum = header.block_sum;
     segment->entries[header.record] = {.key = entry.key,
                                        .generation = header.generation,
-                                       .record_sum = op.checksum,
+                                       .block_sum = header.block_sum,
                                        .recompute_us = header.recompute_us};
     ++segment->live;
     ++stats.disk_blocks;
@@ -422,7 +422,9 @@ void Store::State::read_batch(std::unique_lock<std::mutex>& lock,
                    .offset_bytes = geometry.record_at(entry->record),
                    .memory = record(entry->slot),
                    .size_bytes = static_cast<std::uint32_t>(geometry.record_bytes),
-                   .checksum = entry->record_sum});
+                   .checked_from = kRecordHeaderBytes,
+                   .checked_bytes = geometry.block_bytes,
+                   .checksum = entry->block_sum});
   }
   lock.unlock();
   const TimePoint start = clock.now();
@@ -440,14 +442,16 @@ void Store::State::settle_read(Entry& entry, const std::shared_ptr<Segment>& seg
   std::memcpy(&header, op.memory, sizeof header);
   const bool arrived = op.status == BlockStatus::kArrived;
   if (arrived && segment->is_mine(header, entry.record) && header.key == entry.key &&
-      header.generation == entry.generation) {
+      header.generation == entry.generation && header.block_sum == op.checksum) {
     read_breaker.succeeded();
     arena->table().set_checksum(entry.slot, 0, header.block_sum);
     arena->commit(entry.slot, {entry.key.high, entry.key.low});
     became_ready(entry);
     return;
   }
-  const Reason reason = arrived ? Reason::kWrongRecord : reason_of(op.status);
+  const Reason reason = !arrived           ? reason_of(op.status)
+                        : is_whole(header) ? Reason::kWrongRecord
+                                           : Reason::kCorrupt;
   miss(reason);
   const bool broken = op.status == BlockStatus::kPathFailed;
   reading_failed(broken ? errno_text(error_of(op)) : std::string(to_string(reason)));

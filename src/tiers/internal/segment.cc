@@ -90,8 +90,7 @@ Segment::Created Segment::create(const std::string& folder, std::uint64_t id,
                          .memory = page.data(),
                          .size_bytes = kPageBytes});
   }
-  if (error == 0) error = io.sync(opened.fd.get());
-  if (error == 0) error = sync_folder(folder);
+  if (error == 0) error = sync_folder(folder);  // the header shares the first records' sync
   if (error != 0) {
     ::unlink(path.c_str());
     return {nullptr, error};
@@ -152,8 +151,7 @@ std::vector<std::shared_ptr<Segment>> Segment::open_some(std::span<const std::st
     segment.geometry_ = Geometry::of(block_bytes, segment.bytes_);
     if (!segment.trouble_.empty()) continue;
     const auto read = [&](std::uint64_t offset, const PageBuffer& buffer) {
-      ops.push_back({.kind = FileOp::Kind::kReadUnknown,
-                     .fd = segment.fd(),
+      ops.push_back({.fd = segment.fd(),
                      .offset_bytes = offset,
                      .memory = buffer.data(),
                      .size_bytes = static_cast<std::uint32_t>(buffer.size_bytes())});
@@ -253,8 +251,7 @@ std::vector<FileOp> Segment::read_records(std::span<const std::uint32_t> records
                                           BlockIo& io) const {
   std::vector<FileOp> ops;
   for (const std::uint32_t record : records) {
-    ops.push_back({.kind = FileOp::Kind::kReadUnknown,
-                   .fd = fd(),
+    ops.push_back({.fd = fd(),
                    .offset_bytes = geometry_.record_at(record),
                    .memory = buffer.data() + ops.size() * bytes,
                    .size_bytes = static_cast<std::uint32_t>(bytes)});
@@ -303,7 +300,7 @@ void Segment::take_record(const FileOp& op, std::uint32_t record) {
   }
   entries[record] = {.key = header.key,
                      .generation = header.generation,
-                     .record_sum = op.checksum,
+                     .block_sum = header.block_sum,
                      .recompute_us = header.recompute_us};
 }
 

@@ -41,7 +41,7 @@ struct Store::Entry {
   std::shared_ptr<Segment> segment;  // on disk
   std::uint32_t record = 0;
   std::uint64_t generation = 0;
-  transfer::Checksum record_sum = 0;
+  transfer::Checksum block_sum = 0;
   Deadline wanted_until;  // while kLoading
 };
 
