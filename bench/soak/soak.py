@@ -267,9 +267,9 @@ class Service:
             yield from (os.path.join(where, name) for name in names if name.endswith('.segment'))
 
     def flip_bits(self):
-        """In what is written, of each file; some in its header."""
+        """In what is written, of each file; some in its header. One that was dropped is none."""
         for path in self.segments():
-            with contextlib.suppress(FileNotFoundError), open(path, 'r+b') as file:  # dropped by now
+            with contextlib.suppress(FileNotFoundError), open(path, 'r+b') as file:
                 written = len(file.read().rstrip(b'\0'))
                 for _ in range(40 if written else 0):
                     at = self.chance.randrange(written)
