@@ -4,32 +4,39 @@ namespace penstock::kv::index {
 namespace {
 
 /// A segment is split at this fill if there is memory, and filled up to the second if there is not.
-constexpr std::uint32_t kSplitAt = SegmentTable::kSlots * 84 / 100;
-constexpr std::uint32_t kFull = SegmentTable::kSlots * 97 / 100;
+constexpr std::uint32_t kSplitAtPercent = 84;
+constexpr std::uint32_t kFullPercent = 97;
 /// Tags that share more leading bits than this beyond the size of the table are no hashes.
 constexpr std::uint32_t kSkewBitsMax = 6;
 constexpr std::uint32_t kDepthMax = 16;
 
 }  // namespace
 
-void SegmentTable::place(Segment& s, std::uint64_t slot) {
+template <std::size_t kSegmentBytes>
+void SegmentTable<kSegmentBytes>::place(Segment& s, std::uint64_t slot) {
   std::uint32_t at = home(static_cast<std::uint32_t>(slot >> 32));
   while (s.slots[at].load(std::memory_order_relaxed) != 0) at = next(at);
   s.slots[at].store(slot, std::memory_order_release);
   ++s.count;
 }
 
-SegmentTable::Segment* SegmentTable::new_segment(std::uint32_t depth) {
-  void* memory = pool_.take(user_);
-  if (memory == nullptr) return nullptr;
-  clear_piece(memory);  // a segment of zeroes is an empty one
-  auto* s = static_cast<Segment*>(memory);
+template <std::size_t kSegmentBytes>
+auto SegmentTable<kSegmentBytes>::new_segment(std::uint32_t depth) -> Segment* {
+  if (spare_.empty()) {
+    void* piece = pool_.take(user_);
+    if (piece == nullptr) return nullptr;
+    clear_piece(piece);  // a segment of zeroes is an empty one
+    spare_ = {static_cast<std::byte*>(piece), kPieceBytes};
+  }
+  auto* s = reinterpret_cast<Segment*>(spare_.data());
+  spare_ = spare_.subspan(kSegmentBytes);
   s->depth = depth;
   ++segments_;
   return s;
 }
 
-bool SegmentTable::make_deeper() {
+template <std::size_t kSegmentBytes>
+bool SegmentTable<kSegmentBytes>::make_deeper() {
   const Directory* old = directory_.load(std::memory_order_relaxed);
   if (old->depth >= kDepthMax || (std::uint64_t{1} << old->depth) >= segments_ << kSkewBitsMax) {
     return false;
@@ -44,7 +51,8 @@ bool SegmentTable::make_deeper() {
   return true;
 }
 
-bool SegmentTable::split(Segment& s, std::uint32_t tag) {
+template <std::size_t kSegmentBytes>
+bool SegmentTable<kSegmentBytes>::split(Segment& s, std::uint32_t tag) {
   if (s.depth == directory_.load(std::memory_order_relaxed)->depth && !make_deeper()) return false;
   Segment* upper = new_segment(s.depth + 1);
   if (upper == nullptr) return false;
@@ -74,7 +82,8 @@ bool SegmentTable::split(Segment& s, std::uint32_t tag) {
   return true;
 }
 
-bool SegmentTable::insert(std::uint32_t tag, std::uint32_t value) {
+template <std::size_t kSegmentBytes>
+bool SegmentTable<kSegmentBytes>::insert(std::uint32_t tag, std::uint32_t value) {
   if (directory_.load(std::memory_order_relaxed) == nullptr) {
     Segment* first = new_segment(0);
     if (first == nullptr) return false;
@@ -83,9 +92,9 @@ bool SegmentTable::insert(std::uint32_t tag, std::uint32_t value) {
     directory_.store(directories_.back().get(), std::memory_order_release);
   }
   Segment* s = segment_of(tag);
-  while (s->count >= kSplitAt) [[unlikely]] {
+  while (s->count >= kSlots * kSplitAtPercent / 100) [[unlikely]] {
     if (!split(*s, tag)) {
-      if (s->count >= kFull) return false;
+      if (s->count >= kSlots * kFullPercent / 100) return false;
       break;
     }
     s = segment_of(tag);
@@ -94,7 +103,8 @@ bool SegmentTable::insert(std::uint32_t tag, std::uint32_t value) {
   return true;
 }
 
-bool SegmentTable::erase(std::uint32_t tag, std::uint32_t value) {
+template <std::size_t kSegmentBytes>
+bool SegmentTable<kSegmentBytes>::erase(std::uint32_t tag, std::uint32_t value) {
   Segment* s = segment_of(tag);
   if (s == nullptr) return false;
   const std::uint64_t wanted = std::uint64_t{tag} << 32 | (std::uint64_t{value} + 1);
@@ -122,7 +132,8 @@ bool SegmentTable::erase(std::uint32_t tag, std::uint32_t value) {
   return true;
 }
 
-std::uint64_t SegmentTable::size() const {
+template <std::size_t kSegmentBytes>
+std::uint64_t SegmentTable<kSegmentBytes>::size() const {
   const Directory* directory = directory_.load(std::memory_order_relaxed);
   if (directory == nullptr) return 0;
   std::uint64_t sum = 0;
@@ -133,5 +144,8 @@ std::uint64_t SegmentTable::size() const {
   }
   return sum;
 }
+
+template class SegmentTable<kPieceBytes / 4>;
+template class SegmentTable<kPieceBytes>;
 
 }  // namespace penstock::kv::index

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/cache_line.h"
@@ -20,9 +21,13 @@ constexpr std::uint32_t kNone = 0xFFFFFFFF;
 /// One writer at a time (the caller's lock). `read` may run at any time on any thread: what it
 /// finds must be checked by the caller (it may be stale), what it does not find was not there at
 /// one moment during the call.
+///
+/// The smaller its segments, the denser a small table lies, and the sooner it is in the cache; a
+/// large one takes longer to find its way to them. kPieceBytes is a multiple of them.
+template <std::size_t kSegmentBytes>
 class alignas(kCacheLineBytes) SegmentTable {
  public:
-  static constexpr std::uint32_t kSlots = kPieceBytes / 8 - 8;  // of a segment; 8 words of head
+  static constexpr std::uint32_t kSlots = kSegmentBytes / 8 - 8;  // 8 words of head
 
   SegmentTable(PagePool& pool, std::size_t user) : pool_(pool), user_(user) {}
   ~SegmentTable() = default;  // the pool owns the memory
@@ -76,7 +81,7 @@ class alignas(kCacheLineBytes) SegmentTable {
     std::uint32_t unused[13];
     std::atomic<std::uint64_t> slots[kSlots];
   };
-  static_assert(sizeof(Segment) == kPieceBytes);
+  static_assert(sizeof(Segment) == kSegmentBytes && kPieceBytes % kSegmentBytes == 0);
 
   struct Directory {
     explicit Directory(std::uint32_t bits)
@@ -127,6 +132,10 @@ class alignas(kCacheLineBytes) SegmentTable {
   // no more than the last.
   alignas(kCacheLineBytes) std::vector<std::unique_ptr<Directory>> directories_;
   std::uint64_t segments_ = 0;
+  std::span<std::byte> spare_;  // of the piece that was taken last
 };
+
+extern template class SegmentTable<kPieceBytes / 4>;
+extern template class SegmentTable<kPieceBytes>;
 
 }  // namespace penstock::kv::index
