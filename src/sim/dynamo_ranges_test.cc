@@ -1,6 +1,8 @@
 // The `dynamo` policy against published replays of Dynamo's KV router, mocker 1.4.2. The original
 // breaks ties at random and was run a few times a row, so what is published are ranges, and what is
-// compared is the median of several seeds. Rows that take long run with PENSTOCK_ALL_CASES=1.
+// compared is the median of several seeds. At higher rates a few early ties decide all that follows
+// (at 4x there are two outcomes, each in half of 24 seeds): then one seed must give just what was
+// published. Rows that take long run with PENSTOCK_ALL_CASES=1.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -27,6 +29,7 @@ struct KvRow {
   std::size_t requests;
   Setup setup;
   PublishedRange ttft_mean, ttft_p50, ttft_p99, itl_mean, tpot_mean, e2e_mean, reuse;
+  bool few_outcomes = false;
 
   // NOLINTNEXTLINE(readability-identifier-naming): gtest's
   friend void PrintTo(const KvRow& row, std::ostream* out) { *out << row.name; }
@@ -35,6 +38,7 @@ struct KvRow {
 constexpr std::size_t kFirstThousand = 1000;
 constexpr std::size_t kWhole = 12031;
 constexpr std::uint64_t kSeedsEach = 5;
+constexpr double kRounding = 5e-4;  // of what is published with four digits
 
 // clang-format off
 const KvRow kKvRouter[] = {
@@ -55,10 +59,10 @@ const KvRow kKvRouter[] = {
      {612.6, 616.6}, {502.9, 506.2}, {2521, 2567}, {7.62, 7.62}, {7.59, 7.60}, {3216, 3220},
      {0.1593, 0.1639}},
     {"conv_agg4_kv_x2", false, kWhole, {.workers = 4, .speed = 2}, {553.6, 553.6}, {391.5, 394.0},
-     {2201, 2211}, {22.00, 22.08}, {25.68, 25.78}, {8069, 8095}, {0.1291, 0.1316}},
+     {2201, 2211}, {22.00, 22.08}, {25.68, 25.78}, {8069, 8095}, {0.1291, 0.1316}, true},
     {"conv_agg4_kv_x4", false, kWhole, {.workers = 4, .speed = 4}, {91323.0, 91323.0},
      {93373.3, 93373.3}, {182916, 182916}, {85.84, 85.84}, {87.84, 87.84}, {120648, 120648},
-     {0.1380, 0.1380}},
+     {0.1380, 0.1380}, true},
     {"conv_agg8_kv_c64", false, kWhole, {.workers = 8, .concurrency = 64}, {265.6, 266.9},
      {148.2, 149.9}, {1850, 1863}, {15.21, 15.23}, {16.51, 16.76}, {5462, 5470}, {0.1608, 0.1642}},
     {"conv_agg8_kv_c256", false, kWhole, {.workers = 8, .concurrency = 256}, {423.0, 424.7},
@@ -86,17 +90,23 @@ TEST_P(KvRouterReplay, TheMedianOfSeveralSeedsIsWhereThePublishedRunsAre) {
     ASSERT_EQ(report->completed, row.requests);
     reports.push_back(*report);
   }
-  // A few runs do not show all there is: as much room on both sides again, 1 % at least.
+  std::vector<bool> as_published(reports.size(), true);
   const auto expect = [&](const char* what, PublishedRange published, auto of) {
     std::vector<double> ours;
     for (const Report& report : reports) ours.push_back(of(report));
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      if (ours[i] < published.low * (1 - kRounding)) as_published[i] = false;
+      if (ours[i] > published.high * (1 + kRounding)) as_published[i] = false;
+    }
     std::ranges::sort(ours);
-    const double room = std::max(published.high - published.low, 0.01 * published.high);
-    EXPECT_GE(ours[ours.size() / 2], published.low - room) << what;
-    EXPECT_LE(ours[ours.size() / 2], published.high + room) << what;
     RecordProperty(what, fmt::format("{:.6g} to {:.6g}, median {:.6g}; published {:.6g} to {:.6g}",
                                      ours.front(), ours.back(), ours[ours.size() / 2],
                                      published.low, published.high));
+    if (row.few_outcomes) return;
+    // A few runs do not show all there is: as much room on both sides again, 1 % at least.
+    const double room = std::max(published.high - published.low, 0.01 * published.high);
+    EXPECT_GE(ours[ours.size() / 2], published.low - room) << what;
+    EXPECT_LE(ours[ours.size() / 2], published.high + room) << what;
   };
   expect("TTFT_mean", row.ttft_mean, [](const Report& r) { return r.ttft_ms.mean; });
   expect("TTFT_p50", row.ttft_p50, [](const Report& r) { return r.ttft_ms.p50; });
@@ -105,6 +115,9 @@ TEST_P(KvRouterReplay, TheMedianOfSeveralSeedsIsWhereThePublishedRunsAre) {
   expect("TPOT_mean", row.tpot_mean, [](const Report& r) { return r.tpot_ms.mean; });
   expect("E2E_mean", row.e2e_mean, [](const Report& r) { return r.e2e_ms.mean; });
   expect("reuse", row.reuse, [](const Report& r) { return r.prefix_hit_ratio; });
+  if (row.few_outcomes) {
+    EXPECT_GE(std::ranges::count(as_published, true), 1);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Conversation, KvRouterReplay, ::testing::ValuesIn(kKvRouter),
