@@ -164,6 +164,7 @@ struct Shard::Walker {
     const std::uint64_t local = locals[base];
     const std::uint32_t tag = shard.edge_tag(parent, local);
     return shard.edges_.read(tag, [&](std::uint32_t id) {
+      __builtin_prefetch(&shard.runs_[id]);  // before the many that need not be here first
       prefetch(shard.runs_.start_hint(id).load(kRelaxed));
       if (!read_head(shard.runs_[id], head)) {
         torn = true;
