@@ -24,7 +24,9 @@ Result<std::unique_ptr<FileRing>> FileRing::create(unsigned depth) {
   }
   auto ring = std::make_unique<Ring>();
   ring->depth = depth;
-  const int error = io_uring_queue_init(depth, &ring->uring, 0);
+  // Nobody is interrupted for what has come: it is looked at in the next call anyway.
+  int error = io_uring_queue_init(depth, &ring->uring, IORING_SETUP_COOP_TASKRUN);
+  if (error == -EINVAL) error = io_uring_queue_init(depth, &ring->uring, 0);  // before Linux 5.19
   if (error != 0) return fail(Code::kUnavailable, fmt::format("io_uring: {}", errno_text(-error)));
   return std::unique_ptr<FileRing>(new FileRing(std::move(ring)));
 }

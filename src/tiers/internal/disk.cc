@@ -20,7 +20,7 @@ using transfer::BlockStatus;
 using transfer::FileOp;
 
 // What shares a sync: so much keeps a disk busy meanwhile, and so many blocks, if they are large.
-constexpr std::uint64_t kWriteBatchBytes = 16 << 20;
+constexpr std::uint64_t kWriteBatchBytes = 32 << 20;
 constexpr std::size_t kWriteBatchMin = 32;
 constexpr std::size_t kReadBatchMax = 128;
 constexpr auto kFlushMax = std::chrono::seconds(5);
