@@ -16,9 +16,6 @@ constexpr std::uint32_t kGranuleBlocks = BlockArena::kGranule;
 constexpr std::uint32_t kNext = 1;
 constexpr std::uint32_t kPrevious = 2;
 
-/// What is left of a stretch is mostly too short for a run if it is fewer than these.
-constexpr std::uint32_t kUsefulGranules = 8;
-
 std::uint32_t chunks_for(std::size_t budget_bytes) {
   const std::size_t most = (std::size_t{1} << (32 - BlockArena::kChunkShift)) - 1;
   return static_cast<std::uint32_t>(std::min(budget_bytes / kPieceBytes, most));
@@ -73,17 +70,10 @@ bool BlockArena::add_chunk() {
   return true;
 }
 
-/// The bin to take `granules` from: one of just so many, else the smallest of which enough is left
-/// to be of use, else the smallest that has enough, else the longest there is.
+/// The bin to take `granules` from: the smallest that has enough, else the longest there is.
 std::uint32_t BlockArena::bin_for(std::uint32_t granules) const {
-  const auto at_least = [&](std::uint32_t size) {
-    return size <= kBins ? bins_filled_ & ~((std::uint64_t{1} << (size - 1)) - 1) : 0;
-  };
-  const std::uint64_t enough = at_least(granules);
-  if (enough == 0) return 63 - std::countl_zero(bins_filled_);
-  const std::uint64_t useful = at_least(granules + kUsefulGranules);
-  const bool just = (bins_filled_ >> (granules - 1) & 1) != 0;
-  return std::countr_zero(just || useful == 0 ? enough : useful);
+  const std::uint64_t enough = bins_filled_ & ~((std::uint64_t{1} << (granules - 1)) - 1);
+  return enough != 0 ? std::countr_zero(enough) : 63 - std::countl_zero(bins_filled_);
 }
 
 BlockId BlockArena::allocate(std::uint32_t blocks, std::uint32_t& got) {
