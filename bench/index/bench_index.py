@@ -99,7 +99,7 @@ def touch_memory():
     """Memory that a virtual machine's host has not given yet costs up to 3 s a GiB when it is first
     touched, in whichever program's turn that is. What is given back here is what the next one
     gets."""
-    with mmap.mmap(-1, TOUCHED_BYTES) as pages:
+    with mmap.mmap(-1, TOUCHED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
         pages.madvise(mmap.MADV_HUGEPAGE)
         for at in range(0, TOUCHED_BYTES, mmap.PAGESIZE):
             pages[at] = 1

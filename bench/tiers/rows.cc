@@ -49,7 +49,10 @@ std::vector<std::uint32_t> shuffled(std::uint32_t count, Rng& rng) {
 /// as a store has: a few buffers would stay in a cache. Nothing is looked at. Bytes/s.
 double raw(int file, std::span<const std::uint32_t> order, std::uint64_t size, bool writes) {
   io_uring ring{};
-  CHECK_EQ(io_uring_queue_init(kDepth, &ring, 0), 0);
+  // As transfer::FileRing has it.
+  if (io_uring_queue_init(kDepth, &ring, IORING_SETUP_COOP_TASKRUN) != 0) {
+    CHECK_EQ(io_uring_queue_init(kDepth, &ring, 0), 0);
+  }
   PageBuffer memory(order.size() * size);
   std::memset(memory.data(), 1, order.size() * size);
   const TimePoint start = SteadyClock().now();

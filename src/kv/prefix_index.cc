@@ -18,7 +18,7 @@ using index::kRelaxed;
 constexpr std::size_t kHints = 1U << 16;
 /// Hashes of a prompt that are fetched at once, in case they have left the cache since they were
 /// made: one after the other they would take longer than all else.
-constexpr std::size_t kPrefetchBlocks = 192;
+constexpr std::size_t kFetchedAtOnce = 192;
 constexpr std::uint64_t kMix = 0x9E3779B97F4A7C15;
 /// A reader turned away so often asks the shard's writers to stand back, which they do for at most
 /// so many turns a event.
@@ -184,7 +184,7 @@ std::size_t PrefixIndex::match(std::span<const std::uint64_t> locals,
   const std::span<std::uint32_t> out = depths.first(std::min<std::size_t>(depths.size(), slots()));
   std::fill(out.begin(), out.end(), 0);
   if (locals.empty()) return out.size();
-  const std::size_t fetched = std::min(kPrefetchBlocks, locals.size());
+  const std::size_t fetched = std::min(kFetchedAtOnce, locals.size());
   for (std::size_t i = 0; i < fetched; i += kCacheLineBytes / sizeof locals[0]) {
     __builtin_prefetch(&locals[i]);
   }

@@ -2,7 +2,7 @@
 // breaks ties at random and was run a few times a row, so what is published are ranges, and what is
 // compared is the median of several seeds. At higher rates a few early ties decide all that follows
 // (at 4x there are two outcomes, each in half of 24 seeds): then one seed must give just what was
-// published. Rows that take long run with PENSTOCK_ALL_CASES=1.
+// published, and the median is within 3 % of it. Rows that take long run with PENSTOCK_ALL_CASES=1.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -73,7 +73,7 @@ const KvRow kKvRouter[] = {
 
 class KvRouterReplay : public ::testing::TestWithParam<KvRow> {};
 
-TEST_P(KvRouterReplay, TheMedianOfSeveralSeedsIsWhereThePublishedRunsAre) {
+TEST_P(KvRouterReplay, SeveralSeedsAreWhereThePublishedRunsAre) {
   const KvRow& row = GetParam();
   const bool all = std::getenv("PENSTOCK_ALL_CASES") != nullptr;  // NOLINT(concurrency-mt-unsafe)
   if (!row.always && !all) GTEST_SKIP() << "takes long: set PENSTOCK_ALL_CASES=1";
@@ -102,9 +102,9 @@ TEST_P(KvRouterReplay, TheMedianOfSeveralSeedsIsWhereThePublishedRunsAre) {
     RecordProperty(what, fmt::format("{:.6g} to {:.6g}, median {:.6g}; published {:.6g} to {:.6g}",
                                      ours.front(), ours.back(), ours[ours.size() / 2],
                                      published.low, published.high));
-    if (row.few_outcomes) return;
     // A few runs do not show all there is: as much room on both sides again, 1 % at least.
-    const double room = std::max(published.high - published.low, 0.01 * published.high);
+    const double room =
+        std::max(published.high - published.low, (row.few_outcomes ? 0.03 : 0.01) * published.high);
     EXPECT_GE(ours[ours.size() / 2], published.low - room) << what;
     EXPECT_LE(ours[ours.size() / 2], published.high + room) << what;
   };

@@ -110,7 +110,6 @@ class FaultyIo final : public BlockIo {
     using Kind = transfer::FileOp::Kind;
     using transfer::BlockStatus;
     const bool writes = op.kind == Kind::kWrite;
-    const bool checked = !writes && op.checked_bytes > 0;
     int error = writes ? faults_->write_error : faults_->read_error;
     bool cut = !writes && faults_->cuts_reads;
     bool torn = writes && faults_->tears_writes;
@@ -121,7 +120,7 @@ class FaultyIo final : public BlockIo {
         case 0: error = rng_.below(2) == 0 ? EIO : ENOSPC; break;
         case 1: cut = !writes; break;
         case 2: torn = writes; break;
-        case 3: elsewhere = checked; break;
+        case 3: elsewhere = !writes && !op.checked.empty(); break;
         default: flipped = true;
       }
     }
@@ -155,9 +154,7 @@ class FaultyIo final : public BlockIo {
     }
     if (flipped) op.memory[rng_.below(op.size_bytes)] ^= std::byte{4};
     if (const std::int64_t at = faults_->flips_read_at; at >= 0) op.memory[at] ^= std::byte{4};
-    const bool right =
-        !checked || elsewhere ||
-        transfer::checksum(op.memory + op.checked_from, op.checked_bytes) == op.checksum;
+    const bool right = elsewhere || verifies(op);
     op.status = right ? BlockStatus::kArrived : BlockStatus::kCorrupt;
   }
 

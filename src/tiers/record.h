@@ -11,7 +11,7 @@
 /// What lies on disk. A segment is a file of fixed size:
 ///
 ///   page 0              SegmentHeader
-///   records             each at a fixed place: RecordHeader, the block, zeros to a whole page
+///   records             each at a fixed place: RecordHeader, the block, padding to a whole page
 ///   footer              FooterHeader, an entry a record; written when the segment is full
 ///
 /// Each piece carries its own checksum and says where it belongs, so that a piece of another file,

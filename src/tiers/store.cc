@@ -16,8 +16,8 @@ using Host = Store::Entry::Host;
 constexpr std::uint32_t kBlockBytesMax = 1U << 30;
 constexpr int kVictimsSeenMax = 64;
 // A disk and a copy, until they are measured.
-constexpr double kReadFixedNs = 200e3;
-constexpr double kReadNsPerByte = 1;
+constexpr double kDiskFixedNs = 200e3;
+constexpr double kDiskNsPerByte = 1;
 constexpr double kCopyNsPerByte = 0.2;
 
 transfer::Layout layout_of(const Geometry& geometry, std::uint32_t slots) {
@@ -49,7 +49,8 @@ Store::State::State(const Options& chosen, const Clock& time)
       geometry(Geometry::of(chosen.block_bytes, chosen.segment_bytes)),
       sketch((chosen.host_bytes + chosen.disk_bytes) / geometry.record_bytes),
       wear(chosen.wear_bytes_per_day, 0, time.now()),
-      reads(kReadFixedNs, kReadNsPerByte),
+      reads(kDiskFixedNs, kDiskNsPerByte),
+      writes(kDiskFixedNs, kDiskNsPerByte),
       copies(0, kCopyNsPerByte) {}
 
 Store::Store(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}

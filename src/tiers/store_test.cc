@@ -494,6 +494,20 @@ TEST_F(StoreTest, ASyncThatFailsCommitsNothing) {
   EXPECT_TRUE(store->on_disk(key_of(1)));
 }
 
+TEST_F(StoreTest, SyncsThatFailDoNotCostWhatIsThere) {
+  for (std::uint64_t i = 0; i < 64; ++i) put_on_disk(i);  // all segments are full
+  faults->sync_error = EIO;
+  for (std::uint64_t i = 100; i < 120; ++i) {
+    clock.advance(2min);
+    const std::array keys{key_of(i)};
+    for (int asked = 0; asked < 8; ++asked) (void)store->choose(keys, 0, kRecomputeNs);
+    put(i);
+    ASSERT_TRUE(store->flush(20s));
+  }
+  EXPECT_GE(refused(Reason::kIoError), 1U);
+  EXPECT_LE(store->stats().segments_dropped, 1U);
+}
+
 TEST_F(StoreTest, RefusesWhatCannotBe) {
   Options options = testing::small_store("", faults);
   options.block_bytes = 0;

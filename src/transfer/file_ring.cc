@@ -67,13 +67,16 @@ void end(FileOp& op, int moved) noexcept {
   } else if (static_cast<std::uint32_t>(moved) != op.size_bytes) {
     op.status = BlockStatus::kTruncated;
   } else {
-    const bool right = op.kind == FileOp::Kind::kWrite || op.checked_bytes == 0 ||
-                       checksum(op.memory + op.checked_from, op.checked_bytes) == op.checksum;
-    op.status = right ? BlockStatus::kArrived : BlockStatus::kCorrupt;
+    op.status = verifies(op) ? BlockStatus::kArrived : BlockStatus::kCorrupt;
   }
 }
 
 }  // namespace
+
+bool verifies(const FileOp& op) noexcept {
+  return op.kind == FileOp::Kind::kWrite || op.checked.empty() ||
+         checksum(op.checked.data(), op.checked.size()) == op.checksum;
+}
 
 bool FileRing::run(std::span<FileOp> ops) noexcept {
   io_uring& uring = ring_->uring;

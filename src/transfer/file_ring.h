@@ -21,14 +21,16 @@ struct FileOp {
   std::byte* memory = nullptr;
   std::uint32_t size_bytes = 0;
   /// Of a read: these bytes of the piece must have `checksum`. None: who asks verifies what came.
-  std::uint32_t checked_from = 0;
-  std::uint32_t checked_bytes = 0;
+  std::span<const std::byte> checked;
   Checksum checksum = 0;
   /// kArrived; kTruncated: the file has less; kCorrupt; kPathFailed: `error_number` says why, also
   /// of a write of which a part is in the file.
   BlockStatus status = BlockStatus::kPending;
   int error_number = 0;
 };
+
+/// Whether what has come is what was to come.
+[[nodiscard]] bool verifies(const FileOp& op) noexcept;
 
 /// Carries file operations through io_uring, up to a number of them at once. A read is verified
 /// before it counts, while others are under way; whatever was done by half is a failure, never a

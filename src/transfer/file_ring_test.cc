@@ -41,11 +41,18 @@ class File : public ::testing::Test {
     ASSERT_TRUE(ring_->run(ops_));
     for (FileOp& op : ops_) {
       op.kind = FileOp::Kind::kRead;
-      op.checked_from = kChecked;
-      op.checked_bytes = kBlock - kChecked;
-      op.checksum = checksum(op.memory + op.checked_from, op.checked_bytes);
+      op.checked = {op.memory + kChecked, kBlock - kChecked};
+      op.checksum = checksum(op.checked.data(), op.checked.size());
     }
     std::ranges::fill(memory_, std::byte{0});
+  }
+
+  void flip(std::uint64_t offset_bytes) {
+    std::byte byte{};
+    const auto at = static_cast<off_t>(offset_bytes);
+    ASSERT_EQ(pread(file_.get(), &byte, 1, at), 1);
+    byte ^= std::byte{0x10};
+    ASSERT_EQ(pwrite(file_.get(), &byte, 1, at), 1);
   }
 
   Fd file_;
@@ -64,14 +71,10 @@ TEST_F(File, ReadsWhatWasWritten) {
 }
 
 TEST_F(File, AFlippedBitATruncatedFileAndABadDescriptorAreMissesOfTheirOwn) {
-  std::byte byte{};
-  const auto flipped = static_cast<off_t>(ops_[7].offset_bytes + 4095);
-  ASSERT_EQ(pread(file_.get(), &byte, 1, flipped), 1);
-  byte ^= std::byte{0x10};
-  ASSERT_EQ(pwrite(file_.get(), &byte, 1, flipped), 1);
-  ASSERT_EQ(pwrite(file_.get(), &byte, 1, static_cast<off_t>(ops_[8].offset_bytes)), 1);
-  ops_[9].checked_bytes = 0;
-  ops_[9].checksum = 0;
+  flip(ops_[7].offset_bytes + 4095);
+  flip(ops_[8].offset_bytes);  // not of what is checked
+  flip(ops_[9].offset_bytes + 4095);
+  ops_[9].checked = {};
   ASSERT_EQ(ftruncate(file_.get(), static_cast<off_t>(ops_[0].offset_bytes + 100)), 0);
   ops_[50].fd = -1;
   EXPECT_FALSE(ring_->run(ops_));

@@ -10,6 +10,15 @@ constexpr std::uint32_t kFullPercent = 97;
 constexpr std::uint32_t kSkewBitsMax = 6;
 constexpr std::uint32_t kDepthMax = 16;
 
+std::uint32_t get(const std::atomic<std::uint32_t>& word) {
+  return word.load(std::memory_order_relaxed);
+}
+
+/// The one writer's.
+void add(std::atomic<std::uint32_t>& word, std::uint32_t more) {
+  word.store(get(word) + more, std::memory_order_relaxed);
+}
+
 }  // namespace
 
 template <std::size_t kSegmentBytes>
@@ -17,7 +26,7 @@ void SegmentTable<kSegmentBytes>::place(Segment& s, std::uint64_t slot) {
   std::uint32_t at = home(static_cast<std::uint32_t>(slot >> 32));
   while (s.slots[at].load(std::memory_order_relaxed) != 0) at = next(at);
   s.slots[at].store(slot, std::memory_order_release);
-  ++s.count;
+  add(s.count, 1);
 }
 
 template <std::size_t kSegmentBytes>
@@ -30,7 +39,7 @@ auto SegmentTable<kSegmentBytes>::new_segment(std::uint32_t depth) -> Segment* {
   }
   auto* s = reinterpret_cast<Segment*>(spare_.data());
   spare_ = spare_.subspan(kSegmentBytes);
-  s->depth = depth;
+  s->depth.store(depth, std::memory_order_relaxed);
   ++segments_;
   return s;
 }
@@ -53,12 +62,13 @@ bool SegmentTable<kSegmentBytes>::make_deeper() {
 
 template <std::size_t kSegmentBytes>
 bool SegmentTable<kSegmentBytes>::split(Segment& s, std::uint32_t tag) {
-  if (s.depth == directory_.load(std::memory_order_relaxed)->depth && !make_deeper()) return false;
-  Segment* upper = new_segment(s.depth + 1);
+  if (get(s.depth) == directory_.load(std::memory_order_relaxed)->depth && !make_deeper())
+    return false;
+  Segment* upper = new_segment(get(s.depth) + 1);
   if (upper == nullptr) return false;
 
   std::vector<std::uint64_t> entries;
-  entries.reserve(s.count);
+  entries.reserve(get(s.count));
   s.version.store(s.version.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_release);
   for (std::atomic<std::uint64_t>& slot : s.slots) {
@@ -67,13 +77,13 @@ bool SegmentTable<kSegmentBytes>::split(Segment& s, std::uint32_t tag) {
       slot.store(0, std::memory_order_relaxed);
     }
   }
-  s.count = 0;
-  ++s.depth;
+  s.count.store(0, std::memory_order_relaxed);
+  add(s.depth, 1);
   for (const std::uint64_t entry : entries) {
-    place((entry >> (64 - s.depth) & 1) != 0 ? *upper : s, entry);
+    place((entry >> (64 - get(s.depth)) & 1) != 0 ? *upper : s, entry);
   }
   const Directory& directory = *directory_.load(std::memory_order_relaxed);
-  const std::size_t span = std::size_t{1} << (directory.depth - s.depth);
+  const std::size_t span = std::size_t{1} << (directory.depth - get(s.depth));
   const std::size_t first = directory.index(tag) & ~(2 * span - 1);
   for (std::size_t i = first + span; i < first + 2 * span; ++i) {
     directory.entries[i].store(upper, std::memory_order_release);
@@ -92,9 +102,9 @@ bool SegmentTable<kSegmentBytes>::insert(std::uint32_t tag, std::uint32_t value)
     directory_.store(directories_.back().get(), std::memory_order_release);
   }
   Segment* s = segment_of(tag);
-  while (s->count >= kSlots * kSplitAtPercent / 100) [[unlikely]] {
+  while (get(s->count) >= kSlots * kSplitAtPercent / 100) [[unlikely]] {
     if (!split(*s, tag)) {
-      if (s->count >= kSlots * kFullPercent / 100) return false;
+      if (get(s->count) >= kSlots * kFullPercent / 100) return false;
       break;
     }
     s = segment_of(tag);
@@ -128,7 +138,7 @@ bool SegmentTable<kSegmentBytes>::erase(std::uint32_t tag, std::uint32_t value) 
   }
   s->slots[hole].store(0, std::memory_order_relaxed);
   s->version.store(s->version.load(std::memory_order_relaxed) + 1, std::memory_order_release);
-  --s->count;
+  add(s->count, -1U);
   return true;
 }
 
@@ -139,8 +149,8 @@ std::uint64_t SegmentTable<kSegmentBytes>::size() const {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < std::size_t{1} << directory->depth;) {
     const Segment& s = *directory->entries[i].load(std::memory_order_relaxed);
-    sum += s.count;
-    i += std::size_t{1} << (directory->depth - s.depth);
+    sum += get(s.count);
+    i += std::size_t{1} << (directory->depth - get(s.depth));
   }
   return sum;
 }

@@ -14,9 +14,9 @@ namespace penstock::kv::index {
 /// Nothing found. No value of a table, id of a run or of a block is this.
 constexpr std::uint32_t kNone = 0xFFFFFFFF;
 
-/// A multimap from 32-bit tags to 32-bit values in 8-byte slots that grows by one piece at a time:
-/// extendible hashing over segments of linear probing without tombstones. A tag is a hash; whoever
-/// asks decides whether a value with the right tag is the one meant.
+/// A multimap from 32-bit tags to 32-bit values in 8-byte slots that grows by one segment at a
+/// time: extendible hashing over segments of linear probing without tombstones. A tag is a hash;
+/// whoever asks decides whether a value with the right tag is the one meant.
 ///
 /// One writer at a time (the caller's lock). `read` may run at any time on any thread: what it
 /// finds must be checked by the caller (it may be stale), what it does not find was not there at
@@ -76,8 +76,8 @@ class alignas(kCacheLineBytes) SegmentTable {
   /// A slot is 0 when empty, else tag << 32 | value + 1 (kNone is no value).
   struct Segment {
     std::atomic<std::uint32_t> version;  // odd while entries move
-    std::uint32_t count;
-    std::uint32_t depth;  // leading bits that all its tags share
+    std::atomic<std::uint32_t> count;    // the writer's own, as depth is; a stale reader may look
+    std::atomic<std::uint32_t> depth;    // leading bits that all its tags share
     std::uint32_t unused[13];
     std::atomic<std::uint64_t> slots[kSlots];
   };

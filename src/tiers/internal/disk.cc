@@ -106,9 +106,12 @@ Result<void> Store::State::open_disk() {
               stats.unreadable_segments);
   }
   wear = WearBudget(options.wear_bytes_per_day, spent, clock.now());
-  for (std::size_t i = 0; i + 1 < segments.size(); ++i) {
-    if (segments[i]->fits() && !segments[i]->sealed) {
-      segments[i]->sealed = segments[i]->write_footer(*write_io);
+  for (const auto& segment : segments) {
+    if (!segment->fits() || segment->sealed) continue;
+    if (segment != segments.back()) {
+      segment->sealed = segment->write_footer(*write_io);
+    } else {
+      write_io->sync(segment->fd());  // found whole, but whoever wrote it may not have come so far
     }
   }
   {
@@ -179,7 +182,7 @@ void Store::State::write_forever() {
       to_write.pop_front();
     }
     under_way = batch.size();
-    write_late_from = late_from(batch.size());
+    write_late_from = late_from(batch.size(), writes);
     write_batch(lock, std::move(batch));
     write_late_from = TimePoint::max();
     under_way = 0;
@@ -259,8 +262,8 @@ std::shared_ptr<Segment> Store::State::segment_to_fill(std::unique_lock<std::mut
 }
 
 /// When `blocks` that are asked for now are so late that the disk must hang.
-TimePoint Store::State::late_from(std::size_t blocks) const {
-  const double expected_ns = 4 * static_cast<double>(blocks) * disk_block_ns();
+TimePoint Store::State::late_from(std::size_t blocks, const transfer::Meter& of) const {
+  const double expected_ns = 4 * static_cast<double>(blocks) * of.predict_ns(geometry.record_bytes);
   return clock.now() + kLate + Nanos(static_cast<std::int64_t>(expected_ns));
 }
 
@@ -325,9 +328,12 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   for (std::size_t i = 0; i < ops.size(); ++i) {
     std::memcpy(ops[i].memory, &headers[i], sizeof headers[i]);
   }
+  const TimePoint start = clock.now();
   write_io->run(ops);
   error = write_io->sync(segment->fd());
+  const Nanos each = (clock.now() - start) / ops.size();
   lock.lock();
+  writes.record({}, geometry.record_bytes, Nanos(0), each);
   wear.spend(ops.size() * geometry.record_bytes);
   stats.bytes_written += ops.size() * geometry.record_bytes;
   int told_error = error;
@@ -403,7 +409,7 @@ void Store::State::read_forever() {
       }
     }
     reading = batch.size();
-    read_late_from = late_from(reading);
+    read_late_from = late_from(reading, reads);
     if (!batch.empty()) read_batch(lock, batch);
     read_late_from = TimePoint::max();
     reading = 0;
@@ -422,8 +428,7 @@ void Store::State::read_batch(std::unique_lock<std::mutex>& lock,
                    .offset_bytes = geometry.record_at(entry->record),
                    .memory = record(entry->slot),
                    .size_bytes = static_cast<std::uint32_t>(geometry.record_bytes),
-                   .checked_from = kRecordHeaderBytes,
-                   .checked_bytes = geometry.block_bytes,
+                   .checked = {arena->part(entry->slot, 0), geometry.block_bytes},
                    .checksum = entry->block_sum});
   }
   lock.unlock();
@@ -442,9 +447,9 @@ void Store::State::settle_read(Entry& entry, const std::shared_ptr<Segment>& seg
   std::memcpy(&header, op.memory, sizeof header);
   const bool arrived = op.status == BlockStatus::kArrived;
   if (arrived && segment->is_mine(header, entry.record) && header.key == entry.key &&
-      header.generation == entry.generation && header.block_sum == op.checksum) {
+      header.generation == entry.generation) {
     read_breaker.succeeded();
-    arena->table().set_checksum(entry.slot, 0, header.block_sum);
+    arena->table().set_checksum(entry.slot, 0, op.checksum);
     arena->commit(entry.slot, {entry.key.high, entry.key.low});
     became_ready(entry);
     return;

@@ -90,7 +90,8 @@ Segment::Created Segment::create(const std::string& folder, std::uint64_t id,
                          .memory = page.data(),
                          .size_bytes = kPageBytes});
   }
-  if (error == 0) error = sync_folder(folder);  // the header shares the first records' sync
+  if (error == 0) error = io.sync(opened.fd.get());
+  if (error == 0) error = sync_folder(folder);
   if (error != 0) {
     ::unlink(path.c_str());
     return {nullptr, error};

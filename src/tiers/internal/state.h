@@ -87,6 +87,7 @@ struct Store::State {
   std::vector<std::string> to_say;  // lines of the log, for one of our threads without the lock
   WearBudget wear;
   transfer::Meter reads;
+  transfer::Meter writes;
   transfer::Meter copies;
   Stats stats;
   bool stopping = false;
@@ -130,7 +131,7 @@ struct Store::State {
   // disk.cc: recovery, and the two threads, which let go of the lock for I/O.
   Result<void> open_disk();
   void index_segment(const std::shared_ptr<Segment>& segment);
-  [[nodiscard]] TimePoint late_from(std::size_t blocks) const;
+  [[nodiscard]] TimePoint late_from(std::size_t blocks, const transfer::Meter& of) const;
   void writing_failed(int error);
   void say(std::unique_lock<std::mutex>& lock);
   void write_forever();
