@@ -67,15 +67,17 @@ class Asked:
         self.prompt, self.answer, self.cached = prompt, answer, 0
 
 
-def write_new(service, chance, known, ended):
-    """Until the service is gone."""
-    try:
-        while not ended.is_set():
-            prompt = [chance.randrange(256) for _ in range(PROMPT_TOKENS)]
-            answer, _ = service.ask(prompt)
-            known.append(Asked(prompt, answer))
-    except (OSError, http.client.HTTPException, ValueError):
-        pass
+def write_new(service, chance, known, due):
+    """Until it is due to kill the service: then as the blocks of an answer are being written."""
+    while True:
+        prompt = [chance.randrange(256) for _ in range(PROMPT_TOKENS)]
+        answer, _ = service.ask(prompt)
+        if due.is_set():
+            time.sleep(10 ** chance.uniform(-5, -2.5))  # 10 us to 3 ms, whatever the disk takes
+            service.kill()
+        known.append(Asked(prompt, answer))
+        if due.is_set():
+            return
 
 
 def ask_again(service, chance, known, found):
@@ -114,9 +116,9 @@ def main():
                 found['with blocks on their way to disk'] += recovered < answered
                 if known:
                     ask_again(service, chance, known, found)
-                ended = threading.Event()
+                due = threading.Event()
                 answers = len(known)
-                writer = threading.Thread(target=write_new, args=(service, chance, known, ended))
+                writer = threading.Thread(target=write_new, args=(service, chance, known, due))
                 writer.start()
                 while len(known) == answers:
                     time.sleep(0.001)
@@ -125,12 +127,7 @@ def main():
                     f'penstock_kv_tier_missed_total{{reason="{reason}"}}', 0)
                     for reason in BAD_READS)
                 committed = now['penstock_kv_tier_blocks{tier="disk"}']
-                asked = len(known)
-                while len(known) == asked:  # blocks of the next answer are being written now
-                    time.sleep(0.0005)
-                time.sleep(chance.random() * 0.01)
-                service.kill()
-                ended.set()
+                due.set()
                 writer.join()
                 found['kills'] += 1
                 answered = recovered + (len(known) - answers) * (PROMPT_TOKENS // BLOCK_TOKENS)

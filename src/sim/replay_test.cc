@@ -7,6 +7,7 @@
 #include <chrono>
 #include <map>
 #include <optional>
+#include <ostream>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -29,6 +30,9 @@ struct Row {
   std::size_t requests;
   Setup setup;
   double last_completion, ttft_mean, ttft_p99, itl_mean, tpot_mean, e2e_mean, reuse;
+
+  // NOLINTNEXTLINE(readability-identifier-naming): gtest's
+  friend void PrintTo(const Row& row, std::ostream* out) { *out << row.name; }
 };
 
 // clang-format off
