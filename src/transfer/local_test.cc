@@ -1,10 +1,12 @@
 // Pulls within one process: what arrives, what is refused, and how the end is told.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <semaphore>
 #include <thread>
 
@@ -288,6 +290,30 @@ TEST_F(Local, TheEndIsToldByEventfdCallbackAndCoroutine) {
   pull_twice(this, &called, &ok);
   called.acquire();
   EXPECT_TRUE(ok);
+}
+
+TEST_F(Local, TheEndIsThereBeforeAnyoneIsWokenForIt) {
+  use(Layout::by_block(10, 1, 4096), Layout::by_block(10, 1, 4096));
+  for (const bool corrupt : {false, true}) {
+    if (corrupt) from->part(3, 0)[100] ^= std::byte{1};
+    // Whoever tells of the end is held up there until this is read.
+    std::array<int, 2> ends{};
+    ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK), 0);
+    const Fd reads(ends[0]);
+    const Fd full(ends[1]);
+    std::vector<std::byte> page(4096);
+    while (write(full.get(), page.data(), page.size()) > 0) {
+    }
+    ASSERT_EQ(fcntl(full.get(), F_SETFL, 0), 0);
+
+    Transfer told;
+    told.eventfd = full.get();
+    ASSERT_TRUE(peer->pull(told, order->pull(grant), *to).has_value());
+    EXPECT_TRUE(told.wait(in(20s), kClock));
+    EXPECT_EQ(order->count(BlockStatus::kCorrupt), corrupt ? 1U : 0U);
+    while (read(reads.get(), page.data(), page.size()) > 0) {
+    }
+  }
 }
 
 TEST_F(Local, HigherPriorityGoesFirst) {

@@ -76,6 +76,7 @@ void Transfer::begin(const Pull& pull, Arena& to) {
 void Transfer::release() noexcept {
   const Callback callback = on_done;
   void* const with = context;
+  tell();  // before anyone is woken for it
   if (eventfd >= 0) {
     const std::uint64_t one = 1;
     // Fails only if the counter is at its end, and then it is readable anyway.
