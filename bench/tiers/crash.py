@@ -69,15 +69,15 @@ class Asked:
 
 def write_new(service, chance, known, due):
     """Until it is due to kill the service: then as the blocks of an answer are being written."""
-    while True:
+    last = False
+    while not last:
+        last = due.is_set()
         prompt = [chance.randrange(256) for _ in range(PROMPT_TOKENS)]
         answer, _ = service.ask(prompt)
-        if due.is_set():
+        if last:
             time.sleep(10 ** chance.uniform(-5, -2.5))  # 10 us to 3 ms, whatever the disk takes
             service.kill()
         known.append(Asked(prompt, answer))
-        if due.is_set():
-            return
 
 
 def ask_again(service, chance, known, found):

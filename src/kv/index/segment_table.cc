@@ -62,9 +62,9 @@ bool SegmentTable<kSegmentBytes>::make_deeper() {
 
 template <std::size_t kSegmentBytes>
 bool SegmentTable<kSegmentBytes>::split(Segment& s, std::uint32_t tag) {
-  if (get(s.depth) == directory_.load(std::memory_order_relaxed)->depth && !make_deeper())
-    return false;
-  Segment* upper = new_segment(get(s.depth) + 1);
+  const std::uint32_t depth = get(s.depth) + 1;
+  if (depth > directory_.load(std::memory_order_relaxed)->depth && !make_deeper()) return false;
+  Segment* upper = new_segment(depth);
   if (upper == nullptr) return false;
 
   std::vector<std::uint64_t> entries;
@@ -78,12 +78,12 @@ bool SegmentTable<kSegmentBytes>::split(Segment& s, std::uint32_t tag) {
     }
   }
   s.count.store(0, std::memory_order_relaxed);
-  add(s.depth, 1);
+  s.depth.store(depth, std::memory_order_relaxed);
   for (const std::uint64_t entry : entries) {
-    place((entry >> (64 - get(s.depth)) & 1) != 0 ? *upper : s, entry);
+    place((entry >> (64 - depth) & 1) != 0 ? *upper : s, entry);
   }
   const Directory& directory = *directory_.load(std::memory_order_relaxed);
-  const std::size_t span = std::size_t{1} << (directory.depth - get(s.depth));
+  const std::size_t span = std::size_t{1} << (directory.depth - depth);
   const std::size_t first = directory.index(tag) & ~(2 * span - 1);
   for (std::size_t i = first + span; i < first + 2 * span; ++i) {
     directory.entries[i].store(upper, std::memory_order_release);
@@ -155,7 +155,7 @@ std::uint64_t SegmentTable<kSegmentBytes>::size() const {
   return sum;
 }
 
-template class SegmentTable<kPieceBytes / 4>;
+template class SegmentTable<kDenseSegmentBytes>;
 template class SegmentTable<kPieceBytes>;
 
 }  // namespace penstock::kv::index

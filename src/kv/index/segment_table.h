@@ -14,6 +14,9 @@ namespace penstock::kv::index {
 /// Nothing found. No value of a table, id of a run or of a block is this.
 constexpr std::uint32_t kNone = 0xFFFFFFFF;
 
+/// Segments of a table that is looked into more than it is changed.
+constexpr std::size_t kDenseSegmentBytes = kPieceBytes / 4;
+
 /// A multimap from 32-bit tags to 32-bit values in 8-byte slots that grows by one segment at a
 /// time: extendible hashing over segments of linear probing without tombstones. A tag is a hash;
 /// whoever asks decides whether a value with the right tag is the one meant.
@@ -135,7 +138,7 @@ class alignas(kCacheLineBytes) SegmentTable {
   std::span<std::byte> spare_;  // of the piece that was taken last
 };
 
-extern template class SegmentTable<kPieceBytes / 4>;
+extern template class SegmentTable<kDenseSegmentBytes>;
 extern template class SegmentTable<kPieceBytes>;
 
 }  // namespace penstock::kv::index

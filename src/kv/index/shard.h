@@ -204,9 +204,9 @@ class alignas(2 * kCacheLineBytes) Shard {
   BlockArena blocks_;
   HolderLists lists_;
   RunTable runs_;
-  SegmentTable<kPieceBytes / 4> edges_;  // (parent block, local hash of the child's first) -> run
-  SegmentTable<kPieceBytes> aliases_;    // name -> block
-  SegmentTable<kPieceBytes> columns_;    // (run, slot) -> column
+  SegmentTable<kDenseSegmentBytes> edges_;  // (parent block, hash of the child's first) -> run
+  SegmentTable<kPieceBytes> aliases_;       // name -> block
+  SegmentTable<kPieceBytes> columns_;       // (run, slot) -> column
 };
 
 template <class Visit>
