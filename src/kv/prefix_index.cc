@@ -184,10 +184,7 @@ std::size_t PrefixIndex::match(std::span<const std::uint64_t> locals,
   const std::span<std::uint32_t> out = depths.first(std::min<std::size_t>(depths.size(), slots()));
   std::fill(out.begin(), out.end(), 0);
   if (locals.empty()) return out.size();
-  const std::size_t fetched = std::min(kFetchedAtOnce, locals.size());
-  for (std::size_t i = 0; i < fetched; i += kCacheLineBytes / sizeof locals[0]) {
-    __builtin_prefetch(&locals[i]);
-  }
+  prefetch_bytes(locals.data(), locals.first(std::min(kFetchedAtOnce, locals.size())).size_bytes());
   index::Shard& shard = *shards_[root_shard(locals[0])];
   if (shard.match(locals, out, tiers)) return out.size();
   bool impatient = false;

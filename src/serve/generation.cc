@@ -15,11 +15,6 @@ std::string_view endpoint(Generation::Kind kind) {
   return kind == Generation::Kind::kChat ? "chat_completions" : "completions";
 }
 
-void prefetch_bytes(const void* from, std::size_t size_bytes) noexcept {
-  const auto* bytes = static_cast<const char*>(from);
-  for (std::size_t at = 0; at < size_bytes; at += kCacheLineBytes) __builtin_prefetch(bytes + at);
-}
-
 /// Of an output that waits to be shown, with what it points to.
 std::size_t bytes_of(const engine::Output& output) {
   return sizeof output + output.top.capacity() * sizeof(engine::TopLogprob) +

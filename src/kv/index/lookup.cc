@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 
+#include "base/cache_line.h"
 #include "kv/index/shard.h"
 
 #if defined(__SSE2__)
@@ -183,7 +184,7 @@ struct Shard::Walker {
   void prefetch(BlockId start) const {
     const std::uint64_t* first = shard.blocks_.read_locals(start);
     const std::size_t most = std::min(kPrefetchBlocks, locals.size() - base);
-    for (std::size_t i = 0; i < most; i += 8) __builtin_prefetch(first + i);
+    prefetch_bytes(first, most * sizeof *first);
   }
 
   [[nodiscard]] bool unchanged() const {
