@@ -24,6 +24,9 @@ options=(
   -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
   -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
   -DLLAMA_ALL_WARNINGS=OFF
+  # No AMX: before version 14, GCC's _tile_loadconfig does not tell the compiler what it reads, so
+  # that the tiles' shapes are never stored and the first use of one is an illegal instruction.
+  -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 )
 quicker="$here/llama_build.cmake"  # names files of the pinned source: other trees go without
 
