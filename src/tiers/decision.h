@@ -13,7 +13,7 @@ inline constexpr std::size_t kTiers = 2;
 /// What it costs to have a block, as measured lately, in ns.
 struct LoadCosts {
   double host_ns = 0;        // a block from host memory
-  double disk_ns = 0;        // a block from disk, once it is its turn
+  double disk_ns = 0;        // a block from disk, once it is its turn; infinite: it cannot be read
   double disk_queue_ns = 0;  // until that
   double recompute_ns = 0;   // a block computed anew
 };

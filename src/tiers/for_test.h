@@ -8,7 +8,9 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/rng.h"
@@ -169,6 +171,40 @@ class FaultyIo final : public BlockIo {
   std::shared_ptr<Faults> faults_;
   Rng rng_;
 };
+
+/// What a follower has told, as a reader would keep it.
+struct Picture {
+  std::map<std::uint64_t, Tier> tiers;
+  std::size_t times_anew = 0;
+  std::size_t told = 0;
+
+  void take(const Store::Follower::News& news) {
+    if (news.all_anew) tiers.clear();
+    times_anew += news.all_anew ? 1 : 0;
+    told += news.places.size();
+    for (const BlockPlace& place : news.places) {
+      if (place.tier) {
+        tiers[place.key_low] = *place.tier;
+      } else {
+        tiers.erase(place.key_low);
+      }
+    }
+  }
+  void follow(Store::Follower& follower, std::size_t at_once = 100) {
+    Store::Follower::News news;
+    while (follower.read(at_once, news)) take(news);
+  }
+  [[nodiscard]] std::optional<Tier> of(std::uint64_t i) const {
+    const auto found = tiers.find(key_of(i).low);
+    return found == tiers.end() ? std::nullopt : std::optional(found->second);
+  }
+};
+
+/// Where the store says that it lies.
+inline std::optional<Tier> tier_of(const Store& store, std::uint64_t i) {
+  if (store.in_host(key_of(i))) return Tier::kHost;
+  return store.on_disk(key_of(i)) ? std::optional(Tier::kDisk) : std::nullopt;
+}
 
 /// The options of a small store: 16 blocks in memory, `segments` of 8 on disk.
 inline Options small_store(const std::string& folder, const std::shared_ptr<Faults>& faults,

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "tiers/admission.h"
@@ -94,29 +96,25 @@ Store::Entry* Store::State::find(const Key& key) {
   return const_cast<Entry*>(std::as_const(*this).find(key));  // ours, and we may change it
 }
 
-/// Where the blocks lie, from the first one on up to the first that cannot be had.
+/// Where the blocks lie, from the first one on up to the first that is nowhere.
 std::vector<Tier> Store::State::leading(std::span<const Key> keys) const {
-  const bool disk_works = reads_work(clock.now());
   std::vector<Tier> tiers;
   for (const Key& key : keys) {
     const Entry* entry = find(key);
-    if (entry != nullptr && entry->host == Host::kReady) {
-      tiers.push_back(Tier::kHost);
-    } else if (entry != nullptr && entry->segment != nullptr && disk_works) {
-      tiers.push_back(Tier::kDisk);
-    } else {
-      break;
-    }
+    const std::optional<Tier> tier = entry != nullptr ? tier_of(*entry) : std::nullopt;
+    if (!tier) break;
+    tiers.push_back(*tier);
   }
   return tiers;
 }
 
-LoadChoice Store::State::choose(std::span<const Tier> tiers, double recompute_ns) const {
-  return choose_load(
-      tiers, {.host_ns = copies.predict_ns(geometry.block_bytes),
-              .disk_ns = disk_block_ns(),
-              .disk_queue_ns = static_cast<double>(to_read.size() + reading) * disk_block_ns(),
-              .recompute_ns = recompute_ns});
+LoadCosts Store::State::costs(double recompute_ns) const {
+  const double disk_ns =
+      reads_work(clock.now()) ? disk_block_ns() : std::numeric_limits<double>::infinity();
+  return {.host_ns = copies.predict_ns(geometry.block_bytes),
+          .disk_ns = disk_ns,
+          .disk_queue_ns = static_cast<double>(to_read.size() + reading) * disk_block_ns(),
+          .recompute_ns = recompute_ns};
 }
 
 double Store::State::value(const Entry& entry) const noexcept {
@@ -194,7 +192,14 @@ std::uint32_t Store::State::take_slot() {
   return slot;
 }
 
+void Store::State::moved(const Entry& entry) {
+  if (changed.size() == kChangesMax) changed.pop_front();
+  changed.push_back(entry.key);
+  ++changes;
+}
+
 void Store::State::became_ready(Entry& entry) {
+  moved(entry);
   entry.host = Host::kReady;
   entry.place = lru.insert(lru.end(), &entry);
   ++stats.host_blocks;
@@ -202,6 +207,7 @@ void Store::State::became_ready(Entry& entry) {
 
 void Store::State::drop_host(Entry& entry) {
   if (entry.host == Host::kReady) {
+    moved(entry);
     lru.erase(entry.place);
     --stats.host_blocks;
   }
@@ -211,6 +217,7 @@ void Store::State::drop_host(Entry& entry) {
 
 void Store::State::drop_disk(Entry& entry) {
   if (entry.segment == nullptr) return;
+  moved(entry);
   --entry.segment->live;
   --stats.disk_blocks;
   entry.segment.reset();
@@ -244,6 +251,7 @@ bool Store::Pin::copy_to(std::span<std::byte> to) const {
   const std::lock_guard lock(s.mutex);
   s.miss(Reason::kCorrupt);
   if (entry_->host == Host::kReady) {
+    s.moved(*entry_);
     s.lru.erase(entry_->place);
     --s.stats.host_blocks;
     entry_->host = Host::kBad;
@@ -304,18 +312,25 @@ LoadChoice Store::choose(std::span<const Key> chain, std::size_t have, double re
   const std::span<const Key> rest = chain.subspan(std::min(have, chain.size()));
   s.stats.asked += rest.size();
   const std::vector<Tier> tiers = s.leading(rest);
-  if (tiers.size() < rest.size()) {
-    const Entry* lacking = s.find(rest[tiers.size()]);
-    if (lacking != nullptr && lacking->segment != nullptr) s.miss(Reason::kBreakerOpen);
+  const LoadCosts costs = s.costs(recompute_ns);
+  const LoadChoice choice = choose_load(tiers, costs);
+  bool behind_closed_disk = false;
+  for (std::size_t i = choice.blocks; i < tiers.size(); ++i) {
+    behind_closed_disk |= tiers[i] == Tier::kDisk && std::isinf(costs.disk_ns);
+    s.miss(behind_closed_disk ? Reason::kBreakerOpen : Reason::kNotWorth);
   }
-  const LoadChoice choice = s.choose(tiers, recompute_ns);
-  for (std::size_t i = choice.blocks; i < tiers.size(); ++i) s.miss(Reason::kNotWorth);
   return choice;
 }
 
 LoadChoice Store::foresee(std::span<const Key> chain, std::size_t have, double recompute_ns) const {
   const std::lock_guard lock(state_->mutex);
-  return state_->choose(state_->leading(chain.subspan(std::min(have, chain.size()))), recompute_ns);
+  return choose_load(state_->leading(chain.subspan(std::min(have, chain.size()))),
+                     state_->costs(recompute_ns));
+}
+
+LoadCosts Store::costs(double recompute_ns) const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->costs(recompute_ns);
 }
 
 Store::Fetch Store::fetch(std::span<const Key> keys, Deadline deadline, double predicted_ns) {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -26,6 +27,13 @@ struct Options {
   std::uint64_t segment_bytes = 64ULL << 20;
   std::uint64_t wear_bytes_per_day = 0;  // 0: no limit
   MakeBlockIo io = make_ring_io;
+};
+
+/// Where a block lies now, by the low half of its key: enough to foresee by.
+struct BlockPlace {
+  std::uint64_t key_low = 0;
+  std::optional<Tier> tier;  // absent: in none any more
+  friend bool operator==(const BlockPlace&, const BlockPlace&) = default;
 };
 
 /// Why a block is handed in.
@@ -139,6 +147,32 @@ class Store final {
   /// Has the blocks brought into host memory. Does not wait; `keys` may go. `predicted_ns`: what
   /// choose() said.
   [[nodiscard]] Fetch fetch(std::span<const Key> keys, Deadline deadline, double predicted_ns = 0);
+
+  /// What choose() goes by, for blocks that cost so much to compute.
+  [[nodiscard]] LoadCosts costs(double recompute_ns) const;
+
+  /// Reads where a store's blocks lie: all of them, then what changes. One that falls so far behind
+  /// that the changes are gone is told all of them again. Thread: one at a time. The store lives
+  /// longer.
+  class Follower final {
+   public:
+    explicit Follower(const Store& store) noexcept : state_(store.state_.get()) {}
+    struct News {
+      bool all_anew = false;  // what was read before is void
+      std::vector<BlockPlace> places;
+    };
+    /// Some `count_max` of what is new, in place of what `news` holds. False: nothing is.
+    bool read(std::size_t count_max, News& news);
+
+   private:
+    void list(std::size_t count_max, News& news);
+    State* state_;
+    std::optional<std::uint64_t> next_;  // change to be read; absent: nothing was read yet
+    // The index is listed bucket by bucket, so that nobody has to wait for long.
+    bool lists_ = false;
+    std::size_t bucket_ = 0;
+    std::size_t buckets_ = 0;
+  };
 
   /// Where a block lies, cheapest first; nothing counted.
   [[nodiscard]] bool in_host(const Key& key) const;

@@ -32,6 +32,8 @@ class Work {
     } else if (what == 98) {
       reopen();
     }
+    if (rng_.below(4) == 0 && follower_->read(1 + rng_.below(20), news_)) picture_.take(news_);
+    if (rng_.below(50) == 0) compare_picture();
     const Stats stats = store_->stats();
     ASSERT_LE(stats.disk_bytes, stats.disk_bytes_max);
     ASSERT_LE(stats.host_blocks, stats.host_blocks_max);
@@ -41,6 +43,7 @@ class Work {
 
  private:
   void reopen() {
+    follower_.reset();
     store_.reset();
     // A folder that cannot be read right now is an error of `open`, not of the next one.
     for (;;) {
@@ -48,7 +51,23 @@ class Work {
           testing::small_store(folder_.path(), faults_, segments_, rng_.next()), clock_);
       if (!opened) continue;
       store_ = std::move(*opened);
+      follower_.emplace(*store_);
       return;
+    }
+  }
+  /// Reads and writes that go on may move blocks for a moment.
+  void compare_picture() {
+    const auto is_right = [&] {
+      picture_.follow(*follower_);
+      for (std::uint64_t i = 0; i < kKeys; ++i) {
+        if (picture_.of(i) != testing::tier_of(*store_, i)) return false;
+      }
+      return true;
+    };
+    const auto until = std::chrono::steady_clock::now() + 20s;
+    while (!is_right()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), until);
+      std::this_thread::yield();
     }
   }
   void put() {
@@ -92,6 +111,9 @@ class Work {
   std::shared_ptr<testing::Faults> faults_ = std::make_shared<testing::Faults>();
   testing::TestClock clock_;
   std::unique_ptr<Store> store_;
+  std::optional<Store::Follower> follower_;
+  Store::Follower::News news_;
+  testing::Picture picture_;
 };
 
 TEST(StoreProperty, WhatIsHeldIsGivenAndRight) {

@@ -69,6 +69,11 @@ struct Store::State {
   std::size_t under_way = 0;  // blocks being written
   std::size_t reading = 0;    // blocks being read
 
+  // Blocks that are somewhere else than before, for followers: the last ones of all so far.
+  static constexpr std::size_t kChangesMax = 1 << 16;
+  std::deque<Key> changed;
+  std::uint64_t changes = 0;
+
   std::deque<std::shared_ptr<Segment>> segments;  // oldest first; the last one is being filled
   std::uint64_t disk_bytes = 0;
   std::uint64_t next_segment = 1;
@@ -112,14 +117,19 @@ struct Store::State {
   }
   [[nodiscard]] Entry* find(const Key& key);
   [[nodiscard]] const Entry* find(const Key& key) const;
+  [[nodiscard]] static std::optional<Tier> tier_of(const Entry& entry) noexcept {
+    if (entry.host == Entry::Host::kReady) return Tier::kHost;
+    return entry.segment != nullptr ? std::optional(Tier::kDisk) : std::nullopt;
+  }
   [[nodiscard]] std::vector<Tier> leading(std::span<const Key> keys) const;
-  [[nodiscard]] LoadChoice choose(std::span<const Tier> tiers, double recompute_ns) const;
+  [[nodiscard]] LoadCosts costs(double recompute_ns) const;
   [[nodiscard]] double value(const Entry& entry) const noexcept;
   [[nodiscard]] double disk_block_ns() const noexcept;
   bool wanted_on_disk(const Key& key, double recompute_ns);
   [[nodiscard]] std::uint32_t take_slot();  // kNoSlot: none
   [[nodiscard]] std::size_t records_left() const noexcept;
   void queue_write(Entry& entry);
+  void moved(const Entry& entry);
   void became_ready(Entry& entry);
   void drop_host(Entry& entry);
   void drop_disk(Entry& entry);
