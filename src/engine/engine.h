@@ -22,6 +22,10 @@
 #include "tiers/key.h"
 #include "tiers/stats.h"
 
+namespace penstock::tiers {
+class Store;
+}
+
 namespace penstock::engine {
 
 /// How the next token is drawn. Defaults are llama.cpp's own (its `common_params_sampling`).
@@ -116,6 +120,14 @@ struct EmbedRequest {
   std::stop_token stop;  // requested: nobody wants the answer any more
 };
 
+/// The store of a worker's lower tiers, others' share in it included.
+struct LowerTiers {
+  std::optional<tiers::Stats> stats;    // absent: it has none, or has not told yet
+  tiers::LoadCosts costs;               // that foresee_load() goes by
+  const tiers::Store* store = nullptr;  // if it is in this process: for who tells others of it
+  std::uint64_t followed_blocks = 0;    // if it is not: of which it is known here where they lie
+};
+
 using EmbedDone = std::move_only_function<void(Result<std::vector<float>>)>;
 
 struct EngineInfo {
@@ -179,9 +191,7 @@ class Engine {
     return {};
   }
 
-  /// What the store of its lower tiers has done and holds, others' share in it included; absent: it
-  /// has none, or has not told yet.
-  [[nodiscard]] virtual std::optional<tiers::Stats> tier_stats() const { return {}; }
+  [[nodiscard]] virtual LowerTiers lower_tiers() const { return {}; }
 
   /// Null: this worker does not tell what it caches.
   [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;

@@ -63,6 +63,7 @@ struct LoadReport {
 
   std::uint32_t pass_tokens_max = 0;          // that the next pass would take; each decoding
                                               // sequence takes one of them, prompts the rest
+  Nanos prompt_token_cost{0};                 // to compute one, as the worker reckons; 0: not said
   TimePoint pass_started = TimePoint::min();  // of the pass under way; min(): none is
   PassWork pass;                              // that pass, as planned
   TimedPass last_prefill_pass;                // the last that computed any prompt token

@@ -48,6 +48,7 @@ struct WorkerReport {
   std::uint32_t running_max = 0;     // run at once; 0: as many as fit
   std::uint32_t kv_blocks_used = 0;  // referenced by running requests
   std::uint32_t kv_blocks_max = 0;
+  Nanos prompt_token_cost{0};                 // as the worker reckons; 0: it does not say
   TimePoint pass_started = TimePoint::min();  // of the pass under way; min(): none runs
   PassWork pass;                              // that pass
   Nanos last_pass_took{0};                    // the pass before it; 0: there was none

@@ -388,6 +388,27 @@ TEST(Router, TakesAWorkerThatHasShownNothingForWhatTheOthersAre) {
   EXPECT_NEAR(prefill_ms(0), 300, 1);
 }
 
+TEST(Router, BelievesWhatWorkersSayOfThemselvesUntilOneHasShownIt) {
+  fleet::Ledger ledger;
+  kv::PrefixIndex index({.context = "test", .shards = 1});
+  for (int i = 0; i < 3; ++i) ledger.add(fleet::WorkerState::kReady, fleet::Role::kBoth);
+  Router router(find_policy("latency")->make(), ledger, index, 1);
+  const auto prefill_ms = [&](Slot slot) { return ledger.view().cost[slot].prefill_ms(1000); };
+  const double guess_ms = prefill_ms(2);
+  router.report(0, {.generation = 1, .prompt_token_cost = std::chrono::milliseconds(8)});
+  router.report(1, {.generation = 1, .prompt_token_cost = std::chrono::milliseconds(4)});
+  router.report(2, {.generation = 1});
+  EXPECT_NEAR(prefill_ms(0), 8000, 20);
+  EXPECT_NEAR(prefill_ms(1), 4000, 20);
+  EXPECT_EQ(prefill_ms(2), guess_ms);
+  // The first pass is held against what that worker said, and counts for all.
+  router.observe(1, {.prefill_tokens = 500}, std::chrono::milliseconds(2100));
+  EXPECT_NEAR(prefill_ms(1), 4100, 50);
+  EXPECT_NEAR(prefill_ms(2), 4100, 50);
+  router.report(0, {.generation = 2, .prompt_token_cost = std::chrono::milliseconds(8)});
+  EXPECT_NEAR(prefill_ms(0), 4100, 50);
+}
+
 TEST(Router, R1_CountsAPickAtOnceAndR16ChoosesAgainWhenAWorkerIsGone) {
   fleet::Ledger ledger;
   kv::PrefixIndex index({.context = "test", .shards = 1});

@@ -263,13 +263,29 @@ Placement Router::charge(const RouteRequest& request, const Question& question,
 }
 
 void Router::report(Slot slot, const fleet::WorkerReport& report) {
-  if (ledger_.report(slot, report)) observe(slot, report.last_pass, report.last_pass_took);
+  if (!ledger_.report(slot, report)) return;
+  if (!any_model_.observed() && report.prompt_token_cost > Nanos::zero()) {
+    believe(slot, report.prompt_token_cost);
+  }
+  observe(slot, report.last_pass, report.last_pass_took);
+}
+
+/// Until any worker has shown what its passes take, what each says of itself beats a guess.
+void Router::believe(Slot slot, Nanos prompt_token_cost) {
+  const fleet::PassCost prior{.prefill_token_ms = to_ms(prompt_token_cost)};
+  if (slot >= models_.size()) models_.resize(slot + 1);
+  models_[slot] = TimeModel(prior);
+  set_cost(slot, prior);
 }
 
 void Router::observe(Slot slot, const fleet::PassWork& pass, Nanos took) {
   if (slot >= models_.size()) models_.resize(slot + 1);
   TimeModel& model = models_[slot];
-  if (!model.observed()) model = TimeModel(any_model_.cost());
+  if (!any_model_.observed()) {
+    any_model_ = model;
+  } else if (!model.observed()) {
+    model = TimeModel(any_model_.cost());
+  }
   model.observe(pass, took);
   set_cost(slot, model.cost());
   any_model_.observe(pass, took);

@@ -138,6 +138,7 @@ class Router final {
   [[nodiscard]] static std::optional<KvSource> fetch(const Question& question, Slot slot);
   [[nodiscard]] Placement charge(const RouteRequest& request, const Question& question,
                                  const Choice& choice);
+  void believe(Slot slot, Nanos prompt_token_cost);
   void share_model();
   void set_cost(Slot slot, fleet::PassCost cost);
 
@@ -155,7 +156,7 @@ class Router final {
   std::vector<std::uint32_t> active_;
   std::vector<tiers::LoadChoice> loads_;
   std::vector<TimeModel> models_;  // by slot, where the policy needs them
-  TimeModel any_model_;            // of all workers' passes
+  TimeModel any_model_;            // of all workers' passes; until there are any, of no meaning
   std::uint64_t passes_ = 0;       // that it has seen
   std::vector<Question> questions_;
   std::vector<Choice> choices_;

@@ -66,10 +66,12 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
     : policy_(options.policy),
       clock_(clock),
       info_(info),
+      own_tiers_(!engines.empty() && !info.kv_tiers_key.empty()),
       block_tokens_(info.block_tokens),
       computed_tokens_min_(info.computed_tokens_min),
       joins_max_(options.joins_max),
       health_(options.health),
+      tiers_key_(info.kv_tiers_key),
       changes_(engines.size() + options.joins_max),
       ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()) + options.joins_max,
                .count_distinct_blocks = make_policy(options.policy)->needs().active}),
@@ -102,8 +104,13 @@ void Dispatcher::name_blocks(std::span<const Token> prompt, std::string_view cac
   const bool all = needs.cached || needs.active;
   if (!all) prompt = prompt.first(std::min<std::size_t>(prompt.size(), block_tokens_));
   kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out.locals);
-  if (!needs.cached || info_.kv_tiers_key.empty()) return;
-  tiers::Key key = tiers::root_key(info_.kv_tiers_key, cache_salt);
+  if (!needs.cached) return;
+  tiers::Key key;
+  {
+    const std::lock_guard lock(tiers_key_mutex_);
+    if (tiers_key_.empty()) return;
+    key = tiers::root_key(tiers_key_, cache_salt);
+  }
   for (std::size_t at = 0; at + block_tokens_ <= prompt.size(); at += block_tokens_) {
     key = tiers::next_key(key, prompt.subspan(at, block_tokens_));
     out.keys.push_back(key);
@@ -230,9 +237,9 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   made.stage_ = placed->stage;
   made.cached_blocks_ = placed->cached_blocks;
   made.predicted_cached_tokens_ = predicted;
-  const std::uint64_t told =
-      placed->told_blocks < placed->cached_blocks ? placed->told_blocks : kept;
-  made.told_cached_tokens_ = reusable_tokens(wanted.prompt_tokens, told * block_tokens_);
+  made.told_cached_tokens_ = reusable_tokens(
+      wanted.prompt_tokens,
+      std::uint64_t{std::min(placed->told_blocks, placed->cached_blocks)} * block_tokens_);
   made.locals_ = std::move(locals);
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
   return made;
@@ -383,6 +390,7 @@ void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, Time
                         .running_max = worker.engine->info().sequences_max,
                         .kv_blocks_used = load.kv_blocks_active,
                         .kv_blocks_max = load.kv_blocks_active_max,
+                        .prompt_token_cost = load.prompt_token_cost,
                         .pass_started = load.pass_started,
                         .pass = load.pass,
                         .last_pass_took = decoded ? decode.took : Nanos::zero(),
@@ -512,7 +520,9 @@ DispatcherView Dispatcher::view() {
              .suspected = registry_.health(slot)->suspected(),
              .shed = worker.shed,
              .decisions = worker.decisions};
-    (worker.remote != nullptr ? shown.tiers : view.tiers) = worker.engine->tier_stats();
+    const engine::LowerTiers tiers = worker.engine->lower_tiers();
+    (worker.remote != nullptr ? shown.tiers : view.tiers) = tiers.stats;
+    shown.tier_blocks = tiers.followed_blocks;
     if (worker.cache == nullptr) continue;
     const fleet::KvFollower& follower = worker.cache->follower();
     shown.doubt = first_doubt(follower);

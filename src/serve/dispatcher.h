@@ -150,6 +150,7 @@ struct WorkerView {
   std::uint32_t prefills = 0;         // of those, without a first token
   engine::LoadReport load;            // what it says itself
   std::optional<tiers::Stats> tiers;  // behind it, if it is of another process
+  std::uint64_t tier_blocks = 0;      // of those, so many are known here by place
   fleet::PassCost cost;               // as fitted
   CacheForecast forecast;
   double agreement = 1;         // of predicted and reported, lately
@@ -211,7 +212,7 @@ class Dispatcher final {
   [[nodiscard]] std::string_view policy() const noexcept { return policy_; }
 
   /// What DispatchRequest wants, in place of what `out` holds: names of each block, or of the first
-  /// alone for a policy that does not ask what is cached where. Takes no lock.
+  /// alone for a policy that does not ask what is cached where. Hashes under no lock.
   void name_blocks(std::span<const Token> prompt, std::string_view cache_salt,
                    PromptBlocks& out) const;
 
@@ -295,6 +296,7 @@ class Dispatcher final {
   void add_own(std::unique_ptr<engine::Engine> engine, const DispatchOptions& options);
   void show_state(kv::Slot slot);
   void retire_gone();
+  void agree_on_tiers_key();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;
   [[nodiscard]] fleet::WorkerHealth* health_at(const Assignment& made);
   Assignment assign(kv::Slot slot, fleet::Lease lease, TimePoint now);
@@ -310,10 +312,14 @@ class Dispatcher final {
   const std::string policy_;
   const Clock& clock_;
   const engine::EngineInfo info_;
+  const bool own_tiers_;  // engines of this process have lower tiers
   const std::uint32_t block_tokens_;
   const std::uint32_t computed_tokens_min_;
   const std::uint32_t joins_max_;
   const fleet::WorkerHealth::Options health_;  // of workers of other processes
+
+  mutable std::mutex tiers_key_mutex_;
+  std::string tiers_key_;  // EngineInfo::kv_tiers_key of most workers; empty: none has lower tiers
 
   engine::ChangeSet changes_;  // by slot: who is to be looked at before the next choice
   mutable std::mutex mutex_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "base/check.h"
@@ -105,11 +106,18 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
   worker->instance = who.instance;
   workers_[*slot] = std::move(worker);
   follow(*slot);
+  agree_on_tiers_key();
   router_.forget(*slot);
   registry_.health(*slot)->heartbeat(clock_.now());
   show_state(*slot);
   log::info("worker {} joined: {} at {}, role {}", *slot, who.instance, who.address,
             to_string(known.role));
+  if (!its.kv_tiers_key.empty() && its.kv_tiers_key != tiers_key_) {
+    log::info(
+        "worker {}: its lower tiers hold KV of another build, CPU or setting than most: what "
+        "is there is not foreseen",
+        *slot);
+  }
   return {};
 }
 
@@ -214,7 +222,23 @@ void Dispatcher::retire_gone() {
     if (info != nullptr && info->instance == workers_[slot]->instance) continue;
     workers_[slot]->cache.reset();
     retired_.push_back(std::move(workers_[slot]));
+    agree_on_tiers_key();
   }
+}
+
+/// A prompt's blocks are named once: as the workers of this process name them, which share a store,
+/// and without such as most of the others do, while a fleet goes from one build to the next. What
+/// the rest has is not found.
+void Dispatcher::agree_on_tiers_key() {
+  if (own_tiers_) return;
+  std::map<std::string_view, std::uint32_t> users;
+  for (const std::unique_ptr<Worker>& worker : workers_) {
+    if (worker == nullptr || worker->engine->info().kv_tiers_key.empty()) continue;
+    ++users[worker->engine->info().kv_tiers_key];
+  }
+  const auto most = std::ranges::max_element(users, {}, [](const auto& use) { return use.second; });
+  const std::lock_guard lock(tiers_key_mutex_);
+  tiers_key_ = most == users.end() ? std::string_view() : most->first;
 }
 
 kv::Slot Dispatcher::slot_of(std::string_view instance) const {

@@ -1,7 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
+#include <set>
 
 #include "engine/kv_event_log.h"
 #include "kv/block.h"
@@ -23,11 +25,15 @@ struct Seen {
   bool destroyed = false;
   std::uint32_t embeddings = 0;
   engine::KvEventLog events;
+  std::set<tiers::Key> on_disk;
 };
 
 class FakeRemote final : public engine::RemoteEngine {
  public:
-  explicit FakeRemote(std::shared_ptr<Seen> seen) : seen_(std::move(seen)) {}
+  explicit FakeRemote(std::shared_ptr<Seen> seen, const std::string& kv_tiers_key = {})
+      : seen_(std::move(seen)) {
+    info_.kv_tiers_key = kv_tiers_key;
+  }
   ~FakeRemote() override { seen_->destroyed = true; }
 
   [[nodiscard]] const engine::EngineInfo& info() const override { return info_; }
@@ -40,6 +46,15 @@ class FakeRemote final : public engine::RemoteEngine {
   [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
   [[nodiscard]] bool connected() const override { return seen_->connected; }
   [[nodiscard]] const kv::EventSource* kv_events() const override { return &seen_->events; }
+  [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
+                                               std::size_t have) const override {
+    const auto lies = [this](const tiers::Key& key) { return seen_->on_disk.contains(key); };
+    const auto rest = keys.subspan(have);
+    const auto blocks = std::ranges::find_if_not(rest, lies) - rest.begin();
+    const std::vector<tiers::Tier> there(static_cast<std::size_t>(blocks), tiers::Tier::kDisk);
+    return choose_load(there,
+                       {.host_ns = 1e4, .disk_ns = 1e5, .disk_queue_ns = 0, .recompute_ns = 4e6});
+  }
   void probe(std::move_only_function<void(bool)> done) override { done(seen_->connected); }
   void give_up() override { seen_->given_up = true; }
 
@@ -58,12 +73,22 @@ class FakeRemote final : public engine::RemoteEngine {
 class DispatcherFleetTest : public testing::Test {
  protected:
   std::shared_ptr<Seen> join(const std::string& instance, const std::string& address,
-                             const Labels& labels = {}) {
+                             const Labels& labels = {}, const std::string& kv_tiers_key = {}) {
     auto seen = std::make_shared<Seen>();
     const Result<void> joined =
         dispatcher_.join({.instance = instance, .address = address, .labels = labels}, info_,
-                         [&] { return std::make_unique<FakeRemote>(seen); });
+                         [&] { return std::make_unique<FakeRemote>(seen, kv_tiers_key); });
     EXPECT_TRUE(joined.has_value());
+    return seen;
+  }
+  /// One whose disk has the prompt, under the names that go with the key.
+  std::shared_ptr<Seen> join_with_disk(const std::string& instance, const std::string& key) {
+    const auto seen = join(instance, instance + ":1", {}, key);
+    tiers::Key block = tiers::root_key(key, {});
+    for (std::size_t at = 0; at < prompt_.size(); at += kBlockTokens) {
+      block = tiers::next_key(block, std::span(prompt_).subspan(at, kBlockTokens));
+      seen->on_disk.insert(block);
+    }
     return seen;
   }
   std::vector<WorkerState> states() {
@@ -79,8 +104,11 @@ class DispatcherFleetTest : public testing::Test {
   Result<Assignment> place(std::optional<kv::Slot> not_at = {}) {
     PromptBlocks blocks;
     dispatcher_.name_blocks(prompt_, {}, blocks);
-    return dispatcher_.place(
-        {.id = {}, .prompt = prompt_, .locals = blocks.locals, .not_at = not_at});
+    return dispatcher_.place({.id = {},
+                              .prompt = prompt_,
+                              .locals = blocks.locals,
+                              .keys = blocks.keys,
+                              .not_at = not_at});
   }
   void pass(Nanos time) {
     clock_.advance(time);
@@ -89,7 +117,7 @@ class DispatcherFleetTest : public testing::Test {
 
   ManualClock clock_;
   const std::vector<Token> prompt_ = std::vector<Token>(10 * kBlockTokens, 7);
-  DispatchOptions options_{.joins_max = 2,
+  DispatchOptions options_{.joins_max = 3,
                            .health = {.silence_max = std::chrono::seconds(4),
                                       .canary_after = std::chrono::hours(1),
                                       .canary_timeout = std::chrono::seconds(5),
@@ -105,6 +133,48 @@ TEST_F(DispatcherFleetTest, WithoutWorkersNothingIsPlaced) {
   }
   join("a", "host:1");
   EXPECT_EQ(place()->worker(), 0U);
+}
+
+TEST_F(DispatcherFleetTest, APromptGoesWhereItsDiskIs) {
+  join("a", "a:1", {}, "this build");
+  join_with_disk("b", "this build");
+  EXPECT_EQ(place()->worker(), 1U);
+  const Decision decision = dispatcher_.decisions()[0];
+  ASSERT_TRUE(decision.fetch.has_value());
+  EXPECT_EQ(decision.fetch->tier, tiers::Tier::kDisk);
+  EXPECT_EQ(decision.fetch->blocks, 10U);
+}
+
+TEST_F(DispatcherFleetTest, BlocksOnDiskAreNamedAsMostWorkersNameThem) {
+  const auto on_disk = [&] {
+    const Result<Assignment> placed = place();
+    const Decision decision = dispatcher_.decisions()[0];
+    return decision.fetch ? std::optional(placed->worker()) : std::nullopt;
+  };
+  join("none", "none:1");
+  EXPECT_EQ(on_disk(), std::nullopt);
+  join_with_disk("old", "the last build");
+  EXPECT_EQ(on_disk(), 1U);
+  dispatcher_.leave("none");
+  join_with_disk("new", "this build");
+  join_with_disk("newer", "this build");
+  EXPECT_THAT(on_disk(), testing::AnyOf(0U, 2U));
+  dispatcher_.leave("new");
+  dispatcher_.leave("newer");
+  EXPECT_EQ(on_disk(), 1U);
+  dispatcher_.leave("old");
+  join("plain", "plain:1");
+  EXPECT_EQ(on_disk(), std::nullopt);
+}
+
+TEST_F(DispatcherFleetTest, WhatIsNotLoadedAsForeseenDoesNotMakeTheCachePictureDoubtful) {
+  join_with_disk("a", "this build");
+  for (int i = 0; i < 50; ++i) {
+    Result<Assignment> placed = place();
+    EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlockTokens);
+    placed->first_token({.prompt_tokens = 10 * kBlockTokens, .cached_tokens = 0});
+  }
+  EXPECT_EQ(dispatcher_.view().workers[0].trust, fleet::Trust::kExact);
 }
 
 TEST_F(DispatcherFleetTest, AWorkerWhoseConnectionBrokeGetsNothingWhileThereIsAnother) {
@@ -385,12 +455,13 @@ TEST_F(DispatcherFleetTest, WhoDoesNotFitStaysOut) {
   EXPECT_EQ(connected, 0);
   EXPECT_TRUE(refused([](Info& i) { i.context_tokens_max = 1001; }));
   join("b", "host:2");
+  join("c", "host:3");
   const Result<void> third = refused([](Info&) {});
   EXPECT_TRUE(third.has_value());  // known: the same instance
   const Error full =
-      dispatcher_.join({.instance = "c", .address = "host:3"}, info_, connect).error();
+      dispatcher_.join({.instance = "d", .address = "host:4"}, info_, connect).error();
   EXPECT_EQ(full.code, Code::kOverloaded);
-  EXPECT_THAT(full.message, testing::HasSubstr("2 have joined"));
+  EXPECT_THAT(full.message, testing::HasSubstr("3 have joined"));
   EXPECT_THAT(full.message, testing::HasSubstr("--workers-max"));
   EXPECT_EQ(connected, 1);  // and nobody has an engine who is not in
 }

@@ -33,7 +33,7 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
     choice.answer =
         std::make_unique<engine::GenerateRequest>(std::exchange(request, std::move(prompt)));
   }
-  if (!choice.place.is_remote()) request.keys = blocks_.keys;  // others' are not called so
+  if (!choice.place.is_remote()) request.keys = blocks_.keys;  // others make them anew
   // The KV of its prompt may be kept just there.
   if (choice.kv_at && choice.place.worker() == choice.kv_at.worker()) request.fetch.reset();
   choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};

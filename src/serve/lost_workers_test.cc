@@ -71,10 +71,10 @@ class ScriptedEngine final : public engine::Engine {
   }
   Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
   [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
-  [[nodiscard]] std::optional<tiers::Stats> tier_stats() const override {
-    tiers::Stats stats;
-    stats.asked = name_.size();
-    return stats;
+  [[nodiscard]] engine::LowerTiers lower_tiers() const override {
+    engine::LowerTiers tiers;
+    tiers.stats.emplace().asked = name_.size();
+    return tiers;
   }
   [[nodiscard]] const kv::EventSource* kv_events() const override { return nullptr; }
 

@@ -83,7 +83,8 @@ void append_cache(std::string& out, const WorkerView& worker) {
                        {"forecasts_equal", number(forecast.equal)},
                        {"predicted_cached_tokens", number(forecast.predicted_tokens)},
                        {"reported_cached_tokens", number(forecast.reported_tokens)},
-                       {"agreement", worker.agreement}});
+                       {"agreement", worker.agreement},
+                       {"tier_blocks_followed", number(worker.tier_blocks)}});
   out += '}';
 }
 

@@ -11,10 +11,9 @@ from penstock import START_S, ServerProcess
 from server_process import answers, free_port
 
 
-def post(url, body, timeout_s=600):
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def post(url, body, timeout_s=600, headers=None):
+    headers = {"Content-Type": "application/json"} | (headers or {})
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         return json.load(answer)
 
@@ -26,7 +25,7 @@ class Answer(typing.NamedTuple):
     cached: int  # tokens of the prompt
 
 
-def ask(server, messages, max_tokens, **fields):
+def ask(server, messages, max_tokens, headers=None, **fields):
     """Penstock's answer to a conversation, or to a text from a user."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -37,7 +36,8 @@ def ask(server, messages, max_tokens, **fields):
         "temperature": 0,
         "return_token_ids": True,
     } | fields
-    answer = post(f"http://127.0.0.1:{server.port}/v1/chat/completions", body)
+    url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+    answer = post(url, body, headers=headers)
     choice = answer["choices"][0]
     return Answer(
         answer["prompt_token_ids"],

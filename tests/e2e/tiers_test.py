@@ -106,6 +106,47 @@ class TiersTest(unittest.TestCase):
                                  fetch['blocks'])
                 server.stop()
 
+    def test_after_a_restart_a_prompt_goes_to_the_process_that_has_it_on_disk(self):
+        prompts = [exact_prompts.long_text(i, 20) for i in range(4)]
+        flags = ('--exact', '--workers', '2', '--processes')
+
+        def workers(server):
+            return server.get('/debug/workers').json()['workers']
+
+        def processes(server, blocks):
+            """{worker: its process}, once both are there and so many blocks of theirs known."""
+            wait_until(lambda: [w['state'] for w in workers(server)] == ['ready', 'ready'],
+                       'both have joined')
+            wait_until(lambda: sum(w['cache']['tier_blocks_followed']
+                                   for w in workers(server)) >= blocks,
+                       'it is known where the blocks are')
+            return {w['worker']: w['labels'] for w in workers(server)}
+
+        with tempfile.TemporaryDirectory() as folder:
+            with serve(folder, *flags) as server:
+                where = processes(server, 0)
+                answers, homes = [], []
+                for i, text in enumerate(prompts):
+                    rank = sorted(where, key=where.get)[i % 2]
+                    answers.append(ask(server, text, TOKENS, headers={
+                        'x-data-parallel-rank': str(rank)}))
+                    homes.append(where[rank])
+                # What the prompts of a worker share it has once.
+                blocks = sum(full_blocks(answer) - answer.cached // 64 for answer in answers)
+                processes(server, blocks)
+                server.signal(signal.SIGKILL)
+                server.wait()
+            with serve(folder, *flags) as server:
+                where = processes(server, blocks)
+                for text, home, expected in zip(prompts, homes, answers):
+                    decision = self.foreseen(server, text)
+                    self.assertIn('fetch', decision)
+                    self.assertEqual(decision['fetch']['tier'], 'disk', decision)
+                    self.assertEqual(where[decision['worker']], home, decision)
+                    self.assertEqual(ask(server, text, TOKENS).tokens, expected.tokens)
+                self.assertEqual([w['trust'] for w in workers(server)], ['exact', 'exact'])
+                server.stop()
+
     def test_S13_a_damaged_disk_is_recomputed(self):
         text = CASES['long-1']
         with tempfile.TemporaryDirectory() as folder:

@@ -139,6 +139,7 @@ Result<void> Context::start(const LlamaOptions& options) {
                   options.quantized_kv ? "q8_0" : "f16", context_tokens_);
   if (!generates) return {};
   learn_codec();
+  time_rows();
   if (options.exact && sequences_max_ > 1) {
     // Kernels take a few rows at once, and what is left by another way.
     rows_alike_ = try_rows(2) && try_rows(std::min(sequences_max_, 5U)) &&
@@ -215,6 +216,18 @@ void Context::learn_codec() {
     log::warn("KV reuse is off: {}",
               learned ? "blocks did not come back as they were saved" : learned.error().message);
   }
+  clear();
+}
+
+/// Some of them, now that the weights are warm: what is first decided goes by it.
+void Context::time_rows() {
+  std::vector<Row> rows;
+  for (std::uint32_t at = 0; at < std::min(kRowGroup, context_tokens_); ++at) {
+    rows.push_back({0, at, 0, false});
+  }
+  rows.back().wants_logits = true;
+  const auto start = std::chrono::steady_clock::now();
+  if (compute(rows)) row_cost_ = (std::chrono::steady_clock::now() - start) / rows.size();
   clear();
 }
 

@@ -41,6 +41,9 @@ class Context final {
   /// Forgets positions >= `from` of a stream.
   void truncate(std::uint32_t stream, std::uint32_t from);
 
+  /// What a row of a prompt takes, as measured at the start.
+  [[nodiscard]] Nanos row_cost() const noexcept { return row_cost_; }
+
   /// Null when this model's KV cannot be cut into blocks (said once in the log).
   [[nodiscard]] const StateCodec* codec() const noexcept { return codec_ ? &*codec_ : nullptr; }
   /// The state of a stream of `cells` positions; valid until the next call. Empty on failure.
@@ -67,6 +70,7 @@ class Context final {
   Context() = default;
   Result<void> start(const LlamaOptions& options);
   void learn_codec();
+  void time_rows();
   [[nodiscard]] bool try_rows(std::uint32_t count);
   void clear();
   void shrink_staging();
@@ -79,6 +83,7 @@ class Context final {
   std::uint32_t context_tokens_ = 0;
   std::uint32_t sequences_max_ = 0;
   bool rows_alike_ = false;
+  Nanos row_cost_ = std::chrono::milliseconds(5);
   std::string compatibility_key_;
   std::optional<StateCodec> codec_;
   std::vector<std::uint8_t> staging_;  // one state on its way in or out

@@ -46,7 +46,7 @@ class LlamaEngine final : public Engine {
                                  std::size_t have) const override {
     return cache_.foresee_load(keys, have);
   }
-  std::optional<tiers::Stats> tier_stats() const override { return cache_.tier_stats(); }
+  LowerTiers lower_tiers() const override { return cache_.lower_tiers(); }
   const kv::EventSource* kv_events() const override { return &events_; }
   bool announces_changes() const override { return true; }
 
@@ -107,8 +107,8 @@ class LlamaEngine final : public Engine {
   Outbox outbox_;
   LoadReport counts_;
   PassTimer passes_;
-  double row_ms_ = 5;          // measured cost of a prompt row, smoothed
-  double decode_step_ms_ = 0;  // measured cost of the last decode round
+  double row_ms_ = to_ms(context_->row_cost());  // measured cost of a prompt row, smoothed
+  double decode_step_ms_ = 0;                    // measured cost of the last decode round
 
   std::thread thread_;
 };
@@ -174,6 +174,7 @@ LoadReport LlamaEngine::load() const {
 }
 
 void LlamaEngine::run() {
+  publish({});
   while (take_inbox()) {
     end_expired();
     admit();
@@ -547,9 +548,6 @@ void LlamaEngine::publish(std::span<const RequestId> ended) {
     ++counts_.waiting;
     counts_.waiting_prefill_tokens += s->prompt_tokens();
   }
-  counts_.kv_blocks_used = cache_.pool().blocks_held();
-  counts_.kv_blocks_max = cache_.pool().blocks_max();
-  counts_.blocks_evicted = cache_.pool().evictions();
   counts_.kv_blocks_active = active_blocks();
   counts_.kv_blocks_active_max = active_blocks_max();
   const auto decoding =

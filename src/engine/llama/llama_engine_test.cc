@@ -146,6 +146,13 @@ TEST_F(LlamaEngineTest, WhatItSaysAnewIsAnnounced) {
   }
 }
 
+TEST_F(LlamaEngineTest, SaysWhatAPromptTokenCostsBeforeAnyWasAskedFor) {
+  const auto e = engine();
+  EXPECT_TRUE(until([&] { return e->load().prompt_token_cost > Nanos::zero(); }));
+  EXPECT_EQ(e->load().steps, 0U);
+  EXPECT_EQ(e->load().last_prefill_pass.ordinal, 0U);
+}
+
 TEST_F(LlamaEngineTest, TellsHowLongARequestWaitedSinceItArrived) {
   const auto e = engine();
   GenerateRequest r = request(tokens(100, 1));

@@ -36,7 +36,8 @@ PrefixCache::PrefixCache(Context& context, const LlamaOptions& options, KvEventL
       clock_(clock),
       exchange_(exchange),
       pool_(pool_options(), events),
-      leases_(pool_, clock) {
+      leases_(pool_, clock),
+      token_cost_(context.row_cost()) {
   if (store_ != nullptr) arrived_.resize(store_->block_bytes());
   if (shares()) offered_ = exchange_->offer(*pool_.arena(), compatibility_);
 }
@@ -68,6 +69,11 @@ double PrefixCache::block_cost_ns() const noexcept {
 tiers::LoadChoice PrefixCache::foresee_load(std::span<const tiers::Key> keys,
                                             std::size_t have) const {
   return reuses_store() ? store_->foresee(keys, have, block_cost_ns()) : tiers::LoadChoice{};
+}
+
+LowerTiers PrefixCache::lower_tiers() const {
+  if (store_ == nullptr) return {};
+  return {.stats = store_->stats(), .costs = store_->costs(block_cost_ns()), .store = store_};
 }
 
 /// The store's name of a sequence's block.

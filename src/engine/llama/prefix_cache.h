@@ -47,10 +47,8 @@ class PrefixCache final {
   /// Engine::foresee_load(). Thread: any.
   [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
                                                std::size_t have) const;
-  /// Of the store; absent: there is none. Thread: any.
-  [[nodiscard]] std::optional<tiers::Stats> tier_stats() const {
-    return store_ != nullptr ? std::optional(store_->stats()) : std::nullopt;
-  }
+  /// Engine::lower_tiers(). Thread: any.
+  [[nodiscard]] LowerTiers lower_tiers() const;
   /// What names in the store begin with; empty: there is none. Thread: any.
   [[nodiscard]] std::string_view tiers_key() const noexcept {
     return reuses_store() ? std::string_view(store_key_) : std::string_view();
@@ -100,7 +98,7 @@ class PrefixCache final {
   /// What workers must agree in that take blocks from each other: the store's key, in short.
   [[nodiscard]] const std::string& compatibility() const noexcept { return compatibility_; }
 
-  /// Adds what has come from other workers.
+  /// Adds what the pool holds, what has come from other workers, and what a prompt token costs.
   void write_to(LoadReport& report) const noexcept;
 
   /// What blocks in the store must agree in: whose and how computed, by which build on which CPU.
@@ -140,8 +138,8 @@ class PrefixCache final {
   std::array<std::uint64_t, kFetchMisses> missed_{};
   Nanos pulling_{0};
   TimedFetch last_pull_;
-  std::atomic<Nanos> token_cost_{std::chrono::milliseconds(5)};  // until it is measured
-  std::vector<std::byte> arrived_;                               // a block between store and pool
+  std::atomic<Nanos> token_cost_;
+  std::vector<std::byte> arrived_;  // a block between store and pool
 };
 
 }  // namespace penstock::engine::llama

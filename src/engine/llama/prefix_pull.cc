@@ -162,6 +162,9 @@ bool PrefixCache::take_pulled(Sequence& s) {
 }
 
 void PrefixCache::write_to(LoadReport& report) const noexcept {
+  report.kv_blocks_used = pool_.blocks_held();
+  report.kv_blocks_max = pool_.blocks_max();
+  report.blocks_evicted = pool_.evictions();
   report.kv_leases = leases_.size();
   report.kv_leases_lapsed = leases_.lapsed();
   report.kv_blocks_fetched = blocks_pulled_;
@@ -169,6 +172,7 @@ void PrefixCache::write_to(LoadReport& report) const noexcept {
   report.kv_blocks_missed = missed_;
   report.kv_fetching = pulling_;
   report.last_fetch = last_pull_;
+  report.prompt_token_cost = token_cost_.load(std::memory_order_relaxed);
 }
 
 }  // namespace penstock::engine::llama

@@ -182,6 +182,10 @@ class Server final : public EngineServer, public CallRegistry {
       }
       return server_.watch(std::make_unique<LoadWatch>(server_.pump_, server_.engine_));
     }
+    grpc::ServerWriteReactor<ps::TierBlocks>* WatchTiers(CallbackServerContext* context,
+                                                         const ps::WatchTiersRequest*) override {
+      return server_.watch_tiers(*context);
+    }
     ServerUnaryReactor* Embed(CallbackServerContext* context, const ps::EmbedRequest* request,
                               ps::EmbedResponse* response) override {
       return server_.embed(context, *request, response);
@@ -211,6 +215,7 @@ class Server final : public EngineServer, public CallRegistry {
                      oe::AbortResponse& response);
   grpc::ServerWriteReactor<oe::SubscribeKvEventsResponse>* subscribe(
       const CallbackServerContext& context, const oe::SubscribeKvEventsRequest& request);
+  grpc::ServerWriteReactor<ps::TierBlocks>* watch_tiers(const CallbackServerContext& context);
   void describe(oe::ServerInfo& info) const;
   void describe(oe::LoadInfo& info) const;
   grpc::Status describe(const CallbackServerContext& context, const std::string& model,
@@ -334,6 +339,18 @@ grpc::ServerWriteReactor<oe::SubscribeKvEventsResponse>* Server::subscribe(
   }
   const std::uint64_t next = request.include_snapshot() ? 0 : request.start_sequence_number();
   return watch(std::make_unique<KvWatch>(pump_, *engine_.kv_events(), next));
+}
+
+grpc::ServerWriteReactor<ps::TierBlocks>* Server::watch_tiers(
+    const CallbackServerContext& context) {
+  using Refused = Refusal<ps::TierBlocks>;
+  if (const grpc::Status fine = check(context); !fine.ok()) return new Refused(fine);
+  const tiers::Store* store = engine_.lower_tiers().store;
+  if (store == nullptr) {
+    return new Refused(
+        rpc::to_status({Code::kUnimplemented, "this worker has no lower tiers", "", 0}));
+  }
+  return watch(std::make_unique<TierWatch>(pump_, *store));
 }
 
 void Server::describe(oe::ServerInfo& info) const {

@@ -20,6 +20,7 @@
 #include "engine/kv_event_log.h"
 #include "engine/remote/internal/asking_call.h"
 #include "engine/remote/internal/rpc.h"
+#include "engine/remote/internal/tier_picture.h"
 #include "engine/remote/internal/wire.h"
 #include "engine/remote/openengine.grpc.pb.h"
 #include "engine/remote/penstock.grpc.pb.h"
@@ -57,7 +58,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
 
   ~Remote() override {
     give_up();
-    for (Stream* stream : {&load_stream_, &kv_stream_}) {
+    for (Stream* stream : {&load_stream_, &kv_stream_, &tier_stream_}) {
       Context context;
       {
         const std::lock_guard lock(mutex_);
@@ -83,9 +84,14 @@ class Remote final : public RemoteEngine, public AskedRequests {
     return options_.tells_kv_events ? &events_ : nullptr;
   }
   [[nodiscard]] bool announces_changes() const override { return true; }
-  [[nodiscard]] std::optional<tiers::Stats> tier_stats() const override {
+  [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
+                                               std::size_t have) const override {
+    return tier_picture_.foresee(keys, have);
+  }
+  [[nodiscard]] LowerTiers lower_tiers() const override {
     const std::lock_guard lock(mutex_);
-    return tiers_;
+    return {
+        .stats = tiers_, .costs = tier_picture_.costs(), .followed_blocks = tier_picture_.blocks()};
   }
   void probe(std::move_only_function<void(bool)> done) override;
   void give_up() override;
@@ -143,8 +149,11 @@ class Remote final : public RemoteEngine, public AskedRequests {
   void ended(Stream& stream);
   void watch_load();
   void watch_events();
+  void watch_tiers();
+  Context begin(Stream& stream);
   void take(const ps::LoadReport& report);
   bool take(const oe::SubscribeKvEventsResponse& response);
+  bool take(const ps::TierBlocks& blocks);
   bool too_many();
   [[nodiscard]] std::uint64_t held_max() const noexcept {
     return std::min(options_.info.kv_blocks_max,
@@ -181,7 +190,9 @@ class Remote final : public RemoteEngine, public AskedRequests {
   mutable std::uint64_t generation_ = 0;
   Stream load_stream_{&Remote::watch_load};
   Stream kv_stream_{&Remote::watch_events};
-  bool follows_events_ = false;  // from the first connection on
+  Stream tier_stream_{&Remote::watch_tiers};
+  bool follows_ = false;  // from the first connection on: events and tiers
+  TierPicture tier_picture_{options_.tier_picture_bytes_max};
 };
 
 Result<void> Remote::generate(GenerateRequest request) {
@@ -357,14 +368,19 @@ void Remote::ended(Stream& stream) {
   changed_.notify_all();
 }
 
-void Remote::watch_load() {
+/// Counts a stream that is opened now; null: too late.
+Context Remote::begin(Stream& stream) {
   Context context = new_context();
-  {
-    const std::lock_guard lock(mutex_);
-    if (given_up_) return;
-    load_stream_.context = context;
-    ++pending_;
-  }
+  const std::lock_guard lock(mutex_);
+  if (given_up_) return nullptr;
+  stream.context = context;
+  ++pending_;
+  return context;
+}
+
+void Remote::watch_load() {
+  const Context context = begin(load_stream_);
+  if (context == nullptr) return;
   static const ps::WatchLoadRequest kRequest;
   auto* call = new WatchingCall<ps::LoadReport>(
       context,
@@ -390,23 +406,19 @@ void Remote::take(const ps::LoadReport& message) {
   const bool first = !connected_.exchange(true);
   report_ = wire::read(message, clock_.now());
   if (message.has_tiers()) tiers_ = wire::read(message.tiers());
+  if (message.has_tier_costs()) tier_picture_.take(wire::read(message.tier_costs()));
   if (live_.empty()) others_ = report_.accepted - std::min(report_.accepted, given_);
   change_.set();
   load_stream_.pause = Nanos::zero();
-  if (first && options_.tells_kv_events && !std::exchange(follows_events_, true)) {
-    open(kv_stream_, Nanos::zero());
-  }
+  if (!first || std::exchange(follows_, true)) return;
+  if (options_.tells_kv_events) open(kv_stream_, Nanos::zero());
+  if (!options_.info.kv_tiers_key.empty()) open(tier_stream_, Nanos::zero());
 }
 
 void Remote::watch_events() {
-  Context context = new_context();
+  const Context context = begin(kv_stream_);
+  if (context == nullptr) return;
   auto request = std::make_shared<oe::SubscribeKvEventsRequest>();
-  {
-    const std::lock_guard lock(mutex_);
-    if (given_up_) return;
-    kv_stream_.context = context;
-    ++pending_;
-  }
   request->set_start_sequence_number(events_.last_sequence() + 1);
   request->set_include_snapshot(resync_);
   held_ = {};
@@ -465,6 +477,31 @@ bool Remote::take(const oe::SubscribeKvEventsResponse& response) {
   const std::lock_guard lock(mutex_);
   kv_stream_.pause = Nanos::zero();
   return true;
+}
+
+void Remote::watch_tiers() {
+  const Context context = begin(tier_stream_);
+  if (context == nullptr) return;
+  static const ps::WatchTiersRequest kRequest;
+  auto* call = new WatchingCall<ps::TierBlocks>(
+      context, [this](const ps::TierBlocks& blocks) { return take(blocks); },
+      [this](const grpc::Status&) { ended(tier_stream_); });
+  worker_->async()->WatchTiers(context.get(), &kRequest, call);
+  call->start();
+}
+
+bool Remote::take(const ps::TierBlocks& blocks) {
+  const bool fits = tier_picture_.take(wire::read(blocks));
+  if (!fits) {
+    log::warn(
+        "worker {}: more than the {} KV blocks in lower tiers that a front end follows; what "
+        "it has there is not foreseen",
+        options_.address, tier_picture_.blocks_max());
+  }
+  const std::lock_guard lock(mutex_);
+  tier_stream_.pause = Nanos::zero();
+  tier_stream_.useless = !fits;
+  return fits;
 }
 
 /// It tells of more blocks than it has room for, and is not believed any more; or of more than

@@ -17,13 +17,15 @@ struct RemoteOptions {
   bool tells_kv_events = true;
   /// What the worker tells of its KV takes at most: a million blocks.
   std::uint64_t kv_picture_bytes_max = 256ULL << 20;
+  /// And what it tells of its lower tiers: a million blocks as well.
+  std::uint64_t tier_picture_bytes_max = 64ULL << 20;
   Nanos reconnect_first = std::chrono::milliseconds(50);  // then twice as long, up to ...
   Nanos reconnect_max = std::chrono::seconds(1);
 };
 
-/// A worker in another process, through an EngineServer of its own. What it reports and what it
-/// caches are streamed here, so that load() and kv_events() ask nobody; both are behind by the time
-/// the news takes.
+/// A worker in another process, through an EngineServer of its own. What it reports, what it caches
+/// and what lies in its lower tiers are streamed here, so that load(), kv_events() and
+/// foresee_load() ask nobody; they are behind by the time the news takes.
 ///
 /// What differs from an engine of this process:
 /// - A refusal by the worker comes as the request's last Output (kError, with its code). generate()

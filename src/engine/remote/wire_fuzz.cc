@@ -2,6 +2,7 @@
 // read is within what its reader relies on.
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <string_view>
 
 #include "engine/remote/internal/wire.h"
@@ -108,6 +109,11 @@ void report(std::string_view bytes) {
   require(read.last_fetch.ordinal == 0 || read.last_fetch.blocks > 0);
   require(read.last_fetch.took >= Nanos::zero() && read.kv_fetching >= Nanos::zero());
   (void)wire::read(in.tiers());
+  const tiers::LoadCosts costs = wire::read(in.tier_costs());
+  for (const double ns : {costs.host_ns, costs.disk_ns, costs.disk_queue_ns, costs.recompute_ns}) {
+    require(ns >= 0);
+  }
+  require(costs.recompute_ns < std::numeric_limits<double>::infinity());
   ps::LoadReport once;
   write(read, now, once);
   ps::LoadReport twice;

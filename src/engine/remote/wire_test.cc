@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace penstock::engine::wire {
 namespace {
 
@@ -313,6 +315,47 @@ TEST(WireTest, WhatIsShownOfTiersArrivesAndWhatIsUnknownHereIsDropped) {
   EXPECT_TRUE(wire::read(message) == stats);
 }
 
+TEST(WireTest, CostsOfLoadingArriveAndNonsenseIsNotLoaded) {
+  const double never = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double disk_ns : {2.5, never}) {
+    ps::TierCosts message;
+    write(
+        tiers::LoadCosts{.host_ns = 1.5, .disk_ns = disk_ns, .disk_queue_ns = 3, .recompute_ns = 4},
+        message);
+    const tiers::LoadCosts read = wire::read(message);
+    EXPECT_EQ(read.host_ns, 1.5);
+    EXPECT_EQ(read.disk_ns, disk_ns);
+    EXPECT_EQ(read.disk_queue_ns, 3);
+    EXPECT_EQ(read.recompute_ns, 4);
+  }
+  ps::TierCosts bad;
+  bad.set_host_ns(nan);
+  bad.set_disk_ns(-1);
+  bad.set_disk_queue_ns(-never);
+  bad.set_recompute_ns(nan);
+  EXPECT_EQ(wire::read(bad).host_ns, never);
+  EXPECT_EQ(wire::read(bad).disk_ns, never);
+  EXPECT_EQ(wire::read(bad).disk_queue_ns, never);
+  EXPECT_EQ(wire::read(bad).recompute_ns, 0);
+  bad.set_recompute_ns(never);
+  EXPECT_LT(wire::read(bad).recompute_ns, never);
+}
+
+TEST(WireTest, WhereBlocksLieArrives) {
+  tiers::Store::Follower::News news{.all_anew = true,
+                                    .places = {{1, std::nullopt},
+                                               {UINT64_MAX, tiers::Tier::kDisk},
+                                               {3, tiers::Tier::kHost},
+                                               {4, tiers::Tier::kHost}}};
+  ps::TierBlocks message;
+  write(news, message);
+  EXPECT_TRUE(wire::read(message).all_anew);
+  EXPECT_EQ(wire::read(message).places, news.places);
+  EXPECT_FALSE(wire::read(ps::TierBlocks()).all_anew);
+  EXPECT_TRUE(wire::read(ps::TierBlocks()).places.empty());
+}
+
 TEST(WireTest, ALoadReportArrivesAndItsPassIsAsOld) {
   const TimePoint theirs{std::chrono::seconds(1000)};
   const TimePoint ours{std::chrono::seconds(5)};
@@ -336,6 +379,7 @@ TEST(WireTest, ALoadReportArrivesAndItsPassIsAsOld) {
       .blocks_evicted = 17,
       .sequence_errors = 18,
       .pass_tokens_max = 19,
+      .prompt_token_cost = Nanos(28),
       .pass_started = theirs - Nanos(20),
       .pass = {.prefill_tokens = 21, .decodes = true, .kv_use = 0.22},
       .last_prefill_pass = {.ordinal = 23, .work = {.prefill_tokens = 24}, .took = Nanos(25)},
@@ -362,7 +406,8 @@ TEST(WireTest, ACardArrivesOrIsRefused) {
                         .queue_max = 4,
                         .kv_blocks_max = 5,
                         .vocabulary_size = 6,
-                        .embedding_size = 7};
+                        .embedding_size = 7,
+                        .kv_tiers_key = "t"};
   ps::ModelCard card;
   write(info, true, card);
   const Result<EngineInfo> read = wire::read(card);
@@ -377,6 +422,7 @@ TEST(WireTest, ACardArrivesOrIsRefused) {
   EXPECT_EQ(read->kv_blocks_max, 5U);
   EXPECT_EQ(read->vocabulary_size, 6U);
   EXPECT_EQ(read->embedding_size, 7U);
+  EXPECT_EQ(read->kv_tiers_key, "t");
 
   card.set_kv_hash("another");
   EXPECT_THAT(wire::read(card).error().message, ::testing::HasSubstr("another"));

@@ -9,6 +9,7 @@
 #include "engine/remote/internal/pump.h"
 #include "engine/remote/internal/rpc.h"
 #include "engine/remote/internal/wire.h"
+#include "tiers/store.h"
 
 namespace penstock::engine {
 
@@ -61,7 +62,7 @@ class WatchCall : public grpc::ServerWriteReactor<Response>, public Watch {
 };
 
 /// The engine's load, whenever it has changed, and once a second so that it is known to be there,
-/// then with what its lower tiers hold.
+/// then with what its lower tiers have done.
 class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
  public:
   LoadWatch(Pump& pump, const Engine& engine) : WatchCall(pump), engine_(engine) {}
@@ -81,9 +82,12 @@ class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
     last_at_ = now;
     response.Clear();
     wire::write(report, now, response);
+    const LowerTiers tiers = engine_.lower_tiers();
+    if (!tiers.stats) return true;
+    wire::write(tiers.costs, *response.mutable_tier_costs());
     if (tiers_at_ && now - *tiers_at_ < kSign) return true;
     tiers_at_ = now;
-    if (const auto tiers = engine_.tier_stats()) wire::write(*tiers, *response.mutable_tiers());
+    wire::write(*tiers.stats, *response.mutable_tiers());
     return true;
   }
 
@@ -92,6 +96,25 @@ class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
   LoadReport last_;
   std::optional<TimePoint> last_at_;
   std::optional<TimePoint> tiers_at_;
+};
+
+/// Where the blocks of a store lie.
+class TierWatch final : public WatchCall<wire::ps::TierBlocks> {
+ public:
+  TierWatch(Pump& pump, const tiers::Store& store) : WatchCall(pump), follower_(store) {}
+
+ private:
+  static constexpr std::size_t kBlocksMax = 512;  // a message, found under the store's lock
+
+  bool fill(TimePoint, wire::ps::TierBlocks& response) override {
+    if (!follower_.read(kBlocksMax, news_)) return false;
+    response.Clear();
+    wire::write(news_, response);
+    return true;
+  }
+
+  tiers::Store::Follower follower_;
+  tiers::Store::Follower::News news_;
 };
 
 /// The engine's KV events from one on, after all that is held where those are no longer kept.

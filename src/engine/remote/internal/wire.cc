@@ -365,6 +365,7 @@ void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out) {
   out.set_kv_hash(std::string(kKvHash));
   out.set_hands_kv_over(info.hands_kv_over);
   out.set_embeds_only(info.embeds_only);
+  out.set_kv_tiers_key(info.kv_tiers_key);
 }
 
 Result<EngineInfo> read(const ps::ModelCard& in) {
@@ -388,7 +389,8 @@ Result<EngineInfo> read(const ps::ModelCard& in) {
                     .vocabulary_size = in.vocabulary_size(),
                     .embedding_size = in.embedding_size(),
                     .hands_kv_over = in.hands_kv_over(),
-                    .embeds_only = in.embeds_only()};
+                    .embeds_only = in.embeds_only(),
+                    .kv_tiers_key = in.kv_tiers_key()};
 }
 
 void write(const kv::Event& event, oe::KvEvent& out) {

@@ -12,6 +12,7 @@
 #include "engine/remote/openengine.pb.h"
 #include "engine/remote/penstock.pb.h"
 #include "kv/events.h"
+#include "tiers/store.h"
 
 namespace penstock::engine::wire {
 
@@ -54,6 +55,12 @@ void write(const LoadReport& report, TimePoint now, ps::LoadReport& out);
 /// What is shown of them.
 void write(const tiers::Stats& stats, ps::TierStats& out);
 [[nodiscard]] tiers::Stats read(const ps::TierStats& in);
+
+void write(const tiers::LoadCosts& costs, ps::TierCosts& out);
+[[nodiscard]] tiers::LoadCosts read(const ps::TierCosts& in);
+
+void write(const tiers::Store::Follower::News& news, ps::TierBlocks& out);
+[[nodiscard]] tiers::Store::Follower::News read(const ps::TierBlocks& in);
 
 void write(const EngineInfo& info, bool tells_kv_events, ps::ModelCard& out);
 /// Fails when it is not one of a worker that this build can use.

@@ -1,5 +1,6 @@
 // Load reports on the wire.
 #include <algorithm>
+#include <limits>
 
 #include "engine/remote/internal/wire.h"
 
@@ -97,6 +98,7 @@ void write(const LoadReport& report, TimePoint now, ps::LoadReport& out) {
   out.set_blocks_evicted(report.blocks_evicted);
   out.set_sequence_errors(report.sequence_errors);
   out.set_pass_tokens_max(report.pass_tokens_max);
+  out.set_prompt_token_ns(report.prompt_token_cost.count());
   if (report.pass_started != TimePoint::min()) {
     out.set_pass_age_ns((now - report.pass_started).count());
   }
@@ -127,7 +129,9 @@ LoadReport read(const ps::LoadReport& in, TimePoint now) {
                     .preemptions = in.preemptions(),
                     .blocks_evicted = in.blocks_evicted(),
                     .sequence_errors = in.sequence_errors(),
-                    .pass_tokens_max = std::min(in.pass_tokens_max(), kReportedTokensMax)};
+                    .pass_tokens_max = std::min(in.pass_tokens_max(), kReportedTokensMax),
+                    .prompt_token_cost = Nanos(
+                        std::clamp<std::int64_t>(in.prompt_token_ns(), 0, kReportedNanosMax))};
   if (in.has_pass_age_ns()) {
     report.pass_started =
         now - Nanos(std::clamp<std::int64_t>(in.pass_age_ns(), 0, kReportedNanosMax));
@@ -137,6 +141,48 @@ LoadReport read(const ps::LoadReport& in, TimePoint now) {
   report.last_decode_pass = read_timed(in.last_decode_pass());
   read_kv_moves(in, report);
   return report;
+}
+
+void write(const tiers::LoadCosts& costs, ps::TierCosts& out) {
+  out.set_host_ns(costs.host_ns);
+  out.set_disk_ns(costs.disk_ns);
+  out.set_disk_queue_ns(costs.disk_queue_ns);
+  out.set_recompute_ns(costs.recompute_ns);
+}
+
+/// What it makes no sense to compute with costs nothing to compute, and for ever to load.
+tiers::LoadCosts read(const ps::TierCosts& in) {
+  constexpr double kNever = std::numeric_limits<double>::infinity();
+  const auto or_never = [](double ns) { return ns >= 0 ? ns : kNever; };
+  return {.host_ns = or_never(in.host_ns()),
+          .disk_ns = or_never(in.disk_ns()),
+          .disk_queue_ns = or_never(in.disk_queue_ns()),
+          .recompute_ns = in.recompute_ns() >= 0
+                              ? std::min(in.recompute_ns(), static_cast<double>(kReportedNanosMax))
+                              : 0};
+}
+
+void write(const tiers::Store::Follower::News& news, ps::TierBlocks& out) {
+  out.set_all_anew(news.all_anew);
+  for (const tiers::BlockPlace& place : news.places) {
+    if (!place.tier) {
+      out.add_nowhere(place.key_low);
+    } else {
+      *place.tier == tiers::Tier::kHost ? out.add_in_host(place.key_low)
+                                        : out.add_on_disk(place.key_low);
+    }
+  }
+}
+
+tiers::Store::Follower::News read(const ps::TierBlocks& in) {
+  tiers::Store::Follower::News news{.all_anew = in.all_anew(), .places = {}};
+  const auto add = [&](const auto& keys, std::optional<tiers::Tier> tier) {
+    for (const std::uint64_t key : keys) news.places.push_back({.key_low = key, .tier = tier});
+  };
+  add(in.nowhere(), std::nullopt);
+  add(in.on_disk(), tiers::Tier::kDisk);
+  add(in.in_host(), tiers::Tier::kHost);
+  return news;
 }
 
 void write(const tiers::Stats& stats, ps::TierStats& out) {
