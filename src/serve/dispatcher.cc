@@ -105,16 +105,13 @@ void Dispatcher::name_blocks(std::span<const Token> prompt, std::string_view cac
   if (!all) prompt = prompt.first(std::min<std::size_t>(prompt.size(), block_tokens_));
   kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out.locals);
   if (!needs.cached) return;
-  tiers::Key key;
+  tiers::Key root;
   {
     const std::lock_guard lock(tiers_key_mutex_);
     if (tiers_key_.empty()) return;
-    key = tiers::root_key(tiers_key_, cache_salt);
+    root = tiers::root_key(tiers_key_, cache_salt);
   }
-  for (std::size_t at = 0; at + block_tokens_ <= prompt.size(); at += block_tokens_) {
-    key = tiers::next_key(key, prompt.subspan(at, block_tokens_));
-    out.keys.push_back(key);
-  }
+  tiers::name_blocks(root, prompt, block_tokens_, out.keys);
 }
 
 Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone done,

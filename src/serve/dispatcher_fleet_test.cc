@@ -84,11 +84,9 @@ class DispatcherFleetTest : public testing::Test {
   /// One whose disk has the prompt, under the names that go with the key.
   std::shared_ptr<Seen> join_with_disk(const std::string& instance, const std::string& key) {
     const auto seen = join(instance, instance + ":1", {}, key);
-    tiers::Key block = tiers::root_key(key, {});
-    for (std::size_t at = 0; at < prompt_.size(); at += kBlockTokens) {
-      block = tiers::next_key(block, std::span(prompt_).subspan(at, kBlockTokens));
-      seen->on_disk.insert(block);
-    }
+    std::vector<tiers::Key> keys;
+    tiers::name_blocks(tiers::root_key(key, {}), prompt_, kBlockTokens, keys);
+    seen->on_disk.insert(keys.begin(), keys.end());
     return seen;
   }
   std::vector<WorkerState> states() {

@@ -43,4 +43,12 @@ Key next_key(const Key& parent, std::span<const Token> tokens) {
   return digest(bytes);
 }
 
+void name_blocks(const Key& root, std::span<const Token> prompt, std::uint32_t block_tokens,
+                 std::vector<Key>& keys) {
+  for (std::size_t at = keys.size() * block_tokens; at + block_tokens <= prompt.size();
+       at += block_tokens) {
+    keys.push_back(next_key(keys.empty() ? root : keys.back(), prompt.subspan(at, block_tokens)));
+  }
+}
+
 }  // namespace penstock::tiers

@@ -5,6 +5,7 @@
 #include <functional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/ids.h"
 
@@ -25,6 +26,10 @@ struct Key {
 
 /// The block of exactly `tokens` after `parent`.
 [[nodiscard]] Key next_key(const Key& parent, std::span<const Token> tokens);
+
+/// Appends the names of the prompt's full blocks, from `root` on, that `keys` does not have yet.
+void name_blocks(const Key& root, std::span<const Token> prompt, std::uint32_t block_tokens,
+                 std::vector<Key>& keys);
 
 }  // namespace penstock::tiers
 

@@ -24,6 +24,21 @@ TEST(Key, NamesAllTokensTheTenantAndTheMeaning) {
   EXPECT_NE(first, next_key(first, tokens));
 }
 
+TEST(Key, NamesAPromptsFullBlocksAtOnceOrBitByBit) {
+  const Key root = root_key("model", "");
+  const std::vector<Token> prompt{1, 2, 3, 4, 5, 6, 7, 8};
+  std::vector<Key> all;
+  name_blocks(root, prompt, 3, all);
+  const Key first = next_key(root, std::vector<Token>{1, 2, 3});
+  EXPECT_EQ(all, (std::vector<Key>{first, next_key(first, std::vector<Token>{4, 5, 6})}));
+  std::vector<Key> some;
+  for (std::size_t tokens = 0; tokens <= prompt.size(); ++tokens) {
+    name_blocks(root, std::span(prompt).first(tokens), 3, some);
+    EXPECT_EQ(some.size(), tokens / 3);
+  }
+  EXPECT_EQ(some, all);
+}
+
 Key key(std::uint64_t i) { return {mix64(i), mix64(~i)}; }
 
 TEST(FrequencySketch, NeverSaysLessThanTheTruth) {

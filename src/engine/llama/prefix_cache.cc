@@ -78,11 +78,10 @@ LowerTiers PrefixCache::lower_tiers() const {
 
 /// The store's name of a sequence's block.
 const tiers::Key& PrefixCache::key_of(Sequence& s, std::size_t block) {
-  while (s.keys.size() <= block) {
-    const tiers::Key parent =
-        s.keys.empty() ? tiers::root_key(store_key_, s.request.cache_salt) : s.keys.back();
-    s.keys.push_back(tiers::next_key(
-        parent, std::span(s.tokens).subspan(s.keys.size() * block_tokens_, block_tokens_)));
+  if (s.keys.size() <= block) {
+    tiers::name_blocks(tiers::root_key(store_key_, s.request.cache_salt),
+                       std::span(s.tokens).first((block + 1) * block_tokens_), block_tokens_,
+                       s.keys);
   }
   return s.keys[block];
 }

@@ -71,11 +71,8 @@ class PrefixCacheTest : public ::testing::Test {
     return make_llama_engine(model_, options, clock_).value();
   }
   std::vector<tiers::Key> keys_of(const Engine& engine, std::string_view salt) {
-    std::vector<tiers::Key> keys{tiers::root_key(engine.info().kv_tiers_key, salt)};
-    for (std::size_t at = 0; at + 64 <= prompt_.size(); at += 64) {
-      keys.push_back(tiers::next_key(keys.back(), std::span(prompt_).subspan(at, 64)));
-    }
-    keys.erase(keys.begin());
+    std::vector<tiers::Key> keys;
+    tiers::name_blocks(tiers::root_key(engine.info().kv_tiers_key, salt), prompt_, 64, keys);
     return keys;
   }
   OneAnswer::Answer ask(Engine& engine, std::span<const Token> prompt, std::string salt = {},

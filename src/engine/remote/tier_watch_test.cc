@@ -1,7 +1,6 @@
 // A worker's lower tiers, as a front end in another process sees them.
 #include <gtest/gtest.h>
 
-#include <array>
 #include <limits>
 
 #include "engine/remote/engine_server.h"
@@ -77,11 +76,7 @@ class TierWatchTest : public ::testing::Test {
   /// The names of a prompt of so many blocks.
   static std::vector<tiers::Key> chain(std::string_view salt, std::size_t blocks) {
     std::vector<tiers::Key> keys;
-    tiers::Key key = tiers::root_key("k", salt);
-    for (std::size_t i = 0; i < blocks; ++i) {
-      key = tiers::next_key(key, std::array{static_cast<Token>(i)});
-      keys.push_back(key);
-    }
+    tiers::name_blocks(tiers::root_key("k", salt), std::vector<Token>(blocks), 1, keys);
     return keys;
   }
   [[nodiscard]] bool foresees(const std::vector<tiers::Key>& keys, std::size_t have,

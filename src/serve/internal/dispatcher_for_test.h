@@ -74,11 +74,9 @@ class FakeEngine : public engine::Engine {
   /// The prompt's full blocks from the `first` on are in a lower tier.
   void keep(std::span<const Token> prompt, tiers::Tier tier, std::size_t first = 0,
             std::string_view salt = {}) {
-    tiers::Key key = tiers::root_key(info_.kv_tiers_key, salt);
-    for (std::size_t block = 0; (block + 1) * kBlock <= prompt.size(); ++block) {
-      key = tiers::next_key(key, prompt.subspan(block * kBlock, kBlock));
-      if (block >= first) lower[key] = tier;
-    }
+    std::vector<tiers::Key> keys;
+    tiers::name_blocks(tiers::root_key(info_.kv_tiers_key, salt), prompt, kBlock, keys);
+    for (const tiers::Key& key : std::span(keys).subspan(first)) lower[key] = tier;
   }
 
   std::map<tiers::Key, tiers::Tier> lower;
