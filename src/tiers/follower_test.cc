@@ -25,10 +25,7 @@ class FollowerTest : public ::testing::Test {
     store = Store::open(options, clock).value();
   }
   void put(std::uint64_t i, Keep keep) const {
-    auto place = store->reserve(key_of(i), testing::kRecomputeNs, keep);
-    ASSERT_TRUE(place);
-    std::ranges::copy(testing::block_of(i), place.bytes().begin());
-    place.commit();
+    ASSERT_TRUE(testing::put(*store, i, keep));
     ASSERT_TRUE(store->flush(20s));
   }
 

@@ -200,6 +200,15 @@ struct Picture {
   }
 };
 
+/// False: the store does not want it.
+inline bool put(Store& store, std::uint64_t i, Keep keep = Keep::kWritten) {
+  auto place = store.reserve(key_of(i), kRecomputeNs, keep);
+  if (!place) return false;
+  std::ranges::copy(block_of(i), place.bytes().begin());
+  place.commit();
+  return true;
+}
+
 /// Where the store says that it lies.
 inline std::optional<Tier> tier_of(const Store& store, std::uint64_t i) {
   if (store.in_host(key_of(i))) return Tier::kHost;

@@ -131,12 +131,7 @@ class PowerLoss : public ::testing::Test {
     };
     store = Store::open(options, clock).value();
   }
-  void put(std::uint64_t i) {
-    auto place = store->reserve(key_of(i), testing::kRecomputeNs, Keep::kWritten);
-    if (!place) return;
-    std::ranges::copy(block_of(i), place.bytes().begin());
-    place.commit();
-  }
+  void put(std::uint64_t i) { testing::put(*store, i); }
   [[nodiscard]] std::vector<std::uint64_t> on_disk(std::uint64_t end) const {
     std::vector<std::uint64_t> blocks;
     for (std::uint64_t i = 0; i < end; ++i) {

@@ -150,10 +150,7 @@ TEST(StoreProperty, FilesThatWereTamperedWithGiveNothingWrong) {
     };
     auto store = open_store();
     for (std::uint64_t i = 0; i < 20; ++i) {
-      auto place = store->reserve(key_of(i), 1e9, Keep::kWritten);
-      ASSERT_TRUE(place);
-      std::ranges::copy(block_of(i), place.bytes().begin());
-      place.commit();
+      ASSERT_TRUE(testing::put(*store, i));
       ASSERT_TRUE(store->flush(20s));
     }
     store.reset();

@@ -28,13 +28,7 @@ class StoreTest : public ::testing::Test {
     store = Store::open(options, clock).value();
   }
   /// True if the store took it.
-  bool put(std::uint64_t i, Keep keep = Keep::kWritten) {
-    auto place = store->reserve(key_of(i), kRecomputeNs, keep);
-    if (!place) return false;
-    std::ranges::copy(block_of(i), place.bytes().begin());
-    place.commit();
-    return true;
-  }
+  bool put(std::uint64_t i, Keep keep = Keep::kWritten) { return testing::put(*store, i, keep); }
   void put_on_disk(std::uint64_t i) {
     ASSERT_TRUE(put(i));
     ASSERT_TRUE(store->flush(20s));
