@@ -7,15 +7,16 @@
 namespace penstock::cli {
 
 /// SIGINT and SIGTERM as values to wait for, instead of handlers. Make it on the main thread before
-/// any other thread starts: they inherit that the signals are blocked. SIGPIPE is ignored from then
-/// on. Stays in force until the process ends.
+/// any other thread starts: they inherit that the signals are blocked. SIGPIPE and SIGXFSZ are
+/// ignored from then on, so that a peer that left and a limit on files are errors like others.
+/// Stays in force until the process ends.
 class Signals final {
  public:
   Signals() {
     sigemptyset(&set_);
     for (const int s : {SIGINT, SIGTERM}) sigaddset(&set_, s);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-    signal(SIGPIPE, SIG_IGN);
+    for (const int s : {SIGPIPE, SIGXFSZ}) signal(s, SIG_IGN);
   }
 
   /// The signal that came within `wait`, or 0.

@@ -121,9 +121,9 @@ struct EmbedRequest {
 };
 
 /// The store of a worker's lower tiers, others' share in it included.
-struct LowerTiers {
+struct TierState {
   std::optional<tiers::Stats> stats;    // absent: it has none, or has not told yet
-  tiers::LoadCosts costs;               // that foresee_load() goes by
+  tiers::LoadCosts costs;               // that foresee_load() goes by; of a store in this process
   const tiers::Store* store = nullptr;  // if it is in this process: for who tells others of it
   std::uint64_t followed_blocks = 0;    // if it is not: of which it is known here where they lie
 };
@@ -191,7 +191,7 @@ class Engine {
     return {};
   }
 
-  [[nodiscard]] virtual LowerTiers lower_tiers() const { return {}; }
+  [[nodiscard]] virtual TierState tier_state() const { return {}; }
 
   /// Null: this worker does not tell what it caches.
   [[nodiscard]] virtual const kv::EventSource* kv_events() const = 0;

@@ -401,12 +401,14 @@ TEST(Router, BelievesWhatWorkersSayOfThemselvesUntilOneHasShownIt) {
   EXPECT_NEAR(prefill_ms(0), 8000, 20);
   EXPECT_NEAR(prefill_ms(1), 4000, 20);
   EXPECT_EQ(prefill_ms(2), guess_ms);
+  EXPECT_FALSE(router.knows_times());
   // The first pass is held against what that worker said, and counts for all.
   router.observe(1, {.prefill_tokens = 500}, std::chrono::milliseconds(2100));
-  EXPECT_NEAR(prefill_ms(1), 4100, 50);
-  EXPECT_NEAR(prefill_ms(2), 4100, 50);
+  EXPECT_NEAR(prefill_ms(1), 4190, 20);
+  EXPECT_NEAR(prefill_ms(2), 4190, 20);
   router.report(0, {.generation = 2, .prompt_token_cost = std::chrono::milliseconds(8)});
-  EXPECT_NEAR(prefill_ms(0), 4100, 50);
+  EXPECT_NEAR(prefill_ms(0), 4190, 20);
+  EXPECT_TRUE(router.knows_times());
 }
 
 TEST(Router, R1_CountsAPickAtOnceAndR16ChoosesAgainWhenAWorkerIsGone) {

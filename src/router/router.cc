@@ -274,7 +274,7 @@ void Router::report(Slot slot, const fleet::WorkerReport& report) {
 void Router::believe(Slot slot, Nanos prompt_token_cost) {
   const fleet::PassCost prior{.prefill_token_ms = to_ms(prompt_token_cost)};
   if (slot >= models_.size()) models_.resize(slot + 1);
-  models_[slot] = TimeModel(prior);
+  models_[slot] = TimeModel(prior, true);
   set_cost(slot, prior);
 }
 
@@ -284,7 +284,7 @@ void Router::observe(Slot slot, const fleet::PassWork& pass, Nanos took) {
   if (!any_model_.observed()) {
     any_model_ = model;
   } else if (!model.observed()) {
-    model = TimeModel(any_model_.cost());
+    model = TimeModel(any_model_.cost(), any_model_.is_rough());
   }
   model.observe(pass, took);
   set_cost(slot, model.cost());

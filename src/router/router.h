@@ -110,6 +110,10 @@ class Router final {
     policy_->finished(ttft_ms, decode_ms, tokens);
   }
 
+  /// Whether any worker has shown what its passes take. Until then times are predicted from guesses
+  /// and from what workers say: good enough to choose by, not to refuse by.
+  [[nodiscard]] bool knows_times() const noexcept { return any_model_.observed(); }
+
   [[nodiscard]] Policy& policy() noexcept { return *policy_; }
   [[nodiscard]] const Policy::Needs& needs() const noexcept { return needs_; }
   /// Of the last place(): leading cached blocks by slot.

@@ -1,5 +1,6 @@
 #include "router/time_model.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace penstock::router {
@@ -9,19 +10,26 @@ namespace {
 constexpr double kTokens = 8192;
 constexpr double kForget = 0.9999;
 constexpr double kVarianceMax = 1e4;
+constexpr double kRoughness = 3;           // of a rough prior: off by so many times itself
 constexpr std::uint32_t kDecodeEach = 16;  // of the passes that only decode, one in so many counts
 
 }  // namespace
 
-TimeModel::TimeModel(const fleet::PassCost& prior)
+TimeModel::TimeModel(const fleet::PassCost& prior, bool is_rough)
     : weights_{prior.prefill_base_ms,
                prior.prefill_token_ms * kTokens,
                prior.prefill_token2_ms * kTokens * kTokens,
                prior.decode_base_ms,
                prior.decode_use_ms,
                prior.decode_use2_ms},
-      covariance_{} {
-  for (std::size_t i = 0; i < kTerms; ++i) covariance_[i][i] = kVarianceMax;
+      covariance_{},
+      is_rough_(is_rough) {
+  variance_max_.fill(kVarianceMax);
+  // Else the base takes what is wrong of a slow worker's tokens, and short prompts cost less than
+  // nothing.
+  const double off = kRoughness * weights_[1];
+  if (is_rough) variance_max_[1] = std::max(kVarianceMax, off * off);
+  for (std::size_t i = 0; i < kTerms; ++i) covariance_[i][i] = variance_max_[i];
 }
 
 void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
@@ -51,8 +59,8 @@ void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
   // What never varies must not become ever less certain: it stays as uncertain as at first, and
   // what is known of the others stays known.
   for (std::size_t i = 0; i < kTerms; ++i) {
-    if (covariance_[i][i] <= kVarianceMax) continue;
-    const double scale = std::sqrt(kVarianceMax / covariance_[i][i]);
+    if (covariance_[i][i] <= variance_max_[i]) continue;
+    const double scale = std::sqrt(variance_max_[i] / covariance_[i][i]);
     for (std::size_t j = 0; j < kTerms; ++j) {
       covariance_[i][j] *= scale;
       covariance_[j][i] *= scale;

@@ -13,9 +13,11 @@ namespace penstock::router {
 /// slowly, so that a worker that changes is followed. A value; not thread safe.
 class TimeModel final {
  public:
-  explicit TimeModel(const fleet::PassCost& prior = {});
+  /// `is_rough`: the prior's cost of a prompt token may be off by a few times itself.
+  explicit TimeModel(const fleet::PassCost& prior = {}, bool is_rough = false);
 
   [[nodiscard]] bool observed() const noexcept { return observed_; }
+  [[nodiscard]] bool is_rough() const noexcept { return is_rough_; }
   /// A pass has taken so long. Most passes that only decode are passed over: they are many and
   /// alike.
   void observe(const fleet::PassWork& pass, Nanos took) noexcept;
@@ -27,9 +29,11 @@ class TimeModel final {
   using Vector = std::array<double, kTerms>;
 
   Vector weights_;
+  Vector variance_max_{};
   std::array<Vector, kTerms> covariance_;
   std::uint32_t decode_passes_ = 0;
   bool observed_ = false;
+  bool is_rough_ = false;
 };
 
 }  // namespace penstock::router

@@ -28,6 +28,18 @@ TEST(TimeModel, LearnsASlowWorkerFromFewPasses) {
   }
 }
 
+TEST(TimeModel, OfARoughPriorOnePassLeavesLittle) {
+  const auto true_ms = [](double tokens) { return 20 + 9 * tokens; };
+  for (const double prior : {1.0, 5.0, 20.0, 100.0, 800.0}) {
+    TimeModel model({.prefill_token_ms = prior}, true);
+    model.observe({.prefill_tokens = 448}, ms(true_ms(448)));
+    for (const double tokens : {64.0, 200.0, 448.0, 2000.0}) {
+      EXPECT_NEAR(model.cost().prefill_ms(tokens), true_ms(tokens), 0.2 * true_ms(tokens))
+          << tokens << " tokens after a prior of " << prior;
+    }
+  }
+}
+
 TEST(TimeModel, WhatWasLearnedStaysThroughManyPassesOfOneKind) {
   TimeModel model;
   for (std::uint32_t tokens = 50; tokens < 500; tokens += 10) {

@@ -105,13 +105,13 @@ void Dispatcher::name_blocks(std::span<const Token> prompt, std::string_view cac
   if (!all) prompt = prompt.first(std::min<std::size_t>(prompt.size(), block_tokens_));
   kv::LocalHasher({}, cache_salt).chain(prompt, block_tokens_, out.locals);
   if (!needs.cached) return;
-  tiers::Key root;
+  std::string key;
   {
     const std::lock_guard lock(tiers_key_mutex_);
-    if (tiers_key_.empty()) return;
-    root = tiers::root_key(tiers_key_, cache_salt);
+    key = tiers_key_;
   }
-  tiers::name_blocks(root, prompt, block_tokens_, out.keys);
+  if (key.empty()) return;
+  tiers::name_blocks(tiers::root_key(key, cache_salt), prompt, block_tokens_, out.keys);
 }
 
 Result<void> Dispatcher::embed(engine::EmbedRequest request, engine::EmbedDone done,
@@ -213,7 +213,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   const std::uint64_t kept = placed->cached_blocks + (loads ? placed->fetch->blocks : 0);
   const std::uint32_t predicted = reusable_tokens(wanted.prompt_tokens, kept * block_tokens_);
   const double late_ms = placed->ttft_ms - to_ms(request.first_token_by - now);
-  const bool too_late = bounded && late_ms > 0;
+  const bool too_late = bounded && late_ms > 0 && router_.knows_times();
   note(request, *placed, predicted, too_late);
   if (too_late) {
     ++worker.shed;
@@ -234,9 +234,8 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   made.stage_ = placed->stage;
   made.cached_blocks_ = placed->cached_blocks;
   made.predicted_cached_tokens_ = predicted;
-  made.told_cached_tokens_ = reusable_tokens(
-      wanted.prompt_tokens,
-      std::uint64_t{std::min(placed->told_blocks, placed->cached_blocks)} * block_tokens_);
+  made.told_cached_tokens_ =
+      reusable_tokens(wanted.prompt_tokens, std::uint64_t{placed->told_blocks} * block_tokens_);
   made.locals_ = std::move(locals);
   made.decision_ = log_.keeps_any() ? log_.last() : 0;
   return made;
@@ -374,7 +373,6 @@ void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, Time
     learn_transfer(load.last_fetch);
   }
   const bool decoded = std::exchange(worker.decode_pass_seen, decode.ordinal) != decode.ordinal;
-  if (prefilled) router_.observe(slot, prefill.work, prefill.took);
   if (fleet::WorkerHealth* health = prefilled || decoded ? registry_.health(slot) : nullptr) {
     health->token(now);
   }
@@ -392,6 +390,8 @@ void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, Time
                         .pass = load.pass,
                         .last_pass_took = decoded ? decode.took : Nanos::zero(),
                         .last_pass = decode.work});
+  // After what the worker says of itself, which a pass is held against.
+  if (prefilled) router_.observe(slot, prefill.work, prefill.took);
   fleet::PassCost cost = ledger_.view().cost[slot];
   cost.pass_tokens_max = load.pass_tokens_max;
   ledger_.set_cost(slot, cost);
@@ -517,7 +517,7 @@ DispatcherView Dispatcher::view() {
              .suspected = registry_.health(slot)->suspected(),
              .shed = worker.shed,
              .decisions = worker.decisions};
-    const engine::LowerTiers tiers = worker.engine->lower_tiers();
+    const engine::TierState tiers = worker.engine->tier_state();
     (worker.remote != nullptr ? shown.tiers : view.tiers) = tiers.stats;
     shown.tier_blocks = tiers.followed_blocks;
     if (worker.cache == nullptr) continue;

@@ -114,8 +114,8 @@ Result<void> Dispatcher::join(const fleet::WorkerInfo& who, const engine::Engine
             to_string(known.role));
   if (!its.kv_tiers_key.empty() && its.kv_tiers_key != tiers_key_) {
     log::info(
-        "worker {}: its lower tiers hold KV of another build, CPU or setting than most: what "
-        "is there is not foreseen",
+        "worker {}: its lower tiers hold KV of another build, CPU or setting than those that are "
+        "looked at: what is there is not foreseen",
         *slot);
   }
   return {};
@@ -216,14 +216,15 @@ void Dispatcher::show_state(kv::Slot slot) {
 
 /// Workers that the registry has let go keep their engines for those who still point there.
 void Dispatcher::retire_gone() {
+  const std::size_t before = retired_.size();
   for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
     if (workers_[slot] == nullptr || workers_[slot]->remote == nullptr) continue;
     const fleet::WorkerInfo* info = registry_.info(slot);
     if (info != nullptr && info->instance == workers_[slot]->instance) continue;
     workers_[slot]->cache.reset();
     retired_.push_back(std::move(workers_[slot]));
-    agree_on_tiers_key();
   }
+  if (retired_.size() > before) agree_on_tiers_key();
 }
 
 /// A prompt's blocks are named once: as the workers of this process name them, which share a store,
@@ -236,9 +237,18 @@ void Dispatcher::agree_on_tiers_key() {
     if (worker == nullptr || worker->engine->info().kv_tiers_key.empty()) continue;
     ++users[worker->engine->info().kv_tiers_key];
   }
+  if (users.empty()) return;
   const auto most = std::ranges::max_element(users, {}, [](const auto& use) { return use.second; });
+  const auto now = users.find(tiers_key_);
+  if (now != users.end() && now->second == most->second) return;
+  if (now != users.end()) {
+    log::info(
+        "most workers with lower tiers are of another build, CPU or setting now: what {} others "
+        "hold there is not foreseen any more",
+        now->second);
+  }
   const std::lock_guard lock(tiers_key_mutex_);
-  tiers_key_ = most == users.end() ? std::string_view() : most->first;
+  tiers_key_ = most->first;
 }
 
 kv::Slot Dispatcher::slot_of(std::string_view instance) const {

@@ -158,6 +158,7 @@ TEST_F(DispatcherFleetTest, BlocksOnDiskAreNamedAsMostWorkersNameThem) {
   join_with_disk("newer", "this build");
   EXPECT_THAT(on_disk(), testing::AnyOf(0U, 2U));
   dispatcher_.leave("new");
+  EXPECT_EQ(on_disk(), 2U);  // as many of each: it stays as it is
   dispatcher_.leave("newer");
   EXPECT_EQ(on_disk(), 1U);
   dispatcher_.leave("old");
@@ -166,11 +167,25 @@ TEST_F(DispatcherFleetTest, BlocksOnDiskAreNamedAsMostWorkersNameThem) {
 }
 
 TEST_F(DispatcherFleetTest, WhatIsNotLoadedAsForeseenDoesNotMakeTheCachePictureDoubtful) {
-  join_with_disk("a", "this build");
+  const auto seen = join_with_disk("a", "this build");
+  const kv::LocalHasher locals;
   for (int i = 0; i < 50; ++i) {
     Result<Assignment> placed = place();
     EXPECT_EQ(dispatcher_.decisions()[0].predicted_cached_tokens, 9 * kBlockTokens);
+    // It computes them after all, and says what it has before its first token.
+    kv::BlockHash parent = kv::chain_root(info_.model, {}, {});
+    for (std::size_t at = 0; at < prompt_.size(); at += kBlockTokens) {
+      const auto tokens = std::span(prompt_).subspan(at, kBlockTokens);
+      const kv::BlockHash hash = kv::chain_next(parent, tokens);
+      seen->events.stored({.hash = hash,
+                           .parent = parent,
+                           .begins_chain = at == 0,
+                           .local = locals.block(tokens),
+                           .tokens = {tokens.begin(), tokens.end()}});
+      parent = hash;
+    }
     placed->first_token({.prompt_tokens = 10 * kBlockTokens, .cached_tokens = 0});
+    seen->events.cleared();
   }
   EXPECT_EQ(dispatcher_.view().workers[0].trust, fleet::Trust::kExact);
 }

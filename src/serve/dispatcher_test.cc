@@ -232,6 +232,28 @@ TEST_F(DispatcherTest, WorkersHereHaveLabelsToo) {
   EXPECT_EQ(place(prompt_of(100, 1), {.labels = us}).error().code, Code::kUnavailable);
 }
 
+TEST_F(DispatcherTest, NobodyIsTurnedAwayByAGuess) {
+  make(1);
+  const DispatchRequest soon{.first_token_by = clock_.now() + std::chrono::seconds(1)};
+  engines_[0]->report.prompt_token_cost = std::chrono::milliseconds(100);
+  ASSERT_TRUE(place(prompt_of(200, 1), soon).has_value());
+  EXPECT_GT(dispatcher_->decisions()[0].predicted_ttft_ms, 20'000);
+  engines_[0]->report.generation = 2;
+  engines_[0]->report.last_prefill_pass = {
+      .ordinal = 1, .work = {.prefill_tokens = 200}, .took = std::chrono::seconds(20)};
+  EXPECT_EQ(place(prompt_of(200, 2), soon).error().code, Code::kOverloaded);
+}
+
+TEST_F(DispatcherTest, AWorkersFirstPassIsHeldAgainstWhatItSaysOfItself) {
+  make(1);
+  // As a front end finds it that was started after it.
+  engines_[0]->report.prompt_token_cost = std::chrono::milliseconds(5);
+  engines_[0]->report.last_prefill_pass = {
+      .ordinal = 7, .work = {.prefill_tokens = 16}, .took = std::chrono::milliseconds(90)};
+  ASSERT_TRUE(place(prompt_of(2000, 1)).has_value());
+  EXPECT_NEAR(dispatcher_->decisions()[0].predicted_ttft_ms, 10'000, 1000);
+}
+
 TEST_F(DispatcherTest, WhatWouldComeTooLateIsShedAndNotCharged) {
   make(2);
   // 4,000 tokens are queued at each, and 100 take 100 ms.

@@ -33,7 +33,9 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
     choice.answer =
         std::make_unique<engine::GenerateRequest>(std::exchange(request, std::move(prompt)));
   }
-  if (!choice.place.is_remote()) request.keys = blocks_.keys;  // others make them anew
+  // Workers elsewhere make them anew; of those here all with a store call them so.
+  const bool named = !choice.place.engine().info().kv_tiers_key.empty();
+  if (!choice.place.is_remote() && named) request.keys = blocks_.keys;
   // The KV of its prompt may be kept just there.
   if (choice.kv_at && choice.place.worker() == choice.kv_at.worker()) request.fetch.reset();
   choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};

@@ -71,8 +71,8 @@ class ScriptedEngine final : public engine::Engine {
   }
   Result<void> embed(engine::EmbedRequest, engine::EmbedDone) override { return {}; }
   [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
-  [[nodiscard]] engine::LowerTiers lower_tiers() const override {
-    engine::LowerTiers tiers;
+  [[nodiscard]] engine::TierState tier_state() const override {
+    engine::TierState tiers;
     tiers.stats.emplace().asked = name_.size();
     return tiers;
   }

@@ -24,9 +24,7 @@ bool Store::Follower::read(std::size_t count_max, News& news) {
     } else {
       for (; *next_ < s.changes && news.places.size() < count_max; ++*next_) {
         const Key& key = s.changed[*next_ - kept_from];
-        const Entry* entry = s.find(key);
-        news.places.push_back(
-            {.key_low = key.low, .tier = entry != nullptr ? State::tier_of(*entry) : std::nullopt});
+        news.places.push_back({.key_low = key.low, .tier = s.tier_of(key)});
       }
     }
     return news.all_anew || !news.places.empty();

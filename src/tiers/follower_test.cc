@@ -84,6 +84,26 @@ TEST_F(FollowerTest, ABlockThatIsLostIsToldAsLost) {
   EXPECT_EQ(picture.of(1), std::nullopt);
 }
 
+TEST_F(FollowerTest, ABlockThatIsBadInMemoryIsToldAsLost) {
+  auto place = store->reserve(key_of(1), testing::kRecomputeNs, Keep::kHeld);
+  const std::span<std::byte> bytes = place.bytes();
+  std::ranges::copy(testing::block_of(1), bytes.begin());
+  place.commit();
+  Store::Follower follower(*store);
+  Picture picture;
+  picture.follow(follower);
+  ASSERT_EQ(picture.of(1), Tier::kHost);
+  bytes[7] ^= std::byte{1};
+  const std::array keys{key_of(1)};
+  Store::Fetch fetch = store->fetch(keys, Deadline());
+  const std::vector<Store::Pin> pins = fetch.take();
+  ASSERT_EQ(pins.size(), 1U);
+  std::vector<std::byte> to(testing::kBlockBytes);
+  EXPECT_FALSE(pins[0].copy_to(to));
+  picture.follow(follower);
+  EXPECT_EQ(picture.of(1), std::nullopt);
+}
+
 /// The index grows meanwhile, and is listed from its beginning again.
 TEST_F(FollowerTest, WhatMovesWhileAllIsListedIsToldRight) {
   for (std::uint64_t i = 0; i < 40; ++i) put(i, Keep::kHeld);

@@ -100,8 +100,7 @@ Store::Entry* Store::State::find(const Key& key) {
 std::vector<Tier> Store::State::leading(std::span<const Key> keys) const {
   std::vector<Tier> tiers;
   for (const Key& key : keys) {
-    const Entry* entry = find(key);
-    const std::optional<Tier> tier = entry != nullptr ? tier_of(*entry) : std::nullopt;
+    const std::optional<Tier> tier = tier_of(key);
     if (!tier) break;
     tiers.push_back(*tier);
   }
@@ -205,12 +204,15 @@ void Store::State::became_ready(Entry& entry) {
   ++stats.host_blocks;
 }
 
+/// It is ready no more.
+void Store::State::left_host(const Entry& entry) {
+  moved(entry);
+  lru.erase(entry.place);
+  --stats.host_blocks;
+}
+
 void Store::State::drop_host(Entry& entry) {
-  if (entry.host == Host::kReady) {
-    moved(entry);
-    lru.erase(entry.place);
-    --stats.host_blocks;
-  }
+  if (entry.host == Host::kReady) left_host(entry);
   entry.host = Host::kNone;
   free_slots.push_back(std::exchange(entry.slot, Entry::kNoSlot));
 }
@@ -251,9 +253,7 @@ bool Store::Pin::copy_to(std::span<std::byte> to) const {
   const std::lock_guard lock(s.mutex);
   s.miss(Reason::kCorrupt);
   if (entry_->host == Host::kReady) {
-    s.moved(*entry_);
-    s.lru.erase(entry_->place);
-    --s.stats.host_blocks;
+    s.left_host(*entry_);
     entry_->host = Host::kBad;
     s.drop_disk(*entry_);
   }

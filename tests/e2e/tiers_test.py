@@ -134,6 +134,10 @@ class TiersTest(unittest.TestCase):
                 # What the prompts of a worker share it has once.
                 blocks = sum(full_blocks(answer) - answer.cached // 64 for answer in answers)
                 processes(server, blocks)
+                wait_until(lambda: sum(
+                    value for name, value in server.metrics().items()
+                    if name.startswith('penstock_kv_tier_blocks{tier="disk"')) >= blocks,
+                           'they are on disk')
                 server.signal(signal.SIGKILL)
                 server.wait()
             with serve(folder, *flags) as server:

@@ -46,7 +46,7 @@ class LlamaEngine final : public Engine {
                                  std::size_t have) const override {
     return cache_.foresee_load(keys, have);
   }
-  LowerTiers lower_tiers() const override { return cache_.lower_tiers(); }
+  TierState tier_state() const override { return cache_.tier_state(); }
   const kv::EventSource* kv_events() const override { return &events_; }
   bool announces_changes() const override { return true; }
 

@@ -71,7 +71,7 @@ tiers::LoadChoice PrefixCache::foresee_load(std::span<const tiers::Key> keys,
   return reuses_store() ? store_->foresee(keys, have, block_cost_ns()) : tiers::LoadChoice{};
 }
 
-LowerTiers PrefixCache::lower_tiers() const {
+TierState PrefixCache::tier_state() const {
   if (store_ == nullptr) return {};
   return {.stats = store_->stats(), .costs = store_->costs(block_cost_ns()), .store = store_};
 }

@@ -47,8 +47,8 @@ class PrefixCache final {
   /// Engine::foresee_load(). Thread: any.
   [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
                                                std::size_t have) const;
-  /// Engine::lower_tiers(). Thread: any.
-  [[nodiscard]] LowerTiers lower_tiers() const;
+  /// Engine::tier_state(). Thread: any.
+  [[nodiscard]] TierState tier_state() const;
   /// What names in the store begin with; empty: there is none. Thread: any.
   [[nodiscard]] std::string_view tiers_key() const noexcept {
     return reuses_store() ? std::string_view(store_key_) : std::string_view();

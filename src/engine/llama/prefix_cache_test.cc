@@ -111,7 +111,7 @@ TEST_F(PrefixCacheTest, APromptIsRestoredAfterARestartTokenForToken) {
   const auto again = ask(*engine, prompt_);
   EXPECT_EQ(again.tokens, cold.tokens);
   EXPECT_GE(again.usage.cached_tokens, 512U);
-  const tiers::Stats stats = engine->lower_tiers().stats.value();
+  const tiers::Stats stats = engine->tier_state().stats.value();
   EXPECT_EQ(stats.given[static_cast<std::size_t>(tiers::Tier::kDisk)], 10U);
   EXPECT_EQ(stats.missed, decltype(stats.missed){});
 }

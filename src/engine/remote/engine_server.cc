@@ -345,7 +345,7 @@ grpc::ServerWriteReactor<ps::TierBlocks>* Server::watch_tiers(
     const CallbackServerContext& context) {
   using Refused = Refusal<ps::TierBlocks>;
   if (const grpc::Status fine = check(context); !fine.ok()) return new Refused(fine);
-  const tiers::Store* store = engine_.lower_tiers().store;
+  const tiers::Store* store = engine_.tier_state().store;
   if (store == nullptr) {
     return new Refused(
         rpc::to_status({Code::kUnimplemented, "this worker has no lower tiers", "", 0}));

@@ -88,10 +88,9 @@ class Remote final : public RemoteEngine, public AskedRequests {
                                                std::size_t have) const override {
     return tier_picture_.foresee(keys, have);
   }
-  [[nodiscard]] LowerTiers lower_tiers() const override {
+  [[nodiscard]] TierState tier_state() const override {
     const std::lock_guard lock(mutex_);
-    return {
-        .stats = tiers_, .costs = tier_picture_.costs(), .followed_blocks = tier_picture_.blocks()};
+    return {.stats = tiers_, .costs = {}, .followed_blocks = tier_picture_.blocks()};
   }
   void probe(std::move_only_function<void(bool)> done) override;
   void give_up() override;
@@ -491,11 +490,15 @@ void Remote::watch_tiers() {
 }
 
 bool Remote::take(const ps::TierBlocks& blocks) {
-  const bool fits = tier_picture_.take(wire::read(blocks));
+  constexpr int kKeysMax = 1 << 16;  // a worker sends some hundred at once
+  const int keys = blocks.in_host_size() + blocks.on_disk_size() + blocks.nowhere_size();
+  const bool fits = keys <= kKeysMax && tier_picture_.take(wire::read(blocks));
   if (!fits) {
+    tier_picture_.clear();
     log::warn(
-        "worker {}: more than the {} KV blocks in lower tiers that a front end follows; what "
-        "it has there is not foreseen",
+        "worker {}: tells of more KV blocks in lower tiers than the {} that a front end follows, "
+        "or "
+        "of too many at once; what it has there is not foreseen",
         options_.address, tier_picture_.blocks_max());
   }
   const std::lock_guard lock(mutex_);

@@ -30,7 +30,7 @@ class TieredEngine final : public Engine {
                                                std::size_t have) const override {
     return store_.foresee(keys, have, kRecomputeNs);
   }
-  [[nodiscard]] LowerTiers lower_tiers() const override {
+  [[nodiscard]] TierState tier_state() const override {
     return {.stats = store_.stats(), .costs = store_.costs(kRecomputeNs), .store = &store_};
   }
 
@@ -129,11 +129,11 @@ TEST_F(TierWatchTest, OfAWorkerThatTellsOfMoreThanFitsNothingIsKept) {
   for (const tiers::Key& key : chain("b", 6)) put(key);
   EXPECT_TRUE(foresees(keys, 0, 0));
   put(chain("c", 1)[0]);
-  EXPECT_TRUE(until([&] { return remote_->lower_tiers().stats->host_blocks == 27; }));
+  EXPECT_TRUE(until([&] { return remote_->tier_state().stats->host_blocks == 27; }));
   EXPECT_EQ(remote_->foresee_load(chain("c", 1), 0).blocks, 0U);  // nobody listens any more
 }
 
-TEST(TierPicture, KeepsAllOrNothing) {
+TEST(TierPicture, TakesAllOrSaysThatItCannot) {
   tiers::Store::Follower::News news{.all_anew = true, .places = {}};
   std::vector<tiers::Key> keys;
   for (std::uint64_t i = 0; i < 20; ++i) {
@@ -144,6 +144,7 @@ TEST(TierPicture, KeepsAllOrNothing) {
     TierPicture picture(room * TierPicture::kBlockBytes);
     picture.take({.host_ns = 1, .disk_ns = 2, .disk_queue_ns = 3, .recompute_ns = 10});
     EXPECT_EQ(picture.take(news), room == 20);
+    if (room < 20) picture.clear();
     const tiers::LoadChoice choice = picture.foresee(keys, 5);
     EXPECT_EQ(choice.blocks, room == 20 ? 15U : 0U);
     EXPECT_DOUBLE_EQ(choice.load_ns, room == 20 ? 33 : 0);

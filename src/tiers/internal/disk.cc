@@ -374,7 +374,6 @@ void Store::State::settle_write(Entry& entry, const std::shared_ptr<Segment>& se
                                        .recompute_us = header.recompute_us};
     ++segment->live;
     ++stats.disk_blocks;
-    moved(entry);
   }
   end_write(entry);
 }

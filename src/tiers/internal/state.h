@@ -121,6 +121,10 @@ struct Store::State {
     if (entry.host == Entry::Host::kReady) return Tier::kHost;
     return entry.segment != nullptr ? std::optional(Tier::kDisk) : std::nullopt;
   }
+  [[nodiscard]] std::optional<Tier> tier_of(const Key& key) const {
+    const Entry* entry = find(key);
+    return entry != nullptr ? tier_of(*entry) : std::nullopt;
+  }
   [[nodiscard]] std::vector<Tier> leading(std::span<const Key> keys) const;
   [[nodiscard]] LoadCosts costs(double recompute_ns) const;
   [[nodiscard]] double value(const Entry& entry) const noexcept;
@@ -131,6 +135,7 @@ struct Store::State {
   void queue_write(Entry& entry);
   void moved(const Entry& entry);
   void became_ready(Entry& entry);
+  void left_host(const Entry& entry);
   void drop_host(Entry& entry);
   void drop_disk(Entry& entry);
   void forget_if_gone(Entry& entry);

@@ -82,7 +82,7 @@ class LoadWatch final : public WatchCall<wire::ps::LoadReport> {
     last_at_ = now;
     response.Clear();
     wire::write(report, now, response);
-    const LowerTiers tiers = engine_.lower_tiers();
+    const TierState tiers = engine_.tier_state();
     if (!tiers.stats) return true;
     wire::write(tiers.costs, *response.mutable_tier_costs());
     if (tiers_at_ && now - *tiers_at_ < kSign) return true;
