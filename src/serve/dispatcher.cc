@@ -213,7 +213,8 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   const std::uint64_t kept = placed->cached_blocks + (loads ? placed->fetch->blocks : 0);
   const std::uint32_t predicted = reusable_tokens(wanted.prompt_tokens, kept * block_tokens_);
   const double late_ms = placed->ttft_ms - to_ms(request.first_token_by - now);
-  const bool too_late = bounded && late_ms > 0 && router_.knows_times();
+  const bool is_certain = router_.knows_times() || request.first_token_by <= now;
+  const bool too_late = bounded && late_ms > 0 && is_certain;
   note(request, *placed, predicted, too_late);
   if (too_late) {
     ++worker.shed;
