@@ -11,6 +11,7 @@ constexpr double kTokens = 8192;
 constexpr double kForget = 0.9999;
 constexpr double kVarianceMax = 1e4;
 constexpr double kRoughness = 3;           // of a rough prior: off by so many times itself
+constexpr double kRoughNoise = 0.3;        // of a pass's time then: others compute beside it
 constexpr std::uint32_t kDecodeEach = 16;  // of the passes that only decode, one in so many counts
 
 }  // namespace
@@ -43,7 +44,7 @@ void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
   const Vector x = {prefill, t, t * t, decode, decode * u, decode * u * u};
 
   Vector gain{};
-  double denominator = kForget;
+  double denominator = kForget * noise(to_ms(took));
   double error = to_ms(took);
   for (std::size_t i = 0; i < kTerms; ++i) {
     for (std::size_t j = 0; j < kTerms; ++j) gain[i] += covariance_[i][j] * x[j];
@@ -68,10 +69,18 @@ void TimeModel::observe(const fleet::PassWork& pass, Nanos took) noexcept {
   }
 }
 
+/// Of a pass's time, as a variance in ms^2.
+double TimeModel::noise(double took_ms) const noexcept {
+  if (!is_rough_) return 1;
+  const double off_ms = kRoughNoise * took_ms;
+  return std::max(1.0, off_ms * off_ms);
+}
+
 fleet::PassCost TimeModel::cost() const noexcept {
-  return {.prefill_base_ms = weights_[0],
-          .prefill_token_ms = weights_[1] / kTokens,
-          .prefill_token2_ms = weights_[2] / (kTokens * kTokens),
+  const auto sure = [this](double weight) { return is_rough_ ? std::max(0.0, weight) : weight; };
+  return {.prefill_base_ms = sure(weights_[0]),
+          .prefill_token_ms = sure(weights_[1]) / kTokens,
+          .prefill_token2_ms = sure(weights_[2]) / (kTokens * kTokens),
           .decode_base_ms = weights_[3],
           .decode_use_ms = weights_[4],
           .decode_use2_ms = weights_[5]};

@@ -22,11 +22,14 @@ class TimeModel final {
   /// alike.
   void observe(const fleet::PassWork& pass, Nanos took) noexcept;
 
+  /// Of a rough prior no term of prefill is less than nothing.
   [[nodiscard]] fleet::PassCost cost() const noexcept;
 
  private:
   static constexpr std::size_t kTerms = 6;
   using Vector = std::array<double, kTerms>;
+
+  [[nodiscard]] double noise(double took_ms) const noexcept;
 
   Vector weights_;
   Vector variance_max_{};
