@@ -497,8 +497,7 @@ bool Remote::take(const ps::TierBlocks& blocks) {
     tier_picture_.clear();
     log::warn(
         "worker {}: tells of more KV blocks in lower tiers than the {} that a front end follows, "
-        "or "
-        "of too many at once; what it has there is not foreseen",
+        "or of too many at once; what it has there is not foreseen",
         options_.address, tier_picture_.blocks_max());
   }
   const std::lock_guard lock(mutex_);
