@@ -51,6 +51,17 @@ def long_text(seed, sentences):
     return " ".join(chooser.choice(SENTENCES) for _ in range(sentences))
 
 
+def forty():
+    """Texts by name, of some blocks of 16 tokens each: a few sentences and a question; two long."""
+    questions = SHORT + UNICODE
+    texts = {
+        f"short-{i}": f"{long_text(i, 6)} {questions[i % len(questions)]}" for i in range(38)
+    }
+    for i in range(2):
+        texts[f"long-{i}"] = "Summarise: " + long_text(100 + i, 10 + 10 * i)
+    return texts
+
+
 def summary(seed, sentences):
     return {
         "messages": [{"role": "user", "content": "Summarise: " + long_text(seed, sentences)}]

@@ -5,7 +5,7 @@ afterwards.
 
 A policy that predicts no times splits every request, so that what is tested is what happens.
 
-PENSTOCK_BIN names the program. With PENSTOCK_ALL_CASES=1 every case also moves between processes.
+PENSTOCK_BIN names the program; every_way_test.py asks more prompts.
 """
 
 import concurrent.futures
@@ -27,27 +27,13 @@ FLAGS = ('--exact', '--threads', '1', '--sequences', '4', '--block-tokens', str(
 SPLIT = ('--prefill', '1', '--decode', '1', '--policy', 'round-robin')
 
 
-def cases():
-    """At least 40 prompts of some blocks: a few sentences and a question, and long ones."""
-    questions = exact_prompts.SHORT + exact_prompts.UNICODE
-    for i in range(38):
-        text = exact_prompts.long_text(i, 4)
-        yield f'short-{i}', f'{text} {questions[i % len(questions)]}'
-    for i in range(2):
-        yield f'long-{i}', 'Summarise: ' + exact_prompts.long_text(100 + i, 10 + 10 * i)
+CASES = dict(list(exact_prompts.forty().items())[::8])
 
 
-CASES = dict(cases())
-assert len(CASES) >= 40
-FEW = dict(list(CASES.items())[::8])
-# Between processes too every case, if asked for: minutes more.
-BETWEEN = CASES if os.environ.get('PENSTOCK_ALL_CASES') else dict(list(CASES.items())[::4])
-
-
-def ask_all(server, cases, salt=''):
+def ask_all(server, salt=''):
     """{name: (token ids, text)}"""
     fields = {'cache_salt': salt} if salt else {}
-    answers = at_once(4, lambda text: ask(server, text, TOKENS, **fields), cases)
+    answers = at_once(4, lambda text: ask(server, text, TOKENS, **fields), CASES)
     return {name: (answer.tokens, answer.text) for name, answer in answers.items()}
 
 
@@ -95,25 +81,24 @@ def change_role(server, worker, role):
 
 
 class Comparing(unittest.TestCase):
-    cases = CASES
 
     @classmethod
     def setUpClass(cls):
         with Server(*FLAGS, '--workers', '2', '--policy', 'round-robin', model='demo') as server:
-            cls.expected = ask_all(server, cls.cases)
+            cls.expected = ask_all(server)
             server.stop()
 
-    def compare(self, server, cases, salt='', expected=None):
-        got = ask_all(server, cases, salt)
-        for name in cases:
-            self.assertEqual(got[name], (expected or self.expected)[name], name)
+    def compare(self, server, salt=''):
+        got = ask_all(server, salt)
+        for name in CASES:
+            self.assertEqual(got[name], self.expected[name], name)
 
 
 class InOneProcessTest(Comparing):
 
     def test_split_answers_are_those_of_one_worker_also_after_role_changes(self):
         with Server(*FLAGS, *SPLIT, model='demo') as server:
-            self.compare(server, CASES)
+            self.compare(server)
             handed = 'penstock_requests_split_total{outcome="handed_over"}'
             self.assertEqual(server.metric(handed), len(CASES))
             self.assertEqual(total(server, 'penstock_requests_split_total'), len(CASES))
@@ -131,9 +116,9 @@ class InOneProcessTest(Comparing):
             self.assertEqual([w['role'] for w in workers], ['decode', 'prefill'])
             before = server.metric('penstock_worker_kv_fetched_blocks_total{worker="0"}')
             self.assertEqual(before, 0)
-            self.compare(server, FEW, salt='other')
+            self.compare(server, salt='other')
             self.assertGreaterEqual(
-                server.metric('penstock_worker_kv_fetched_blocks_total{worker="0"}'), len(FEW))
+                server.metric('penstock_worker_kv_fetched_blocks_total{worker="0"}'), len(CASES))
             self.assertEqual(misses(server), {})
             wait_until_nothing_is_kept(server)
             server.stop()
@@ -153,7 +138,7 @@ class InOneProcessTest(Comparing):
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 swapping = pool.submit(swap)
                 try:
-                    self.compare(server, FEW, salt='while')
+                    self.compare(server, salt='while')
                 finally:
                     done.set()
                 swapping.result()
@@ -161,21 +146,10 @@ class InOneProcessTest(Comparing):
             wait_until_nothing_is_kept(server)
             server.stop()
 
-    def test_quantized(self):
-        with Server(*FLAGS, '--kv-type', 'q8_0', model='demo') as server:
-            expected = ask_all(server, CASES)
-            server.stop()
-        with Server(*FLAGS, *SPLIT, '--kv-type', 'q8_0', model='demo') as server:
-            self.compare(server, CASES, expected=expected)
-            self.assertGreater(total(server, 'penstock_worker_kv_fetched_blocks_total'), 0)
-            self.assertEqual(misses(server), {})
-            wait_until_nothing_is_kept(server)
-            server.stop()
-
     def test_clients_that_leave_and_leases_that_lapse_leave_nothing(self):
         with Server(*FLAGS, *SPLIT, '--kv-lease-s', '0.001', model='demo') as server:
-            self.compare(server, FEW)
-            for i, text in enumerate(list(CASES.values())[:12]):
+            self.compare(server)
+            for i, text in enumerate(2 * list(CASES.values())):
                 body = {'model': 'demo', 'stream': True, 'max_tokens': 100,
                         'cache_salt': f'client {i}',
                         'messages': [{'role': 'user', 'content': text}]}
@@ -202,29 +176,28 @@ class InOneProcessTest(Comparing):
 
 
 class BetweenProcessesTest(Comparing):
-    cases = BETWEEN
 
-    def split_between_processes(self, transfer, cases, salt):
+    def split_between_processes(self, transfer):
         server = Server(*FLAGS, *SPLIT, '--processes', '--kv-transfer', transfer,
                         '--worker-heartbeat-s', '0.1', '--worker-lease-s', '2', model='demo')
         self.addCleanup(server.kill)
-        self.compare(server, cases, salt)
+        self.compare(server)
         handed = 'penstock_requests_split_total{outcome="handed_over"}'
-        self.assertEqual(server.metric(handed), len(cases))
-        self.assertEqual(total(server, 'penstock_requests_split_total'), len(cases))
-        wait_until(lambda: total(server, 'penstock_worker_kv_fetched_blocks_total') >= len(cases),
+        self.assertEqual(server.metric(handed), len(CASES))
+        self.assertEqual(total(server, 'penstock_requests_split_total'), len(CASES))
+        wait_until(lambda: total(server, 'penstock_worker_kv_fetched_blocks_total') >= len(CASES),
                    'the blocks have come')
         self.assertEqual(misses(server), {})
         wait_until_nothing_is_kept(server)
         return server
 
     def test_processes_that_share_memory(self):
-        server = self.split_between_processes('shm', BETWEEN, 'shm')
+        server = self.split_between_processes('shm')
         workers = server.get('/debug/workers').json()['workers']
         prefill, decode = sorted(workers, key=lambda w: w['role'], reverse=True)
         for worker, role in ((prefill, 'both'), (decode, 'prefill'), (prefill, 'decode')):
             self.assertEqual(change_role(server, worker['worker'], role).status, 200)
-        self.compare(server, FEW, 'swapped')
+        self.compare(server, 'swapped')
         self.assertEqual(misses(server), {})
         wait_until_nothing_is_kept(server)
         children = processes_of(server)
@@ -232,7 +205,7 @@ class BetweenProcessesTest(Comparing):
         self.assertFalse(any(runs(pid) for pid in children), 'they end with it')
 
     def test_processes_over_tcp_and_a_server_that_is_killed(self):
-        server = self.split_between_processes('tcp', BETWEEN, 'tcp')
+        server = self.split_between_processes('tcp')
         children = processes_of(server)
         self.assertEqual(sorted(children.values()), ['decode', 'prefill'])
         server.signal(signal.SIGKILL)
@@ -247,14 +220,14 @@ class BetweenProcessesTest(Comparing):
         for i in range(3):
             victim = next(pid for pid, role in processes_of(server).items() if role == 'prefill')
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                answers = pool.submit(ask_all, server, FEW, f'killed {i}')
+                answers = pool.submit(ask_all, server, f'killed {i}')
                 wait_until(lambda: answers.done() or leases() > 0, 'KV is kept for an answer')
                 os.kill(victim, signal.SIGKILL)
                 for name, got in answers.result().items():
                     self.assertEqual(got, self.expected[name], name)
             wait_until(lambda: [w['role'] for w in server.get('/debug/workers').json()['workers']
                                 if w['state'] == 'ready'].count('prefill') == 1, 'it is back')
-        self.compare(server, FEW, 'afterwards')
+        self.compare(server, 'afterwards')
         wait_until_nothing_is_kept(server)
         server.stop()
 
