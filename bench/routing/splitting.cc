@@ -70,8 +70,9 @@ void print_large(std::string_view name, const sim::Trace& trace, double speed) {
   };
   const sim::Report decided = play(trace, apart);
   const sim::Report fixed = play(trace, apart, true);
-  fmt::print("| {} | {} | {} | {} | {:.1f} |\n", name,
-             cell(play(trace, large({.workers = 4}, speed))), cell(fixed), cell(decided),
+  fmt::print("| {} | {} | {} | {} | {} | {:.1f} |\n", name,
+             cell(play(trace, large({.workers = 4}, speed))),
+             cell(play(trace, large({.workers = 3}, speed))), cell(fixed), cell(decided),
              fixed.ttft_ms.mean / decided.ttft_ms.mean);
   std::fflush(stdout);
 }
@@ -80,27 +81,18 @@ std::string more(double with, double without) {
   return fmt::format("{:+.1f} %", without > 0 ? 100 * (with / without - 1) : 0);
 }
 
-}  // namespace
-
-void print_splitting(std::span<const Cell> cells, const TraceOf& trace_of) {
-  fmt::print(
-      "\nA 70B model: mean TTFT / p99 / TPOT ms.\n\n"
-      "| load | 4 workers, never split | 1 + 3, from 16 uncached tokens on | 1 + 3, `latency` "
-      "decides "
-      "| times shorter |\n|---|--:|--:|--:|--:|\n");
-  print_large("conversation, 0.7 requests/s", trace_of("conversation"), 0.2);
-  print_large("conversation, 1.7 requests/s", trace_of("conversation"), 0.5);
-  print_large("poisson, 1 request/s", trace_of("poisson:rate=1"), 1);
-  print_large("poisson, 3 requests/s", trace_of("poisson:rate=3"), 1);
-  print_large("bursts", trace_of("bursts"), 0.5);
-
-  fmt::print(
-      "\nWorkers that may do both, `latency` free to split, against never:\n\n"
-      "| cell | TTFT mean | TTFT p99 | TPOT | tok/s |\n|---|--:|--:|--:|--:|\n");
+/// Each cell's fleet, of which `apart` compute prompts for others only, free to split and not.
+void print_cells(std::span<const Cell> cells, const TraceOf& trace_of, std::uint32_t apart) {
+  fmt::print("| cell | TTFT mean | TTFT p99 | TPOT | tok/s |\n|---|--:|--:|--:|--:|\n");
   for (const Cell& cell : cells) {
-    if (cell.setup.workers == 0) continue;
+    if (cell.setup.workers <= apart) continue;
     sim::Setup setup = cell.setup;
+    setup.workers -= apart;
     const sim::Report never = play(trace_of(cell.trace), setup);
+    if (apart > 0) {
+      setup.prefill_workers = apart;
+      setup.decode_workers = std::exchange(setup.workers, 0);
+    }
     setup.split_when_better = true;
     const sim::Report free = play(trace_of(cell.trace), setup);
     fmt::print(
@@ -109,6 +101,28 @@ void print_splitting(std::span<const Cell> cells, const TraceOf& trace_of) {
         more(free.output_tokens_per_s, never.output_tokens_per_s));
     std::fflush(stdout);
   }
+}
+
+}  // namespace
+
+void print_splitting(std::span<const Cell> cells, const TraceOf& trace_of) {
+  fmt::print(
+      "\nA 70B model: mean TTFT / p99 / TPOT ms.\n\n"
+      "| load | 4 workers, never split | 1 + 3, never split | 1 + 3, from 16 uncached tokens on "
+      "| 1 + 3, `latency` decides | times shorter |\n|---|--:|--:|--:|--:|--:|\n");
+  print_large("conversation, 0.7 requests/s", trace_of("conversation"), 0.2);
+  print_large("conversation, 1.7 requests/s", trace_of("conversation"), 0.5);
+  print_large("poisson, 1 request/s", trace_of("poisson:rate=1"), 1);
+  print_large("poisson, 3 requests/s", trace_of("poisson:rate=3"), 1);
+  print_large("bursts", trace_of("bursts"), 0.5);
+
+  fmt::print("\nWorkers that may do both, `latency` free to split, against never:\n\n");
+  print_cells(cells, trace_of, 0);
+  fmt::print(
+      "\nOne of the workers for prompts only, `latency` free to use it, against never, which is "
+      "the "
+      "others alone:\n\n");
+  print_cells(cells, trace_of, 1);
 }
 
 }  // namespace penstock::bench
