@@ -8,7 +8,8 @@ requests, and one for prompts beside one for answers, where the router decides (
 every request is split (round-robin). TTFT alone is a long prompt's with nothing else running: what
 the second leg costs.
 
-Floor: the gaps without any long prompt.
+Floor: the gaps without any long prompt. And the other way to keep a long prompt from them: what
+its KV takes that comes from disk, in slices and one call of the engine (src/engine/README).
 """
 
 import argparse
@@ -17,6 +18,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import threading
 import time
 
@@ -30,19 +32,19 @@ SETTINGS = {
     'prompts apart, decided': ['--prefill', '1', '--decode', '1', '--threads', '1'],
     'prompts apart, always': ['--prefill', '1', '--decode', '1', '--threads', '1',
                               '--policy', 'round-robin'],
+    'one worker, KV from disk': ['--workers', '1', '--threads', '2', '--kv-disk', 'KV'],
 }
-WORDS = ('water', 'river', 'stone', 'bridge', 'mill', 'valley', 'tower', 'harbour')
 
 
-def prompt(words, seed):
-    """Text that no other seed begins like."""
-    return f'{seed} ' + ' '.join(WORDS[(seed * 7 + i * i) % len(WORDS)] for i in range(words))
+def prompt(tokens, seed):
+    """Token ids that no other seed begins like."""
+    return [1000 + seed, *(1000 + (seed * 7 + i * i) % 4000 for i in range(1, tokens))]
 
 
-def stream(port, text, tokens):
+def stream(port, prompt, tokens):
     """The times at which its tokens came; the first is the request's."""
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=600)
-    body = {'model': 'demo', 'prompt': text, 'max_tokens': tokens, 'temperature': 0,
+    body = {'model': 'demo', 'prompt': prompt, 'max_tokens': tokens, 'temperature': 0,
             'ignore_eos': True, 'stream': True}
     times = [time.monotonic()]
     connection.request('POST', '/v1/completions', json.dumps(body),
@@ -54,9 +56,9 @@ def stream(port, text, tokens):
     return times
 
 
-def get(port, path):
+def get(port, path, method='GET'):
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
-    connection.request('GET', path)
+    connection.request(method, path)
     body = connection.getresponse().read()
     connection.close()
     return json.loads(body)
@@ -68,11 +70,18 @@ def quantile(values, q):
 
 def measure(name, flags, options):
     port = free_port()
-    with Server('pd', [PENSTOCK, 'serve', '--model', 'demo', '--port', str(port), '--sequences',
-                       '8', '--context', '4096', *flags], port, '/ready'):
+    with tempfile.TemporaryDirectory() as folder, Server(
+            'pd', [PENSTOCK, 'serve', '--model', 'demo', '--port', str(port), '--sequences', '8',
+                   '--context', '4096', *(folder if flag == 'KV' else flag for flag in flags)],
+            port, '/ready'):
         stream(port, prompt(400, 1), 16)  # time models are learned, pages touched
         stream(port, prompt(400, 2), 16)
-        alone = [stream(port, prompt(options.words, 10 + i), 2) for i in range(2)]
+        alone = [stream(port, prompt(options.prompt_tokens, 10 + i), 2) for i in range(2)]
+        if '--kv-disk' in flags:
+            for i in range(options.prompts):
+                stream(port, prompt(options.prompt_tokens, 1000 + i), 1)
+            get(port, '/debug/workers/0/clear-cache', 'POST')  # the store keeps them
+            alone = [stream(port, prompt(options.prompt_tokens, 10 + i), 2) for i in range(2)]
         spans, streams, long_ttft = [], [], []
         runs = [threading.Thread(
                     target=lambda i=i: streams.append(stream(port, prompt(8, 100 + i),
@@ -82,7 +91,7 @@ def measure(name, flags, options):
             thread.start()
         time.sleep(2)
         for i in range(options.prompts):
-            times = stream(port, prompt(options.words, 1000 + i), 1)
+            times = stream(port, prompt(options.prompt_tokens, 1000 + i), 1)
             long_ttft.append(times[1] - times[0])
             spans.append((times[0], times[1]))
             time.sleep(1)
@@ -105,7 +114,8 @@ def measure(name, flags, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--words', type=int, default=1500, help='of a long prompt, a token each')
+    parser.add_argument('--prompt-tokens', type=int, default=1473,
+                        help='of a long prompt; one more than its blocks, so that loading is all')
     parser.add_argument('--prompts', type=int, default=2, help='long ones, one after the other')
     parser.add_argument('--streams', type=int, default=3)
     parser.add_argument('--tokens', type=int, default=300, help='of each stream')
