@@ -153,7 +153,10 @@ class Latency final : public Policy {
 
   Choice pick_part(const Question& q, const Split& split, Rng& rng, Explanation* why) override {
     Choice choice = pick(q, rng, why);
+    // Where most of it is held an answer shares its KV; little is left to compute elsewhere, and
+    // what would come from there is one more copy where KV may be what is short.
     const double cold = cold_blocks(q, most_cached(q));
+    if (cold == 0) return choice;
     const Prices prices = this->prices();
     find_answers(q, split, cold, prices);
     double least = choice.cost;
@@ -162,9 +165,7 @@ class Latency final : public Policy {
       const Leg prompt = prompt_leg(q, split, slot, cold);
       // Whoever could take it whole as well must be worth it; who cannot, is there for this.
       const bool both = std::ranges::binary_search(q.candidates, slot);
-      const double computed_blocks =
-          std::ceil(static_cast<double>(q.uncached_tokens(slot)) / q.block_tokens);
-      const Added added = best_answer(q, split, slot, prompt.added, computed_blocks, both, prices);
+      const Added added = best_answer(q, split, slot, prompt.added, prices);
       const double cost = added.cost(prices) / (both ? kSplitGain : 1);
       if (why != nullptr && cost < kInfinity) {
         why->add(slot, cost,
@@ -277,7 +278,6 @@ class Latency final : public Policy {
     Added added;
     double begins_ms = 0;  // now; by the time the prompt is there, its queue of now is gone
     double moving_ms = 0;  // the KV that it lacks
-    double moved_blocks = 0;
     double cost = kInfinity;
   };
   [[nodiscard]] Answer answer_at(const Question& q, const TransferCost& transfer, double tail,
@@ -294,8 +294,7 @@ class Latency final : public Policy {
                                         .steps_max = static_cast<double>(q.output_tokens_max)},
                                        rest_ms),
         .begins_ms = rest_ms + glances_[slot].start_ms,
-        .moving_ms = moved > 0 ? transfer.fixed_ms + transfer.block_ms * moved : 0,
-        .moved_blocks = moved};
+        .moving_ms = moved > 0 ? transfer.fixed_ms + transfer.block_ms * moved : 0};
     answer.cost = answer.added.cost(prices) + answer.moving_ms;
     return answer;
   }
@@ -312,17 +311,13 @@ class Latency final : public Policy {
     }
   }
 
-  /// Both legs' effect, with the answer where that is best. `both`: prompt_at could answer as well.
+  /// Both legs' effect, with the answer where that is best.
   [[nodiscard]] Added best_answer(const Question& q, const Split& split, Slot prompt_at,
-                                  const Added& prompt, double computed_blocks, bool both,
-                                  const Prices& prices) const noexcept {
+                                  const Added& prompt, const Prices& prices) const noexcept {
     Added best{.first_token_ms = kInfinity};
     for (const Answer& answer : answers_) {
       if (answer.cost == kInfinity || answer.slot == prompt_at) continue;
       if (split.apart(prompt_at, answer.slot, q.now)) continue;
-      // It relieves computing: what was cached stays where it is. Where KV is what is short, one
-      // more copy of a prefix makes it shorter.
-      if (both && answer.moved_blocks > computed_blocks) continue;
       const double there_ms = prompt.first_token_ms + answer.moving_ms;
       const Added legs{.first_token_ms = std::max(there_ms, answer.begins_ms) +
                                          answer.added.first_token_ms - answer.begins_ms,

@@ -106,23 +106,22 @@ TEST_F(SplitTest, WorkersForBothSplitAmongEachOtherAndOneAloneNever) {
   EXPECT_EQ(placed.worker, other);
 }
 
-TEST_F(SplitTest, WorkersForBothMoveWhatWasComputedAndNoPrefixThatStaysCached) {
-  fleet({Role::kBoth, Role::kBoth});
-  for (const Slot slot : {0, 1}) {  // answers are slow where much KV is in use: at worker 0
-    ledger_->set_cost(slot, {.prefill_token_ms = 1,
-                             .decode_base_ms = 20,
-                             .decode_use_ms = 1000,
-                             .pass_tokens_max = 512});
-    ledger_->report(slot, {.generation = ++generation_,
-                           .running_max = 8,
-                           .kv_blocks_used = slot == 0 ? 700U : 0U,
-                           .kv_blocks_max = 1000});
-  }
-  hold(0, 40);
-  const Placement cached = place(6400, {});
-  EXPECT_EQ(cached.stage, Stage::kWhole);
-  ledger_->set_role(0, Role::kPrefill);  // that one is there for others
-  EXPECT_EQ(place(6400, {}).stage, Stage::kPrefill);
+TEST_F(SplitTest, WhatAnAnswersWorkerHoldsForTheMostPartIsTakenWhole) {
+  fleet({Role::kDecode, Role::kPrefill, Role::kDecode});
+  report(0, 6);
+  report(2, 6);
+  hold(0, 51);
+  EXPECT_EQ(place(6400).stage, Stage::kWhole);
+  EXPECT_EQ(why_.rows().size(), 2U);  // nothing else was thought of
+  index_.cleared(0);
+  hold(0, 50);
+  (void)place(6400);
+  EXPECT_EQ(why_.rows().size(), 3U);
+  ledger_->set_role(1, Role::kBoth);
+  index_.cleared(0);
+  hold(1, 51);
+  EXPECT_EQ(place(6400).stage, Stage::kWhole);
+  EXPECT_EQ(why_.rows().size(), 3U);
 }
 
 TEST_F(SplitTest, PoliciesWithoutTimesSplitWhereWorkersTakeNothingElse) {
