@@ -106,6 +106,11 @@ WorkerHealth::Check WorkerHealth::next(TimePoint now) {
   return Check::kProbe;
 }
 
+bool WorkerHealth::hangs(TimePoint now) const noexcept {
+  return state_ == WorkerState::kSuspect && needs_canary() &&
+         now - token_at_ - options_.canary_timeout >= options_.canary_after;
+}
+
 void WorkerHealth::suspect(Suspicion why, TimePoint now) {
   if (state_ != WorkerState::kReady) return;
   if (now - ready_at_ >= options_.stable) pause_ = options_.pause_first;

@@ -71,6 +71,9 @@ class WorkerHealth final {
   [[nodiscard]] Check next(TimePoint now);
 
   [[nodiscard]] WorkerState state() const noexcept { return state_; }
+  /// It is suspect, and a canary has waited in vain, with no token of any request meanwhile: what
+  /// it has been given had better go elsewhere.
+  [[nodiscard]] bool hangs(TimePoint now) const noexcept;
   /// Of the last time it was suspect.
   [[nodiscard]] Suspicion suspicion() const noexcept { return suspicion_; }
   [[nodiscard]] const std::array<std::uint64_t, kSuspicions>& suspected() const noexcept {

@@ -90,6 +90,31 @@ TEST_F(WorkerHealthTest, H6_AWorkerThatAnswersProbesAndGivesNoTokenIsFoundByACan
   EXPECT_EQ(health_.state(), WorkerState::kReady);
 }
 
+TEST_F(WorkerHealthTest, ItHangsOnceACanaryHasWaitedInVainAndNoMoreWhenOneComesBack) {
+  get_ready();
+  now_ += seconds(30);
+  health_.heartbeat(now_);
+  ASSERT_EQ(health_.next(now_), Check::kCanary);
+  health_.canary_ended(false, now_);  // refused: it may be busy with one long pass
+  EXPECT_EQ(health_.state(), WorkerState::kSuspect);
+  EXPECT_FALSE(health_.hangs(now_));
+  EXPECT_FALSE(health_.hangs(now_ + seconds(29)));
+  EXPECT_TRUE(health_.hangs(now_ + seconds(30)));
+  pass(31, true);
+  EXPECT_FALSE(health_.hangs(now_));
+  EXPECT_EQ(health_.state(), WorkerState::kReady);
+  fail_requests(FaultClass::kWorker, 3);
+  EXPECT_FALSE(health_.hangs(now_)) << "it fails at once, which is no reason to take the rest away";
+}
+
+TEST_F(WorkerHealthTest, WhoIsAskedForNoCanariesIsNeverSaidToHang) {
+  WorkerHealth health(now_, {.canary_after = Nanos::max(), .gone_after = Nanos::max()});
+  health.probed(true, now_);
+  for (int i = 0; i < 3; ++i) health.request_ended(FaultClass::kWorker, now_);
+  EXPECT_EQ(health.state(), WorkerState::kSuspect);
+  EXPECT_FALSE(health.hangs(now_ + std::chrono::hours(1000)));
+}
+
 TEST_F(WorkerHealthTest, H5_ABusyWorkerIsNotDeadThoughItsCanaryWaits) {
   get_ready();
   now_ += seconds(30);

@@ -29,6 +29,9 @@ Assignment& Assignment::operator=(Assignment&& other) noexcept {
 
 engine::Engine& Assignment::engine() const noexcept { return *at_->engine; }
 bool Assignment::is_remote() const noexcept { return at_->remote != nullptr; }
+bool Assignment::hangs() const noexcept {
+  return dispatcher_ != nullptr && at_->hangs.load(std::memory_order_relaxed);
+}
 
 void Assignment::taken() noexcept {
   // Who keeps no KV computes every prompt whole.

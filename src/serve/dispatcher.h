@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -98,6 +99,9 @@ class Assignment final {
   [[nodiscard]] bool prompt_only() const noexcept { return stage_ == router::Stage::kPrefill; }
   /// The worker may be lost while this process goes on.
   [[nodiscard]] bool is_remote() const noexcept;
+  /// The worker gives no tokens any more (fleet::WorkerHealth::hangs), and another would. Takes no
+  /// lock.
+  [[nodiscard]] bool hangs() const noexcept;
 
   /// The engine has taken the request: its prompt counts as there from now on.
   void taken() noexcept;
@@ -181,6 +185,7 @@ struct DispatchedWorker {
   std::string instance;                    // of that
   bool was_connected = false;
   bool given_up = false;
+  std::atomic<bool> hangs = false;  // Assignment::hangs(); by the last chores()
   std::uint32_t users = 0;          // assignments that point here
   std::unique_ptr<KvReader> cache;  // null: it tells nothing
   std::uint64_t refused = 0;        // charged, but never accepted
@@ -295,6 +300,7 @@ class Dispatcher final {
   void follow(kv::Slot slot);
   void add_own(std::unique_ptr<engine::Engine> engine, const DispatchOptions& options);
   void show_state(kv::Slot slot);
+  void show_who_hangs(TimePoint now);
   void retire_gone();
   void agree_on_tiers_key();
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;

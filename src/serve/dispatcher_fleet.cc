@@ -161,6 +161,7 @@ std::vector<Dispatcher::Chore> Dispatcher::chores() {
     registry_.tick(now, due);
     retire_gone();
     for (kv::Slot slot = 0; slot < workers_.size(); ++slot) show_state(slot);
+    show_who_hangs(now);
     requests_ever_max_ = std::max(requests_ever_max_, taken_at_once());
     for (const auto& [slot, check] : due) {
       if (slot >= workers_.size() || workers_[slot] == nullptr) continue;
@@ -212,6 +213,21 @@ void Dispatcher::show_state(kv::Slot slot) {
     state = worker.was_connected ? fleet::WorkerState::kSuspect : fleet::WorkerState::kStarting;
   }
   ledger_.set_state(slot, state);
+}
+
+/// Who hangs may come back, so what it has been given is left there until somebody else would take
+/// it.
+void Dispatcher::show_who_hangs(TimePoint now) {
+  const fleet::FleetView fleet = ledger_.view();
+  bool answered = false;
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    answered |= workers_[slot] != nullptr && fleet.state[slot] == fleet::WorkerState::kReady &&
+                fleet.role[slot] != fleet::Role::kPrefill;
+  }
+  for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+    if (workers_[slot] == nullptr) continue;
+    workers_[slot]->hangs = answered && registry_.health(slot)->hangs(now);
+  }
 }
 
 /// Workers that the registry has let go keep their engines for those who still point there.

@@ -122,6 +122,7 @@ class DispatcherFleetTest : public testing::Test {
                                       .gone_after = std::chrono::seconds(10)}};
   const engine::EngineInfo info_ = FakeRemote(std::make_shared<Seen>()).info_;
   Dispatcher dispatcher_{info_, {}, options_, clock_};
+  std::vector<Assignment> canaries_;  // that are under way
 };
 
 TEST_F(DispatcherFleetTest, WithoutWorkersNothingIsPlaced) {
@@ -436,6 +437,40 @@ TEST_F(DispatcherFleetTest, ACanaryIsChargedAndDecides) {
   clock_.advance(std::chrono::seconds(2));
   canary_ended(true);
   EXPECT_THAT(states(), ElementsAre(WorkerState::kReady));
+}
+
+TEST_F(DispatcherFleetTest, WhatHangsIsLeftThereUntilAnotherWorkerWouldTakeIt) {
+  join("a", "host:1");
+  Result<Assignment> placed = place();
+  const auto beat = [&](const std::string& who, Nanos time) {
+    for (const TimePoint until = clock_.now() + time; clock_.now() < until;) {
+      clock_.advance(std::chrono::seconds(3));
+      dispatcher_.heartbeat(who, false);
+      for (Dispatcher::Chore& chore : dispatcher_.chores()) {
+        if (chore.canary) canaries_.push_back(std::move(chore.canary));
+      }
+    }
+  };
+  beat("a", std::chrono::hours(1));
+  EXPECT_EQ(canaries_.size(), 1U);
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kReady));
+  beat("a", std::chrono::seconds(6));
+  EXPECT_THAT(states(), ElementsAre(WorkerState::kSuspect));
+  EXPECT_FALSE(placed->hangs());
+  join("b", "host:2");
+  EXPECT_TRUE(dispatcher_.set_role(1, fleet::Role::kPrefill));
+  dispatcher_.chores();
+  EXPECT_FALSE(placed->hangs());  // who only computes prompts is no help
+  EXPECT_TRUE(dispatcher_.set_role(1, fleet::Role::kBoth));
+  dispatcher_.chores();
+  EXPECT_TRUE(placed->hangs());
+  EXPECT_FALSE(place()->hangs());
+  beat("a", std::chrono::seconds(3));
+  ASSERT_EQ(canaries_.size(), 2U);
+  EXPECT_TRUE(placed->hangs());
+  canaries_.back().canary_ended(true);
+  dispatcher_.chores();
+  EXPECT_FALSE(placed->hangs());
 }
 
 TEST_F(DispatcherFleetTest, ADrainingWorkerGetsNothing) {

@@ -411,6 +411,7 @@ void Generation::send(const Error& error) {
 
 bool Generation::sweep(TimePoint now) {
   if (!LiveRequest::sweep(now)) return false;
+  leave_hanging_workers();
   if (!plan_.stream) return true;
   const TimePoint last = std::max(last_write_, arrived_);
   if (now - last < desk_.options().heartbeat || (streaming_ && !exchange_->writable())) return true;

@@ -149,6 +149,14 @@ bool Generation::give_to_another(Choice& choice) {
   return false;
 }
 
+/// Their legs end as those of lost workers do: without a token they go to another worker.
+void Generation::leave_hanging_workers() {
+  for (const Choice& choice : choices_) {
+    if (choice.ended || !choice.place.hangs()) continue;
+    choice.place.engine().abort(choice.leg, engine::CancelReason::kDeadline);
+  }
+}
+
 /// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
 /// one before went.
 Result<Assignment> Generation::place(const engine::GenerateRequest& request, Part part,

@@ -17,9 +17,15 @@ using engine::FinishReason;
 using engine::GenerateRequest;
 using engine::Output;
 
+/// A request with which its worker stops working, for good; canaries are none of these.
+enum class HangsWith { kNothing, kPrompt, kAnswer, kAnswerBegun };
+
 /// What a test says of all workers, and sees of them.
 struct Script {
   std::mutex mutex;
+  HangsWith hangs_with = HangsWith::kNothing;                    // the next one
+  std::set<std::string> hanging;                                 // who
+  std::vector<std::pair<engine::OutputSink*, RequestId>> stuck;  // with them
   std::vector<std::pair<engine::OutputSink*, Output>> held;
   bool hold_prompts = false;       // they are not done until it says so
   std::uint32_t answers_lost = 0;  // of those asked for from now on
@@ -39,6 +45,7 @@ class ScriptedEngine final : public engine::Engine {
     Output end{.request = request.id, .finish = FinishReason::kLength};
     end.usage.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
     std::unique_lock lock(script_.mutex);
+    if (hangs(request)) return {};
     script_.traces.push_back(request.traceparent);
     if (request.prefill_only) {
       script_.asked.push_back(name_);
@@ -79,6 +86,24 @@ class ScriptedEngine final : public engine::Engine {
   [[nodiscard]] const kv::EventSource* kv_events() const override { return nullptr; }
 
  private:
+  /// Under the script's lock.
+  bool hangs(const GenerateRequest& request) {
+    const bool canary = request.prompt.size() == 1;
+    const bool meant = request.prefill_only ? script_.hangs_with == HangsWith::kPrompt
+                                            : script_.hangs_with >= HangsWith::kAnswer;
+    if (!canary && meant) {
+      script_.hanging.insert(name_);
+      if (script_.hangs_with == HangsWith::kAnswerBegun) {
+        Output token{.request = request.id, .token = 'a'};
+        request.sink->deliver({&token, 1});
+      }
+      script_.hangs_with = HangsWith::kNothing;
+    }
+    if (!script_.hanging.contains(name_)) return false;
+    script_.stuck.emplace_back(request.sink, request.id);
+    return true;
+  }
+
   const std::string name_;
   const engine::EngineInfo info_;
   Script& script_;
@@ -111,7 +136,10 @@ class LostWorkersTest : public ServiceTest {
              .vocabulary_size = text::kTinyVocabulary,
              .hands_kv_over = true};
     auto remote = RemoteWorkers::start(
-        {.door = {.address = "127.0.0.1:0", .heartbeat = std::chrono::milliseconds(500)}}, clock_);
+        {.door = {.address = "127.0.0.1:0", .heartbeat = std::chrono::milliseconds(500)},
+         .canary_after = canary_after_,
+         .canary_timeout = canary_after_},
+        clock_);
     ASSERT_TRUE(remote.has_value());
     remote_ = std::move(*remote);
     options.workers = 0;
@@ -138,16 +166,22 @@ class LostWorkersTest : public ServiceTest {
     ServiceTest::TearDown();
     places_.clear();
     remote_.reset();
+    for (auto& [sink, id] : script_.stuck) {
+      Output end{.request = id, .finish = FinishReason::kCancelled};
+      sink->deliver({&end, 1});
+    }
     servers_.clear();
   }
-  std::string body() {
-    return R"({"model":"tiny","prompt":")" + std::string(100, 'x') + R"(","max_tokens":1})";
+  static std::string body(bool stream = false) {
+    return fmt::format(R"({{"model":"tiny","prompt":"{}","max_tokens":1,"stream":{}}})",
+                       std::string(100, 'x'), stream);
   }
   std::vector<std::string> asked() {
     const std::lock_guard lock(script_.mutex);
     return script_.asked;
   }
 
+  Nanos canary_after_ = std::chrono::seconds(30);
   engine::EngineInfo info_;
   Script script_;
   std::vector<std::unique_ptr<ScriptedEngine>> engines_;
@@ -217,6 +251,35 @@ TEST_F(LostWorkersTest, MoreChoicesThanTheyEverHoldAreRefusedAlsoWhileNobodyIsTh
   while (model_->dispatcher().view().workers.size() > 1) std::this_thread::yield();
   EXPECT_EQ(text_at(ask_for(most + 1, 400), "/error/param"), "n");
   ask_for(most, 503);  // as soon as they are back
+}
+
+/// The same, found soon when they give no tokens though their processes answer.
+class HangingWorkersTest : public LostWorkersTest {
+ protected:
+  HangingWorkersTest() { canary_after_ = std::chrono::milliseconds(200); }
+};
+
+TEST_F(HangingWorkersTest, APromptThatHangsIsComputedElsewhere) {
+  script_.hangs_with = HangsWith::kPrompt;
+  ask("/v1/completions", body());
+  EXPECT_THAT(script_.hanging, testing::ElementsAre("prompt"));
+  EXPECT_EQ(metric(R"(penstock_requests_split_total{outcome="recomputed"})"), 1);
+}
+
+TEST_F(HangingWorkersTest, AnAnswerWithoutATokenIsGivenElsewhere) {
+  script_.hangs_with = HangsWith::kAnswer;
+  ask("/v1/completions", body());
+  EXPECT_EQ(script_.hanging.size(), 1U);
+  EXPECT_EQ(metric("penstock_requests_moved_total"), 1);
+}
+
+TEST_F(HangingWorkersTest, AnAnswerThatHasBegunEndsWithAnError) {
+  script_.hangs_with = HangsWith::kAnswerBegun;
+  const std::vector<std::string> told = events(ask("/v1/completions", body(true)));
+  EXPECT_EQ(script_.hanging.size(), 1U);
+  ASSERT_GE(told.size(), 2U);
+  EXPECT_EQ(text_at(told.back(), "/error/message"),
+            "the worker stopped before the answer was complete");
 }
 
 }  // namespace
