@@ -62,7 +62,7 @@ struct DispatchRequest {
   std::span<const Labels::value_type> labels = {};  // only one that has all of them will do
   std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there
                                                 // as well, unless it would have to wait
-  std::optional<kv::Slot> not_at;               // was lost with this request: any other first
+  std::optional<kv::Slot> not_at;               // lost or refused this request: any other first
   TimePoint first_token_by = TimePoint::max();  // later is of no use
   bool may_split = false;  // one worker may compute the prompt and another answer
   /// Its prompt was computed there, with so many tokens kept: where it is answered. Null: it is not

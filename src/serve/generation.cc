@@ -69,7 +69,7 @@ Result<void> Generation::add_choice(engine::GenerateRequest request, bool first_
   request.traceparent = plan_.traceparent;
   choices_.push_back(std::move(choice));
   Result<void> given = give(choices_.back(), std::move(request));
-  if (given || give_to_another(choices_.back())) return {};
+  if (given || give_to_another(choices_.back(), given.error().code)) return {};
   choices_.pop_back();
   return given;
 }
@@ -147,7 +147,9 @@ void Generation::process(Choice& choice, engine::Output& output) {
       break;
     }
     case engine::FinishReason::kCancelled:
-      if (!deadline_.passed(desk_.clock().now()) && give_to_another(choice)) break;
+      if (!deadline_.passed(desk_.clock().now()) && give_to_another(choice, Code::kUnavailable)) {
+        break;
+      }
       error_ = deadline_.passed(desk_.clock().now())
                    ? late()
                    : Error{Code::kUnavailable, "the worker stopped before the answer was complete",
@@ -159,7 +161,7 @@ void Generation::process(Choice& choice, engine::Output& output) {
       error_ = Error{output.error_code, output.error.empty() ? "the worker failed" : output.error,
                      "", retryable ? 1 : 0};
       choice.place.failed(error_->fault());
-      if (output.error_code == Code::kUnavailable && give_to_another(choice)) error_.reset();
+      if (give_to_another(choice, output.error_code)) error_.reset();
       break;
     }
   }

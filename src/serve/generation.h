@@ -128,14 +128,15 @@ class Generation final : public LiveRequest {
   /// more to read counts as gone.
   static constexpr std::size_t kHeldBytesMax = std::size_t{64} << 20;
 
-  /// Workers that a request is given to at most, as long as each is lost before its first token.
+  /// Workers that a request is given to at most, as long as each is lost or full before its first
+  /// token.
   static constexpr unsigned kWorkersTried = 3;
 
   enum class Part : std::uint8_t { kFirstOfPrompt, kTwin, kWhole, kAnswer };
   Result<Assignment> place(const engine::GenerateRequest& request, Part part,
                            std::optional<kv::Slot> not_at = {}, const Choice* choice = nullptr);
   Result<void> give(Choice& choice, engine::GenerateRequest request);
-  bool give_to_another(Choice& choice);
+  bool give_to_another(Choice& choice, Code why);
   void leave_hanging_workers();
   Result<void> give_whole(Choice& choice, std::optional<kv::Slot> not_at);
   void prompt_ended(Choice& choice, const engine::Output& output);

@@ -14,10 +14,16 @@ namespace {
 
 std::atomic<std::uint64_t> last_leg{0};
 
+/// Whether another worker may take what one has refused so, whether it said so when it was asked or
+/// (as one of another process does) later.
+bool goes_elsewhere(Code refusal) {
+  return refusal == Code::kUnavailable || refusal == Code::kOverloaded;
+}
+
 }  // namespace
 
-/// To the worker that it has a place at, under a new name. A worker of another process may be lost
-/// on the way, so what it gets is kept.
+/// To the worker that it has a place at, under a new name. It may be full; one of another process
+/// may also say so later, or be lost on the way: what it gets is kept until then.
 Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
   if (choice.place.prompt_only()) {
     engine::GenerateRequest prompt{.sink = request.sink,
@@ -40,19 +46,18 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
   if (choice.kv_at && choice.place.worker() == choice.kv_at.worker()) request.fetch.reset();
   choice.leg = request.id = RequestId{last_leg.fetch_add(1) + 1};
   choice.again.reset();
-  if (!choice.answer && choice.place.is_remote()) {
-    choice.again = std::make_unique<engine::GenerateRequest>(request);
-  }
+  if (!choice.answer) choice.again = std::make_unique<engine::GenerateRequest>(request);
   desk_.by_leg_.emplace(choice.leg, this);
   Result<void> queued = choice.place.engine().generate(std::move(request));
   if (queued) {
     choice.place.taken();
+    if (!choice.place.is_remote()) choice.again.reset();
     return queued;
   }
   choice.place.refused();
   desk_.by_leg_.erase(choice.leg);
   if (choice.answer) return give_whole(choice, choice.place.worker());
-  if (queued.error().code != Code::kUnavailable) choice.again.reset();
+  if (!goes_elsewhere(queued.error().code)) choice.again.reset();
   return queued;
 }
 
@@ -91,9 +96,7 @@ Result<void> Generation::give_answer(Choice& choice, const engine::Output& promp
     if (choice.place) refused_at = choice.place.worker();
     given = give_at(choice, request, part, refused_at);
     if (given) desk_.metrics().split("handed_over");
-    const bool elsewhere = !given && (given.error().code == Code::kOverloaded ||
-                                      given.error().code == Code::kUnavailable);
-    if (!elsewhere) break;
+    if (given || !goes_elsewhere(given.error().code)) break;
   }
   return given;
 }
@@ -113,7 +116,7 @@ void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
     }
     given = give_whole(choice, choice.place.worker());
   }
-  if (!given && !give_to_another(choice)) error_ = given.error();
+  if (!given && !give_to_another(choice, given.error().code)) error_ = given.error();
 }
 
 /// The worker that computed the prompt may forget it.
@@ -130,21 +133,28 @@ Error Generation::late() const {
           "", 0};
 }
 
-/// Whose worker was lost before it gave a token has lost nothing but time.
-bool Generation::give_to_another(Choice& choice) {
-  while (choice.again && choice.workers_tried < kWorkersTried) {
+/// Whose worker was lost or full before it gave a token has lost nothing but time. One that was
+/// full is not asked again at once; one that was lost may be back.
+bool Generation::give_to_another(Choice& choice, Code why) {
+  while (choice.again && goes_elsewhere(why) && choice.workers_tried < kWorkersTried) {
     ++choice.workers_tried;
     engine::GenerateRequest request = std::move(*choice.again);
     choice.again.reset();
     desk_.by_leg_.erase(choice.leg);
-    Result<Assignment> place = this->place(request, Part::kWhole, choice.place.worker());
-    if (!place) return false;
+    const kv::Slot before = choice.place.worker();
+    Result<Assignment> place = this->place(request, Part::kWhole, before);
+    if (!place || (why == Code::kOverloaded && place->worker() == before)) return false;
     choice.place = std::move(*place);
-    desk_.metrics().moved();
-    const std::string_view trace = trace_id_of(plan_.traceparent);
-    log::info("request {}{}{}: its worker was lost before the first token; now at worker {}", id_,
-              trace.empty() ? "" : ", trace ", trace, choice.place.worker());
-    if (give(choice, std::move(request))) return true;
+    const Result<void> given = give(choice, std::move(request));
+    if (given) {
+      desk_.metrics().moved();
+      const std::string_view trace = trace_id_of(plan_.traceparent);
+      log::info("request {}{}{}: its worker was {} before the first token; now at worker {}", id_,
+                trace.empty() ? "" : ", trace ", trace, why == Code::kOverloaded ? "full" : "lost",
+                choice.place.worker());
+      return true;
+    }
+    why = given.error().code;
   }
   return false;
 }

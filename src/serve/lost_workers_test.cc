@@ -29,6 +29,7 @@ struct Script {
   std::vector<std::pair<engine::OutputSink*, Output>> held;
   bool hold_prompts = false;       // they are not done until it says so
   std::uint32_t answers_lost = 0;  // of those asked for from now on
+  Error lost_with{Code::kUnavailable, "it is about to end", "", 1};
   std::set<RequestId> kept;        // prompts
   std::vector<std::string> asked;  // in order: who, and with which KV
   std::vector<std::string> traces;
@@ -64,7 +65,7 @@ class ScriptedEngine final : public engine::Engine {
       script_.asked.push_back(name_ + kv);
       if (script_.answers_lost > 0) {
         --script_.answers_lost;
-        return fail(Code::kUnavailable, "it is about to end");
+        return std::unexpected(script_.lost_with);
       }
       end.token = 'a';
     }
@@ -212,6 +213,28 @@ TEST_F(LostWorkersTest, WhoAnswersInPlaceOfALostWorkerFindsThePromptsKvAsWell) {
   while (kept() > 0) std::this_thread::yield();
 }
 
+TEST_F(LostWorkersTest, WhatAFullWorkerRefusesGoesToAnotherWhichFindsThePromptsKvAsWell) {
+  script_.answers_lost = 2;
+  script_.lost_with = {Code::kOverloaded, "its queue is full", "", 1};
+  ask("/v1/completions", body());
+  const std::vector<std::string> all = asked();
+  ASSERT_EQ(all.size(), 4U) << testing::PrintToString(all);
+  EXPECT_EQ(all[0], "prompt");
+  for (const std::size_t i : {1, 2, 3}) EXPECT_THAT(all[i], testing::EndsWith(" with KV"));
+  EXPECT_NE(all[1], all[2]);
+  EXPECT_NE(all[2], all[3]);
+  EXPECT_EQ(metric("penstock_requests_moved_total"), 2);
+  script_.answers_lost = 3;
+  ask("/v1/completions", body(), 429);
+}
+
+TEST_F(LostWorkersTest, OfWhatItCannotDoNobodyElseIsAsked) {
+  script_.answers_lost = 1;
+  script_.lost_with = {Code::kUnprocessable, "not with this model", "", 0};
+  ask("/v1/completions", body(), 422);
+  EXPECT_EQ(asked().size(), 2U);
+}
+
 TEST_F(LostWorkersTest, WhereNobodyIsLeftWhoTakesAnswersAWorkerForWholeRequestsDoes) {
   script_.hold_prompts = true;
   Call call;
@@ -256,7 +279,7 @@ TEST_F(LostWorkersTest, MoreChoicesThanTheyEverHoldAreRefusedAlsoWhileNobodyIsTh
 /// The same, found soon when they give no tokens though their processes answer.
 class HangingWorkersTest : public LostWorkersTest {
  protected:
-  HangingWorkersTest() { canary_after_ = std::chrono::milliseconds(200); }
+  HangingWorkersTest() { canary_after_ = std::chrono::seconds(1); }
 };
 
 TEST_F(HangingWorkersTest, APromptThatHangsIsComputedElsewhere) {

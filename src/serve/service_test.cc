@@ -1,8 +1,11 @@
 #include "serve/service.h"
 
 #include <algorithm>
+#include <list>
+#include <thread>
 
 #include "api/openai.h"
+#include "engine/remote/until_for_test.h"
 #include "serve/internal/service_for_test.h"
 
 namespace penstock::serve {
@@ -252,6 +255,35 @@ TEST_F(RoutedServiceTest, WhatClientsAskOfTheRouterIsChecked) {
     std::this_thread::yield();
   }
   ask("/debug/nothing", "", 404, "GET");
+}
+
+/// Two workers whose passes never end, and which hold two requests each.
+class FullServiceTest : public ServiceTest {
+ protected:
+  void configure(ModelOptions& options) override {
+    options.workers = 2;
+    options.simulated.emplace();
+    options.simulated->worker.speedup = 1e-9;
+    options.simulated->worker.sequences_max = 1;
+    options.simulated->queue_max = 1;
+    options.dispatch.policy = "round-robin";
+  }
+};
+
+TEST_F(FullServiceTest, WhatAFullWorkerRefusesGoesToAnotherAndIsRefusedOnceAllAreFull) {
+  const std::string body = R"({"model":"tiny","prompt":[1,2]})";
+  std::list<Call> calls;
+  std::vector<std::unique_ptr<net::HttpCallHandle>> handles;
+  const auto hold = [&](const Headers& headers) {
+    calls.emplace_back();
+    handles.push_back(start(calls.back(), "/v1/completions", body, "POST", headers));
+    EXPECT_TRUE(engine::until([&] { return model_->dispatcher().in_flight() == calls.size(); }));
+  };
+  for (int i = 0; i < 2; ++i) hold({{"x-data-parallel-rank", "0"}});
+  for (int i = 0; i < 2; ++i) hold({});  // at least one of them in the turn of the full one
+  EXPECT_GE(metric("penstock_requests_moved_total"), 1);
+  ask("/v1/completions", body, 429);
+  on_loop([&] { handles.clear(); });
 }
 
 /// One worker for prompts and one for answers; the policy splits whatever can be.
