@@ -79,6 +79,13 @@ void WorkerHealth::drain() noexcept {
   if (state_ != WorkerState::kGone) state_ = WorkerState::kDraining;
 }
 
+void WorkerHealth::unwatched(Nanos time, TimePoint now) {
+  const auto later = [&](TimePoint at) { return std::min(at + time, now); };
+  sign_at_ = later(sign_at_);
+  token_at_ = later(token_at_);
+  if (canary_at_) canary_at_ = later(*canary_at_);
+}
+
 WorkerHealth::Check WorkerHealth::next(TimePoint now) {
   if (state_ == WorkerState::kGone) return Check::kNothing;
   if (options_.gone_after < now - sign_at_) {

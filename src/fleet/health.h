@@ -67,6 +67,10 @@ class WorkerHealth final {
   /// It will not come back under this identity.
   void left() noexcept { state_ = WorkerState::kGone; }
 
+  /// Nobody looked for so long until now, so what the worker said meanwhile may be unread yet: that
+  /// time does not count against it.
+  void unwatched(Nanos time, TimePoint now);
+
   /// Lets the time pass, and says what to do now. Asking counts as done. Call it often.
   [[nodiscard]] Check next(TimePoint now);
 
@@ -74,6 +78,8 @@ class WorkerHealth final {
   /// It is suspect, and a canary has waited in vain, with no token of any request meanwhile: what
   /// it has been given had better go elsewhere.
   [[nodiscard]] bool hangs(TimePoint now) const noexcept;
+  /// A canary was asked for, and may still come back in time.
+  [[nodiscard]] bool awaits_canary() const noexcept { return canary_at_.has_value(); }
   /// Of the last time it was suspect.
   [[nodiscard]] Suspicion suspicion() const noexcept { return suspicion_; }
   [[nodiscard]] const std::array<std::uint64_t, kSuspicions>& suspected() const noexcept {

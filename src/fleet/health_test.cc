@@ -182,6 +182,29 @@ TEST_F(WorkerHealthTest, GoneWhenSilentForLongIfAskedFor) {
   EXPECT_EQ(health.state(), WorkerState::kGone);
 }
 
+TEST_F(WorkerHealthTest, TimeInWhichNobodyLookedDoesNotCountAgainstIt) {
+  WorkerHealth health(now_, {.gone_after = std::chrono::minutes(5)});
+  health.probed(true, now_);
+  now_ += std::chrono::hours(1);
+  health.unwatched(std::chrono::hours(1), now_);
+  EXPECT_EQ(health.next(now_), Check::kNothing);
+  health.heartbeat(now_);
+  EXPECT_EQ(health.next(now_ + seconds(19)), Check::kProbe);
+  health.probed(true, now_ + seconds(19));
+  EXPECT_EQ(health.next(now_ + seconds(30)), Check::kCanary);
+  now_ += std::chrono::hours(1);
+  health.unwatched(std::chrono::hours(2), now_);  // what was read since is not of the future
+  health.heartbeat(now_);
+  (void)health.next(now_ + seconds(19));
+  EXPECT_EQ(health.state(), WorkerState::kReady);
+  EXPECT_TRUE(health.awaits_canary());
+  (void)health.next(now_ + seconds(30));
+  EXPECT_FALSE(health.awaits_canary());
+  EXPECT_EQ(health.state(), WorkerState::kSuspect);
+  (void)health.next(now_ + seconds(301));
+  EXPECT_EQ(health.state(), WorkerState::kGone);
+}
+
 TEST_F(WorkerHealthTest, WhateverWasSeenAWorkerThatIsWellAgainComesBackAndOneThatIsNotStaysOut) {
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     Rng rng(seed);

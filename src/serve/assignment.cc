@@ -103,6 +103,13 @@ void Assignment::canary_ended(bool well) noexcept {
   }
 }
 
+bool Assignment::canary_lost() const noexcept {
+  if (dispatcher_ == nullptr) return true;
+  const std::lock_guard lock(dispatcher_->mutex_);
+  return dispatcher_->workers_[worker_].get() != at_ ||
+         !dispatcher_->registry_.health(worker_)->awaits_canary();
+}
+
 void Assignment::release() noexcept {
   if (dispatcher_ == nullptr) return;
   Dispatcher& dispatcher = *std::exchange(dispatcher_, nullptr);

@@ -73,6 +73,7 @@ Dispatcher::Dispatcher(const engine::EngineInfo& info,
       health_(options.health),
       tiers_key_(info.kv_tiers_key),
       changes_(engines.size() + options.joins_max),
+      chores_at_(clock.now()),
       ledger_({.slots_max = static_cast<std::uint32_t>(engines.size()) + options.joins_max,
                .count_distinct_blocks = make_policy(options.policy)->needs().active}),
       // Prompts are not trusted, so whoever makes them must not know where they collide.

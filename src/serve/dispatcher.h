@@ -119,6 +119,8 @@ class Assignment final {
   void failed(FaultClass fault) noexcept;
   /// It was a canary (Dispatcher::Chore), and has given its token or not.
   void canary_ended(bool well) noexcept;
+  /// Nobody waits for this canary any more: its worker has been given up, or taken for hung.
+  [[nodiscard]] bool canary_lost() const noexcept;
   void release() noexcept;
 
  private:
@@ -265,7 +267,8 @@ class Dispatcher final {
     Assignment canary;                      // kCanary: what the request is charged as
   };
   /// Lets the time pass: states, leases, the ends of those that are gone. To be called every few
-  /// moments, by one thread.
+  /// moments, by one thread. When it was not for a second or more, as in a process that was stopped
+  /// or short of time, what workers said meanwhile may be unread: that time does not count.
   std::vector<Chore> chores();
   /// Ends what the workers of other processes have been given. No chores() from then on.
   void give_up_workers();
@@ -334,6 +337,7 @@ class Dispatcher final {
   std::unordered_map<std::string, fleet::Role> set_roles_;  // by kProcessLabel, as last set
   std::uint32_t turn_ = 0;
   std::uint64_t requests_ever_max_ = 0;
+  TimePoint chores_at_;  // the last ones
   bool draining_ = false;
   fleet::Ledger ledger_;
   kv::PrefixIndex index_;

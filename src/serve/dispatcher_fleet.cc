@@ -14,6 +14,7 @@ namespace penstock::serve {
 namespace {
 
 constexpr kv::Slot kNobody = ~kv::Slot{0};
+constexpr Nanos kUnwatched = std::chrono::seconds(1);  // between chores()
 
 /// Why a worker cannot serve what the others serve; empty: it can. Blocks and prompts must be cut
 /// alike; limits may be wider.
@@ -157,6 +158,11 @@ std::vector<Dispatcher::Chore> Dispatcher::chores() {
     const std::lock_guard lock(mutex_);
     const TimePoint now = clock_.now();
     catch_up(now);
+    if (const Nanos since = now - std::exchange(chores_at_, now); since >= kUnwatched) {
+      for (kv::Slot slot = 0; slot < workers_.size(); ++slot) {
+        if (workers_[slot] != nullptr) registry_.health(slot)->unwatched(since, now);
+      }
+    }
     std::vector<fleet::Registry::Due> due;
     registry_.tick(now, due);
     retire_gone();

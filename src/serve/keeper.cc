@@ -12,11 +12,7 @@ constexpr std::uint64_t kCanaryIds = std::uint64_t{1} << 63;
 
 }  // namespace
 
-Keeper::Keeper(Dispatcher& dispatcher, Nanos canary_timeout, const Clock& clock)
-    : dispatcher_(dispatcher),
-      canary_timeout_(canary_timeout),
-      clock_(clock),
-      thread_([this] { run(); }) {}
+Keeper::Keeper(Dispatcher& dispatcher) : dispatcher_(dispatcher), thread_([this] { run(); }) {}
 
 Keeper::~Keeper() {
   {
@@ -31,7 +27,7 @@ Keeper::~Keeper() {
     changed_.wait(lock, [this] { return probes_ == 0; });
   }
   for (const auto& [id, canary] : canaries_) {
-    canary.place.engine().abort(id, engine::CancelReason::kShutdown);
+    canary.engine().abort(id, engine::CancelReason::kShutdown);
   }
   while (!canaries_.empty()) {
     canary_sink_.wait_for_one();
@@ -58,10 +54,8 @@ void Keeper::look_after() {
       send_probe(chore);
     }
   }
-  const TimePoint now = clock_.now();
   for (const auto& [id, canary] : canaries_) {
-    if (now - canary.sent < canary_timeout_) continue;
-    canary.place.engine().abort(id, engine::CancelReason::kDeadline);
+    if (canary.canary_lost()) canary.engine().abort(id, engine::CancelReason::kDeadline);
   }
 }
 
@@ -80,16 +74,16 @@ void Keeper::send_probe(const Dispatcher::Chore& chore) {
 
 void Keeper::send_canary(Assignment place) {
   const RequestId id{kCanaryIds + ++last_canary_};
-  Canary& canary = canaries_[id];
-  canary = {.place = std::move(place), .sent = clock_.now()};
+  Assignment& canary = canaries_[id];
+  canary = std::move(place);
   engine::GenerateRequest request{.id = id,
                                   .sink = &canary_sink_,
                                   .prompt = {0},
                                   .sampling = {.temperature = 0},
                                   .ignore_eos = true,
                                   .max_tokens = 1};
-  if (canary.place.engine().generate(std::move(request))) return;
-  canary.place.refused();
+  if (canary.engine().generate(std::move(request))) return;
+  canary.refused();
   engine::Output failed{.request = id, .finish = engine::FinishReason::kError};
   canary_sink_.deliver({&failed, 1});
 }
@@ -97,8 +91,8 @@ void Keeper::send_canary(Assignment place) {
 void Keeper::settle_canaries() {
   for (const auto& [id, well] : canary_sink_.take()) {
     const auto found = canaries_.find(id);
-    log::debug("canary of worker {}: {}", found->second.place.worker(), well ? "well" : "no token");
-    found->second.place.canary_ended(well);
+    log::debug("canary of worker {}: {}", found->second.worker(), well ? "well" : "no token");
+    found->second.canary_ended(well);
     canaries_.erase(found);
   }
 }

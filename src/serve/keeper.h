@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/clock.h"
 #include "engine/engine.h"
 #include "serve/dispatcher.h"
 
@@ -19,20 +18,14 @@ namespace penstock::serve {
 /// of those that are gone.
 class Keeper final {
  public:
-  /// Begins at once. A canary without a token for so long is taken back. `dispatcher` outlives
-  /// this.
-  Keeper(Dispatcher& dispatcher, Nanos canary_timeout, const Clock& clock);
+  /// Begins at once. `dispatcher` outlives this.
+  explicit Keeper(Dispatcher& dispatcher);
   /// What was given to workers of other processes ends; none may join any more.
   ~Keeper();
   Keeper(const Keeper&) = delete;
   Keeper& operator=(const Keeper&) = delete;
 
  private:
-  /// One token asked of a worker that has given none for long, or whose requests failed.
-  struct Canary {
-    Assignment place;
-    TimePoint sent{};
-  };
   class CanarySink final : public engine::OutputSink {
    public:
     void deliver(std::span<engine::Output> outputs) override;
@@ -54,8 +47,6 @@ class Keeper final {
   void settle_canaries();
 
   Dispatcher& dispatcher_;
-  const Nanos canary_timeout_;
-  const Clock& clock_;
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -64,7 +55,8 @@ class Keeper final {
 
   // The thread's.
   CanarySink canary_sink_;
-  std::unordered_map<RequestId, Canary> canaries_;
+  // One token each, asked of workers that have given none for long, or whose requests failed.
+  std::unordered_map<RequestId, Assignment> canaries_;
   std::uint64_t last_canary_ = 0;
 
   std::thread thread_;

@@ -62,11 +62,12 @@ class KeeperTest : public testing::Test {
     engines.push_back(std::make_unique<MoodyEngine>());
     engine_ = static_cast<MoodyEngine*>(engines.front().get());
     const engine::EngineInfo info = engine_->info();
-    const fleet::WorkerHealth::Options health{.pause_first = std::chrono::milliseconds(1),
+    const fleet::WorkerHealth::Options health{.canary_timeout = std::chrono::milliseconds(1),
+                                              .pause_first = std::chrono::milliseconds(1),
                                               .pause_max = std::chrono::milliseconds(1)};
     dispatcher_ = std::make_unique<Dispatcher>(info, std::move(engines),
                                                DispatchOptions{.health = health}, clock_);
-    keeper_ = std::make_unique<Keeper>(*dispatcher_, kCanaryTimeout, clock_);
+    keeper_ = std::make_unique<Keeper>(*dispatcher_);
   }
   void become_suspect() {
     const std::vector<Token> prompt(10);
@@ -78,7 +79,6 @@ class KeeperTest : public testing::Test {
   }
   fleet::WorkerState state() { return dispatcher_->view().workers.at(0).state; }
 
-  static constexpr Nanos kCanaryTimeout = std::chrono::milliseconds(1);
   SteadyClock clock_;
   std::unique_ptr<Dispatcher> dispatcher_;
   MoodyEngine* engine_ = nullptr;

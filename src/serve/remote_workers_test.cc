@@ -41,7 +41,7 @@ class RemoteWorkersTest : public testing::Test {
         DispatchOptions{.joins_max = 4, .health = health_options(workers_->options())}, clock_);
   }
   void serve() {
-    keeper_ = std::make_unique<Keeper>(*dispatcher_, workers_->options().canary_timeout, clock_);
+    keeper_ = std::make_unique<Keeper>(*dispatcher_);
     workers_->serve(*dispatcher_);
   }
   Result<void> join() {

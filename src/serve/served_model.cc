@@ -132,8 +132,7 @@ Result<std::unique_ptr<ServedModel>> ServedModel::load(const ModelOptions& optio
   }
   if (!info) return std::unexpected(info.error());
   model->dispatcher_ = std::make_unique<Dispatcher>(*info, std::move(engines), dispatch, clock);
-  model->keeper_ =
-      std::make_unique<Keeper>(*model->dispatcher_, dispatch.health.canary_timeout, clock);
+  model->keeper_ = std::make_unique<Keeper>(*model->dispatcher_);
   if (options.remote != nullptr) {
     model->remote_ = options.remote;
     model->remote_->serve(*model->dispatcher_);

@@ -26,6 +26,10 @@ constexpr const char* kInstance = "penstock-instance";
 constexpr int kKeepaliveMs = 5000;
 
 /// Takes as long whatever the bytes are.
+/// What a caller was given is kept for so long while it does not answer at all: it may be a front
+/// end that was stopped for a moment. The calls of one that ends or is killed end at once.
+constexpr int kCallerSilentMs = 30'000;
+
 bool same_secret(std::string_view given, std::string_view known) {
   unsigned difference = given.size() == known.size() ? 0 : 1;
   for (std::size_t i = 0; i < known.size(); ++i) {
@@ -204,7 +208,7 @@ Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              kKeepaliveMs / 2);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kCallerSilentMs);
   builder.SetMaxReceiveMessageSize(message_bytes_max);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
