@@ -21,6 +21,12 @@ Result<HostPort> parse_host_port(std::string_view text) {
               fmt::format("{}: expected HOST:PORT, such as 127.0.0.1:7000 or [::1]:7000", text));
 }
 
+std::string bare_host(std::string_view text) {
+  const Result<HostPort> at = parse_host_port(text);
+  if (!at) return {};
+  return at->host.starts_with('[') ? at->host.substr(1, at->host.size() - 2) : at->host;
+}
+
 bool is_loopback(std::string_view host) {
   if (host == "localhost") return true;
   in6_addr six{};

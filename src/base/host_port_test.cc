@@ -19,6 +19,12 @@ TEST(HostPort, IsTakenApartAndNothingElseIs) {
   }
 }
 
+TEST(HostPort, AHostIsLookedUpWithoutBrackets) {
+  EXPECT_EQ(bare_host("[::1]:7000"), "::1");
+  EXPECT_EQ(bare_host("worker-7:7000"), "worker-7");
+  EXPECT_EQ(bare_host("worker-7"), "");
+}
+
 TEST(HostPort, TheLoopbackIsKnownByItsNumber) {
   for (const char* host : {"127.0.0.1", "127.255.0.9", "localhost", "[::1]"}) {
     EXPECT_TRUE(is_loopback(host)) << host;

@@ -73,14 +73,6 @@ Result<void> make_folder(const std::string& folder) {
   return {};
 }
 
-/// As KvSharing wants it: without an IPv6 address's brackets.
-std::string host_of(const std::string& listen) {
-  const Result<HostPort> at = parse_host_port(listen);
-  if (!at) return {};
-  const bool bracketed = at->host.starts_with('[') && at->host.size() > 2;
-  return bracketed ? at->host.substr(1, at->host.size() - 2) : at->host;
-}
-
 }  // namespace
 
 Result<engine::KvSharing> kv_sharing(const std::string& transfer, const std::string& listen,
@@ -94,7 +86,7 @@ Result<engine::KvSharing> kv_sharing(const std::string& transfer, const std::str
                 fmt::format("--kv-transfer tcp: --join-secret must have {} characters at least",
                             transfer::TcpServer::kSecretBytesMin));
   }
-  if ((transfer == "auto" || transfer == "tcp") && proves) sharing.tcp_listen = host_of(listen);
+  if ((transfer == "auto" || transfer == "tcp") && proves) sharing.tcp_listen = bare_host(listen);
   return sharing;
 }
 

@@ -33,20 +33,12 @@ using Context = std::shared_ptr<grpc::ClientContext>;
 
 constexpr auto kAskTimeout = std::chrono::seconds(2);
 
-/// By number, as tickets name it: without an IPv6 address's brackets.
-std::string host_of(const std::string& address) {
-  const Result<HostPort> at = parse_host_port(address);
-  if (!at) return {};
-  const bool bracketed = at->host.starts_with('[') && at->host.size() > 2;
-  return bracketed ? at->host.substr(1, at->host.size() - 2) : at->host;
-}
-
 class Remote final : public RemoteEngine, public AskedRequests {
  public:
   Remote(RemoteOptions options, const Clock& clock)
       : options_(std::move(options)),
         clock_(clock),
-        host_(host_of(options_.address)),
+        host_(bare_host(options_.address)),
         nonce_(std::random_device{}()),
         channel_(rpc::open_channel(options_.address)),
         inference_(oe::Inference::NewStub(channel_)),
@@ -161,7 +153,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
 
   const RemoteOptions options_;
   const Clock& clock_;
-  const std::string host_;     // of the worker
+  const std::string host_;  // of the worker, as tickets name it
   const std::uint32_t nonce_;  // of the names that requests have there: others ask it as well
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<oe::Inference::Stub> inference_;
