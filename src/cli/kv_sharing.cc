@@ -14,6 +14,7 @@
 
 #include "base/host_port.h"
 #include "base/log.h"
+#include "engine/derived_secret.h"
 #include "transfer/memory.h"
 #include "transfer/tcp_server.h"
 
@@ -77,8 +78,10 @@ Result<void> make_folder(const std::string& folder) {
 
 Result<engine::KvSharing> kv_sharing(const std::string& transfer, const std::string& listen,
                                      const std::string& secret) {
-  engine::KvSharing sharing{
-      .socket_folder = {}, .tcp_listen = {}, .tcp_advertise = {}, .secret = secret};
+  engine::KvSharing sharing{.socket_folder = {},
+                            .tcp_listen = {},
+                            .tcp_advertise = {},
+                            .secret = engine::derived_secret(secret, "penstock KV over TCP")};
   if (transfer == "auto" || transfer == "shm") sharing.socket_folder = socket_folder();
   const bool proves = secret.size() >= transfer::TcpServer::kSecretBytesMin;
   if (transfer == "tcp" && !proves) {

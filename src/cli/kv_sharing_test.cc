@@ -13,6 +13,7 @@
 #include <fstream>
 #include <string>
 
+#include "engine/derived_secret.h"
 #include "transfer/memory.h"
 
 namespace penstock::cli {
@@ -58,6 +59,15 @@ TEST(KvSharing, WhatKilledWorkersLeftIsClearedAndNothingElse) {
     EXPECT_FALSE(std::filesystem::exists(in(name))) << name;
   }
   std::filesystem::remove_all(base);
+}
+
+TEST(KvSharing, WhatIsProvedOverTcpIsNotWhatAnybodyCouldHear) {
+  const std::string secret = "sixteen letters!";
+  const engine::KvSharing sharing = kv_sharing("tcp", "127.0.0.1:1", secret).value();
+  EXPECT_NE(sharing.secret, secret);
+  EXPECT_NE(sharing.secret, engine::derived_secret(secret, "penstock gRPC"));
+  EXPECT_EQ(sharing.secret, kv_sharing("auto", "127.0.0.1:2", secret)->secret);
+  EXPECT_FALSE(kv_sharing("tcp", "127.0.0.1:1", "fifteen letters").has_value());
 }
 
 }  // namespace

@@ -144,6 +144,7 @@ class Worker final : public Joining {
   explicit Worker(const JoinOptions& options)
       : options_(options),
         stub_(ps::FrontEnd::NewStub(rpc::open_channel(options.front_end))),
+        bearer_(rpc::bearer_of(options.secret)),
         thread_([this] { run(); }) {}
 
   ~Worker() override {
@@ -195,7 +196,7 @@ class Worker final : public Joining {
     wire::write(options_.info, options_.tells_kv_events, *request.mutable_card());
     ps::JoinResponse response;
     grpc::ClientContext context;
-    rpc::add_headers(context, options_.secret, {});
+    rpc::add_headers(context, bearer_, {});
     context.set_deadline(std::chrono::system_clock::now() + kJoinTimeout);
     const grpc::Status status = stub_->Join(&context, request, &response);
     note(status);
@@ -224,7 +225,7 @@ class Worker final : public Joining {
     request.set_instance_id(options_.instance);
     ps::LeaveResponse response;
     grpc::ClientContext context;
-    rpc::add_headers(context, options_.secret, {});
+    rpc::add_headers(context, bearer_, {});
     context.set_deadline(std::chrono::system_clock::now() + kLeaveTimeout);
     const grpc::Status status = stub_->Leave(&context, request, &response);
     if (!status.ok()) {
@@ -232,6 +233,7 @@ class Worker final : public Joining {
     }
   }
 
+  const std::string bearer_;
   const JoinOptions options_;
   const std::unique_ptr<ps::FrontEnd::Stub> stub_;
   mutable std::mutex mutex_;

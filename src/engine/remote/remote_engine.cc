@@ -39,6 +39,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
       : options_(std::move(options)),
         clock_(clock),
         host_(bare_host(options_.address)),
+        bearer_(rpc::bearer_of(options_.secret)),
         nonce_(std::random_device{}()),
         channel_(rpc::open_channel(options_.address)),
         inference_(oe::Inference::NewStub(channel_)),
@@ -116,7 +117,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
 
   [[nodiscard]] Context new_context() const {
     auto context = std::make_shared<grpc::ClientContext>();
-    rpc::add_headers(*context, options_.secret, options_.instance);
+    rpc::add_headers(*context, bearer_, options_.instance);
     return context;
   }
   void set_deadline(grpc::ClientContext& context, const Deadline& deadline) const {
@@ -154,6 +155,7 @@ class Remote final : public RemoteEngine, public AskedRequests {
   const RemoteOptions options_;
   const Clock& clock_;
   const std::string host_;  // of the worker, as tickets name it
+  const std::string bearer_;
   const std::uint32_t nonce_;  // of the names that requests have there: others ask it as well
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<oe::Inference::Stub> inference_;

@@ -301,7 +301,7 @@ TEST_F(RemoteEngineTest, OfAStrangerNoMessageIsTakenIn) {
   large.set_prompt(std::string(rpc::kMessageBytesMax + 1, 'x'));
   const auto status = [&](const std::string& secret) {
     grpc::ClientContext context;
-    rpc::add_headers(context, secret, {});
+    rpc::add_headers(context, rpc::bearer_of(secret), {});
     const auto call = stub->Generate(&context, large);
     oe::GenerateResponse response;
     EXPECT_FALSE(call->Read(&response));

@@ -12,6 +12,7 @@
 
 #include "base/host_port.h"
 #include "base/log.h"
+#include "engine/derived_secret.h"
 #include "engine/remote/internal/wire.h"
 #include "engine/remote/penstock.pb.h"
 
@@ -25,11 +26,11 @@ constexpr const char* kSecret = "penstock-secret";
 constexpr const char* kInstance = "penstock-instance";
 constexpr int kKeepaliveMs = 5000;
 
-/// Takes as long whatever the bytes are.
 /// What a caller was given is kept for so long while it does not answer at all: it may be a front
 /// end that was stopped for a moment. The calls of one that ends or is killed end at once.
 constexpr int kCallerSilentMs = 30'000;
 
+/// Takes as long whatever the bytes are.
 bool same_secret(std::string_view given, std::string_view known) {
   unsigned difference = given.size() == known.size() ? 0 : 1;
   for (std::size_t i = 0; i < known.size(); ++i) {
@@ -44,39 +45,39 @@ std::string_view text_of(const grpc_slice& slice) {
 }
 
 /// Looks at a call's headers; its messages are read only after that.
-void look_at(void* secret, grpc_auth_context* /*context*/, const grpc_metadata* headers,
+void look_at(void* bearer, grpc_auth_context* /*context*/, const grpc_metadata* headers,
              std::size_t count, grpc_process_auth_metadata_done_cb done, void* call) {
   const bool shown = std::ranges::any_of(std::span(headers, count), [&](const auto& header) {
     return text_of(header.key) == kSecret &&
-           same_secret(text_of(header.value), *static_cast<const std::string*>(secret));
+           same_secret(text_of(header.value), *static_cast<const std::string*>(bearer));
   });
   done(call, nullptr, 0, nullptr, 0, shown ? GRPC_STATUS_OK : GRPC_STATUS_UNAUTHENTICATED,
        shown ? nullptr : "the secret is missing or wrong");
 }
 
-/// Connections in the clear, on which each call shows the secret first. gRPC's own for connections
+/// Connections in the clear, on which each call shows the bearer first. gRPC's own for connections
 /// in the clear have no place for it, its core has.
-class SharedSecret final : public grpc::ServerCredentials {
+class ShownBearer final : public grpc::ServerCredentials {
  public:
-  explicit SharedSecret(std::string secret) : secret_(std::move(secret)) {}
+  explicit ShownBearer(std::string bearer) : bearer_(std::move(bearer)) {}
   void SetAuthMetadataProcessor(
       const std::shared_ptr<grpc::AuthMetadataProcessor>& /*processor*/) override {}
 
  private:
   int AddPortToServer(const std::string& address, grpc_server* server) override {
     grpc_server_credentials* plain = grpc_insecure_server_credentials_create();
-    if (!secret_.empty()) {
+    if (!bearer_.empty()) {
       grpc_server_credentials_set_auth_metadata_processor(
           plain, {.process = look_at,
-                  .destroy = [](void* secret) { delete static_cast<std::string*>(secret); },
-                  .state = new std::string(secret_)});
+                  .destroy = [](void* bearer) { delete static_cast<std::string*>(bearer); },
+                  .state = new std::string(bearer_)});
     }
     const int port = grpc_server_add_http2_port(server, address.c_str(), plain);
     grpc_server_credentials_release(plain);
     return port;
   }
 
-  const std::string secret_;
+  const std::string bearer_;
 };
 
 grpc::StatusCode status_code(Code code) {
@@ -122,9 +123,11 @@ void adopt_log() {
 
 }  // namespace
 
-void add_headers(grpc::ClientContext& context, const std::string& secret,
+std::string bearer_of(const std::string& secret) { return derived_secret(secret, "penstock gRPC"); }
+
+void add_headers(grpc::ClientContext& context, const std::string& bearer,
                  const std::string& instance) {
-  if (!secret.empty()) context.AddMetadata(kSecret, secret);
+  if (!bearer.empty()) context.AddMetadata(kSecret, bearer);
   if (!instance.empty()) context.AddMetadata(kInstance, instance);
 }
 
@@ -203,7 +206,7 @@ Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
     return std::unexpected(at.error());
   }
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, std::make_shared<SharedSecret>(secret), &port);
+  builder.AddListeningPort(address, std::make_shared<ShownBearer>(bearer_of(secret)), &port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              kKeepaliveMs / 2);

@@ -11,8 +11,12 @@
 
 namespace penstock::engine::rpc {
 
+/// What calls show of the secret that both sides share: who listens does not learn the secret, nor
+/// what else is derived from it. Empty without one.
+[[nodiscard]] std::string bearer_of(const std::string& secret);
+
 /// What every call carries (penstock.proto).
-void add_headers(grpc::ClientContext& context, const std::string& secret,
+void add_headers(grpc::ClientContext& context, const std::string& bearer,
                  const std::string& instance);
 /// OK, or why the call is refused: it may be meant for another life of the worker.
 [[nodiscard]] grpc::Status check_instance(const grpc::ServerContextBase& context,
@@ -35,9 +39,10 @@ void add_headers(grpc::ClientContext& context, const std::string& secret,
 /// Of what is sent to a worker and by one: a prompt of a million tokens takes 3 MiB.
 inline constexpr int kMessageBytesMax = 64 << 20;
 
-/// Listens on HOST:PORT (port 0: any free one, told in `port`). A call that does not show `secret`
-/// is refused before any message of it is taken in; empty: whoever can connect may call. Fails with
-/// kUnavailable when it cannot listen, kInvalidArgument when that is no address.
+/// Listens on HOST:PORT (port 0: any free one, told in `port`). A call that does not show
+/// bearer_of(secret) is refused before any message of it is taken in; empty: whoever can connect
+/// may call. Fails with kUnavailable when it cannot listen, kInvalidArgument when that is no
+/// address.
 Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
                                                    const std::string& secret,
                                                    const std::vector<grpc::Service*>& services,
