@@ -20,6 +20,7 @@
 #include "cli/signals.h"
 #include "engine/remote/engine_server.h"
 #include "engine/remote/membership.h"
+#include "engine/role.h"
 
 namespace penstock::cli {
 namespace {
@@ -108,11 +109,6 @@ Result<std::unique_ptr<engine::Engine>> load(const WorkerFlags& flags, serve::Mo
   return engine;
 }
 
-engine::WorkerRole role_of(std::string_view name) {
-  if (name == "prefill") return engine::WorkerRole::kPrefill;
-  return name == "decode" ? engine::WorkerRole::kDecode : engine::WorkerRole::kBoth;
-}
-
 /// The engine's options, with how it shares KV. Fails with what is wrong.
 Result<serve::ModelOptions> settle_engine(const WorkerFlags& flags) {
   Result<serve::ModelOptions> options = engine_options(flags.engine, 1);
@@ -164,7 +160,7 @@ int run_worker(const WorkerFlags& flags) {
   }
   join->instance = engine::new_instance();
   join->info = (*engine)->info();
-  join->role = role_of(flags.role);
+  join->role = engine::find_role(flags.role).value();
   join->tells_kv_events = (*engine)->kv_events() != nullptr;
   Result<std::unique_ptr<engine::EngineServer>> server = engine::EngineServer::start(
       {.address = flags.listen, .instance = join->instance, .secret = flags.secret}, **engine,

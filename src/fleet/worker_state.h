@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "engine/role.h"
+
 namespace penstock::fleet {
 
 /// What a worker is good for. Only ready workers get new requests; suspect ones if none is ready.
@@ -22,13 +24,7 @@ enum class Trust : std::uint8_t {
   kLoadOnly,    // the worker tells nothing of its cache
 };
 
-/// Which part of a request a worker takes.
-enum class Role : std::uint8_t {
-  kBoth,
-  kPrefill,  // prompts of others
-  kDecode,   // answers, with prompts of their own or of others
-  kWhole,    // whole requests only: its KV cannot go to the others, nor theirs to it
-};
+using engine::Role;
 
 [[nodiscard]] constexpr std::string_view to_string(WorkerState state) noexcept {
   switch (state) {
@@ -47,16 +43,6 @@ enum class Role : std::uint8_t {
     case Trust::kCatchingUp: return "catching_up";
     case Trust::kDegraded: return "degraded";
     case Trust::kLoadOnly: return "load_only";
-  }
-  return {};
-}
-
-[[nodiscard]] constexpr std::string_view to_string(Role role) noexcept {
-  switch (role) {
-    case Role::kBoth: return "both";
-    case Role::kPrefill: return "prefill";
-    case Role::kDecode: return "decode";
-    case Role::kWhole: return "whole";
   }
   return {};
 }

@@ -117,9 +117,9 @@ class LostWorkersTest : public ServiceTest {
   void SetUp() override {
     if (engine::kThreadSanitizer) GTEST_SKIP() << "gRPC is not built for it";
     ServiceTest::SetUp();
-    for (const auto role : {engine::WorkerRole::kDecode, engine::WorkerRole::kDecode}) join(role);
+    for (const auto role : {engine::Role::kDecode, engine::Role::kDecode}) join(role);
     info_.kv_compatibility_key = "another";
-    join(engine::WorkerRole::kBoth);
+    join(engine::Role::kBoth);
     while (std::ranges::count(model_->dispatcher().view().workers, fleet::WorkerState::kReady,
                               &WorkerView::state) < 4) {
       std::this_thread::yield();
@@ -146,9 +146,9 @@ class LostWorkersTest : public ServiceTest {
     options.workers = 0;
     options.remote = remote_.get();
     options.dispatch.policy = "round-robin";
-    join(engine::WorkerRole::kPrefill);
+    join(engine::Role::kPrefill);
   }
-  void join(engine::WorkerRole role) {
+  void join(engine::Role role) {
     constexpr const char* kNames[] = {"prompt", "answer-1", "answer-2", "whole"};
     const std::string name = kNames[engines_.size()];
     engines_.push_back(std::make_unique<ScriptedEngine>(name, info_, script_));

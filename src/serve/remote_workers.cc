@@ -9,15 +9,6 @@ namespace {
 
 constexpr Nanos kRound = std::chrono::milliseconds(50);
 
-fleet::Role role_of(engine::WorkerRole role) {
-  switch (role) {
-    case engine::WorkerRole::kBoth: return fleet::Role::kBoth;
-    case engine::WorkerRole::kPrefill: return fleet::Role::kPrefill;
-    case engine::WorkerRole::kDecode: return fleet::Role::kDecode;
-  }
-  return fleet::Role::kBoth;
-}
-
 }  // namespace
 
 fleet::WorkerHealth::Options health_options(const RemoteWorkersOptions& options) {
@@ -95,7 +86,7 @@ Result<void> RemoteWorkers::join(const engine::JoiningWorker& worker) {
     joined = dispatcher->join({.instance = worker.instance,
                                .address = worker.address,
                                .labels = worker.labels,
-                               .role = role_of(worker.role)},
+                               .role = worker.role},
                               worker.info, connect);
   }
   const std::lock_guard lock(mutex_);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "engine/role.h"
 #include "serve/desk.h"
 #include "serve/process_stats.h"
 #include "serve/workers_page.h"
@@ -81,9 +82,8 @@ std::string unescape(std::string_view text) {
 }
 
 Result<fleet::Role> role_of(std::string_view query) {
-  for (const fleet::Role role : {fleet::Role::kBoth, fleet::Role::kPrefill, fleet::Role::kDecode}) {
-    if (query.starts_with("to=") && query.substr(3) == to_string(role)) return role;
-  }
+  const auto role = query.starts_with("to=") ? engine::find_role(query.substr(3)) : std::nullopt;
+  if (role) return *role;
   return fail(Code::kInvalidArgument, "expected ?to=prefill, ?to=decode or ?to=both", "to");
 }
 

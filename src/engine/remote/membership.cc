@@ -35,20 +35,19 @@ bool is_instance(std::string_view name) {
          std::ranges::all_of(name, [](unsigned char c) { return c > ' ' && c < 0x7F; });
 }
 
-ps::Role role_of(WorkerRole role) {
+ps::Role role_of(Role role) {
   switch (role) {
-    case WorkerRole::kBoth: return ps::BOTH;
-    case WorkerRole::kPrefill: return ps::PREFILL;
-    case WorkerRole::kDecode: return ps::DECODE;
+    case Role::kPrefill: return ps::PREFILL;
+    case Role::kDecode: return ps::DECODE;
+    default: return ps::BOTH;
   }
-  return ps::BOTH;
 }
 
-std::optional<WorkerRole> role_of(ps::Role role) {
+std::optional<Role> role_of(ps::Role role) {
   switch (role) {
-    case ps::BOTH: return WorkerRole::kBoth;
-    case ps::PREFILL: return WorkerRole::kPrefill;
-    case ps::DECODE: return WorkerRole::kDecode;
+    case ps::BOTH: return Role::kBoth;
+    case ps::PREFILL: return Role::kPrefill;
+    case ps::DECODE: return Role::kDecode;
     default: return std::nullopt;
   }
 }
@@ -65,7 +64,7 @@ Result<JoiningWorker> read(const ps::JoinRequest& request, const std::string& pe
   if (!request.host().empty() && !is_instance(request.host())) {
     return fail(Code::kInvalidArgument, "the worker's host is not one");
   }
-  const std::optional<WorkerRole> role = role_of(request.role());
+  const std::optional<Role> role = role_of(request.role());
   if (!role) return fail(Code::kInvalidArgument, "the worker has a role that is unknown here");
   Result<Labels> labels = parse_labels(request.labels());
   if (!labels) return std::unexpected(labels.error());

@@ -8,11 +8,9 @@
 #include "base/labels.h"
 #include "base/result.h"
 #include "engine/engine.h"
+#include "engine/role.h"
 
 namespace penstock::engine {
-
-/// Which part of requests a worker is for.
-enum class WorkerRole : std::uint8_t { kBoth, kPrefill, kDecode };
 
 /// A worker that wants to be used, as it says itself.
 struct JoiningWorker {
@@ -21,8 +19,8 @@ struct JoiningWorker {
   EngineInfo info;
   bool tells_kv_events = false;
   Labels labels;
-  WorkerRole role = WorkerRole::kBoth;  // at first: the front end may change it
-  bool draining = false;                // takes nothing new, and leaves when it is done
+  Role role = Role::kBoth;  // at first: the front end may change it
+  bool draining = false;    // takes nothing new, and leaves when it is done
 };
 
 /// What a front end does with workers. Thread: any, several at once.
@@ -61,12 +59,12 @@ struct JoinOptions {
   EngineInfo info;
   bool tells_kv_events = false;
   Labels labels;
-  WorkerRole role = WorkerRole::kBoth;
+  Role role = Role::kBoth;
 };
 
 /// A worker's place at a front end: asked for again and again, so that a front end that was
 /// restarted, or was out of reach, knows the worker as soon as it can. Its own thread. What goes
-/// wrong is logged once.
+/// wrong is logged at once, and then once a minute.
 class Joining {
  public:
   static std::unique_ptr<Joining> start(const JoinOptions& options);
