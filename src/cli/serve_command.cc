@@ -446,7 +446,9 @@ int run_serve(ServeFlags& flags) {
                           clock);
       }
       if (processes && processes->refused()) {
-        log::error("a worker process does not accept what it was told; that will not get better");
+        log::error(
+            "a worker process does not accept what it was told, of --kv-cache-mib, --kv-host-mib "
+            "and --kv-disk-mib its share; that will not get better");
       } else if (!loader.failed()) {
         continue;
       }

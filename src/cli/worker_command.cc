@@ -153,10 +153,13 @@ int run_worker(const WorkerFlags& flags) {
   const Signals signals;
   const SteadyClock clock;
   Result<std::unique_ptr<engine::Engine>> engine = load(flags, *options, signals, clock);
-  if (!engine) return refuse("worker", engine.error(), 1);
+  if (!engine) {  // what this model cannot do with these settings, it cannot do the next time
+                  // either
+    return refuse("worker", engine.error(), engine.error().code == Code::kUnprocessable ? 2 : 1);
+  }
   if (flags.role == "prefill") {
     const Result<void> fine = serve::check_keeps_kv((*engine)->info());
-    if (!fine) return refuse("worker", fine.error(), 2);  // nor would it the next time
+    if (!fine) return refuse("worker", fine.error(), 2);
   }
   join->instance = engine::new_instance();
   join->info = (*engine)->info();

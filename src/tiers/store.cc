@@ -76,7 +76,7 @@ Result<void> Store::State::take_memory() {
       std::min<std::uint64_t>(options.host_bytes / geometry.record_bytes, Entry::kNoSlot - 1));
   if (slots < kHostSlotsMin) {
     return fail(
-        Code::kInvalidArgument,
+        Code::kUnprocessable,
         fmt::format("--kv-host-mib: {} bytes for blocks of {}: at least {} MiB", options.host_bytes,
                     options.block_bytes, ((kHostSlotsMin * geometry.record_bytes) >> 20) + 1));
   }

@@ -55,7 +55,8 @@ class Store final {
   static constexpr std::uint32_t kHostSlotsMin = 8;
 
   /// Finds what a store left in `disk_folder`, also one that was killed. Fails with
-  /// kInvalidArgument, and kUnavailable when the folder cannot be used or is in use.
+  /// kInvalidArgument, kUnprocessable when there is too little room for such blocks, and
+  /// kUnavailable when the folder cannot be used or is in use.
   static Result<std::unique_ptr<Store>> open(const Options& options, const Clock& clock);
   /// Writes what waits for the disk, for five seconds at most.
   ~Store();

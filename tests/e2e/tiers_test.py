@@ -14,7 +14,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import exact_prompts
-from penstock import Server, wait_until
+from penstock import Server, run, wait_until
 from stock import ask
 
 TOKENS = 12
@@ -150,6 +150,13 @@ class TiersTest(unittest.TestCase):
                     self.assertEqual(ask(server, text, TOKENS).tokens, expected.tokens)
                 self.assertEqual([w['trust'] for w in workers(server)], ['exact', 'exact'])
                 server.stop()
+
+    def test_a_share_of_host_memory_too_small_for_blocks_ends_the_server(self):
+        status, _, error = run('serve', '--model', 'demo', '--port', '0', '--workers', '2',
+                               '--processes', '--kv-host-mib', '2')
+        self.assertEqual(status, 1)
+        self.assertIn('--kv-host-mib: 1048576 bytes', error)
+        self.assertNotIn('started again', error)
 
     def test_S13_a_damaged_disk_is_recomputed(self):
         text = CASES['long-1']

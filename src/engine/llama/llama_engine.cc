@@ -583,7 +583,7 @@ Result<std::unique_ptr<Engine>> make_llama_engine(std::shared_ptr<const text::Mo
   if (options.store != nullptr && codec != nullptr) {
     const std::size_t block_bytes = codec->bytes_per_token() * options.block_tokens;
     if (block_bytes > std::numeric_limits<std::uint32_t>::max()) {
-      return fail(Code::kInvalidArgument,
+      return fail(Code::kUnprocessable,
                   "--block-tokens: a block is too large for --kv-disk or --kv-host-mib");
     }
     Result<tiers::Store*> opened = options.store->open(

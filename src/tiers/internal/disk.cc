@@ -71,7 +71,7 @@ Result<void> Store::State::open_disk() {
     return fail(Code::kUnavailable, fmt::format("--kv-disk {}: in use by another server", folder));
   }
   if (options.disk_bytes < 2 * geometry.segment_bytes) {
-    return fail(Code::kInvalidArgument,
+    return fail(Code::kUnprocessable,
                 fmt::format("--kv-disk-mib: {} bytes are too few for blocks of {}: at least {} MiB",
                             options.disk_bytes, options.block_bytes,
                             ((2 * geometry.segment_bytes) >> 20) + 1));
