@@ -154,7 +154,6 @@ void KvExchange::wait_for_ways(Nanos at_most) {
 /// The openers' threads: connecting waits for the other side, and so does a peer's end. Whoever
 /// does not answer holds up one of them.
 void KvExchange::open_ways(const std::stop_token& stop) {
-  std::string last_trouble;  // told once in a row
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {
     changed_.wait_for(lock, stop, kLook,
@@ -169,7 +168,7 @@ void KvExchange::open_ways(const std::stop_token& stop) {
       lock.lock();
       --busy_openers_;
     }
-    if (Away* owner = longest_waiting()) open_way(*owner, last_trouble, lock);
+    if (Away* owner = longest_waiting()) open_way(*owner, lock);
   }
 }
 
@@ -202,8 +201,7 @@ KvExchange::Away* KvExchange::longest_waiting() {
 
 /// Under the lock, but for the time it takes. Who was let go meanwhile and asked for again may be
 /// elsewhere by then, and on another opener's hands: only the attempt that is under way counts.
-void KvExchange::open_way(Away& owner, std::string& last_trouble,
-                          std::unique_lock<std::mutex>& lock) {
+void KvExchange::open_way(Away& owner, std::unique_lock<std::mutex>& lock) {
   const std::uint64_t attempt = owner.attempt = ++attempts_;
   transfer::PeerAddress to = address_of(owner);
   ++busy_openers_;
@@ -224,10 +222,9 @@ void KvExchange::open_way(Away& owner, std::string& last_trouble,
   } else {
     asked->why = opened.error();
     asked->not_before = clock_.now() + kAgainAfter;
-    if (asked->why.message != last_trouble) {
+    if (trouble_.raise(clock_.now(), asked->why.message)) {
       log::warn("KV of another worker cannot be read: {}", asked->why.message);
     }
-    last_trouble = asked->why.message;
   }
   changed_.notify_all();
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/complaint.h"
 #include "base/result.h"
 #include "engine/kv_ticket.h"
 #include "transfer/copy_pool.h"
@@ -108,7 +109,7 @@ class KvExchange final {
     return owner.opening && owner.attempt == 0;
   }
   [[nodiscard]] Away* longest_waiting();
-  void open_way(Away& owner, std::string& last_trouble, std::unique_lock<std::mutex>& lock);
+  void open_way(Away& owner, std::unique_lock<std::mutex>& lock);
   [[nodiscard]] transfer::PeerAddress address_of(const Away& owner) const;
 
   const Clock& clock_;
@@ -119,6 +120,7 @@ class KvExchange final {
   std::unordered_map<std::uint64_t, Source> sources_;
   std::list<Away> away_;  // the last used first
   std::uint64_t attempts_ = 0;
+  Complaint trouble_;  // with ways
   std::size_t busy_openers_ = 0;
   std::vector<std::unique_ptr<transfer::Peer>> unused_;  // their end waits: not under the lock
   std::vector<std::jthread> openers_;  // as many as were needed at once. Last: they use the others

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api/openai.h"
+#include "base/complaint.h"
 #include "net/http_server.h"
 #include "serve/mailbox.h"
 #include "serve/service.h"
@@ -76,6 +77,7 @@ class Desk final {
   std::vector<Generation*> receivers_;  // of the outputs being handed out; null: nobody any more
   std::vector<Generation*> touched_;
   std::unique_ptr<net::Loop::Timer> sweep_timer_;
+  Complaint moves_;  // requests given to another worker
   std::mt19937_64 random_;
 };
 

@@ -137,6 +137,7 @@ class Generation final : public LiveRequest {
                            std::optional<kv::Slot> not_at = {}, const Choice* choice = nullptr);
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice, Code why);
+  void log_moved(const Choice& choice, std::string_view how);
   void leave_hanging_workers();
   Result<void> give_whole(Choice& choice, std::optional<kv::Slot> not_at);
   void prompt_ended(Choice& choice, const engine::Output& output);

@@ -148,15 +148,23 @@ bool Generation::give_to_another(Choice& choice, Code why) {
     const Result<void> given = give(choice, std::move(request));
     if (given) {
       desk_.metrics().moved();
-      const std::string_view trace = trace_id_of(plan_.traceparent);
-      log::info("request {}{}{}: its worker was {} before the first token; now at worker {}", id_,
-                trace.empty() ? "" : ", trace ", trace, why == Code::kOverloaded ? "full" : "lost",
-                choice.place.worker());
+      log_moved(choice, why == Code::kOverloaded ? "full" : "lost");
       return true;
     }
     why = given.error().code;
   }
   return false;
+}
+
+/// Of many at once, as when a worker with all its requests was lost, one is named.
+void Generation::log_moved(const Choice& choice, std::string_view how) {
+  const auto times = desk_.moves_.raise(desk_.clock().now());
+  if (!times) return;
+  const std::string_view trace = trace_id_of(plan_.traceparent);
+  log::info("request {}{}{}{}: its worker was {} before the first token; now at worker {}", id_,
+            trace.empty() ? "" : ", trace ", trace,
+            *times > 1 ? fmt::format(", as {} before it", *times - 1) : "", how,
+            choice.place.worker());
 }
 
 /// Their legs end as those of lost workers do: without a token they go to another worker.

@@ -228,6 +228,20 @@ TEST_F(LostWorkersTest, WhatAFullWorkerRefusesGoesToAnotherWhichFindsThePromptsK
   ask("/v1/completions", body(), 429);
 }
 
+TEST_F(LostWorkersTest, OfManyThatMoveOneIsNamedInTheLog) {
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 20; ++i) {
+    script_.answers_lost = 1;
+    ask("/v1/completions", body());
+  }
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(metric("penstock_requests_moved_total"), 20);
+  std::size_t lines = 0;
+  for (std::size_t at = 0; (at = log.find("before the first token", at) + 1) != 0;) ++lines;
+  EXPECT_GE(lines, 1U);
+  EXPECT_LE(lines, 2U);  // a loop each
+}
+
 TEST_F(LostWorkersTest, OfWhatItCannotDoNobodyElseIsAsked) {
   script_.answers_lost = 1;
   script_.lost_with = {Code::kUnprocessable, "not with this model", "", 0};

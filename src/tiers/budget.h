@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <optional>
-#include <utility>
 
 #include "base/clock.h"
 
@@ -67,22 +65,6 @@ class Breaker final {
   std::uint32_t failures_ = 0;
   Nanos pause_ = kPauseMin;
   TimePoint tries_from_ = TimePoint::min();
-};
-
-/// A line of the log about what keeps failing: at once, and then once a minute. Not thread safe.
-class Complaint final {
- public:
-  /// Whether to say it now, and then how often it happened since it was said, this time included.
-  [[nodiscard]] std::optional<std::uint64_t> raise(TimePoint now) noexcept {
-    ++count_;
-    if (now < silent_until_) return std::nullopt;
-    silent_until_ = now + std::chrono::minutes(1);
-    return std::exchange(count_, 0);
-  }
-
- private:
-  std::uint64_t count_ = 0;
-  TimePoint silent_until_ = TimePoint::min();
 };
 
 }  // namespace penstock::tiers

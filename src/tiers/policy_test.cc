@@ -105,17 +105,5 @@ TEST(Breaker, OpensAfterFailuresInARowAndWaitsLongerEachTime) {
   EXPECT_TRUE(breaker.allows(now + 2min));
 }
 
-TEST(Complaint, IsHeardAtOnceAndThenOnceAMinute) {
-  TimePoint now{};
-  Complaint complaint;
-  EXPECT_EQ(complaint.raise(now), 1U);
-  EXPECT_FALSE(complaint.raise(now));
-  now += 59s;
-  EXPECT_FALSE(complaint.raise(now));
-  now += 1s;
-  EXPECT_EQ(complaint.raise(now), 3U);
-  EXPECT_FALSE(complaint.raise(now));
-}
-
 }  // namespace
 }  // namespace penstock::tiers

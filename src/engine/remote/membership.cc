@@ -10,6 +10,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
+#include "base/complaint.h"
 #include "base/host_port.h"
 #include "base/log.h"
 #include "engine/remote/internal/rpc.h"
@@ -142,8 +144,8 @@ class Worker final : public Joining {
  public:
   explicit Worker(const JoinOptions& options)
       : options_(options),
-        stub_(ps::FrontEnd::NewStub(rpc::open_channel(options.front_end))),
         bearer_(rpc::bearer_of(options.secret)),
+        stub_(ps::FrontEnd::NewStub(rpc::open_channel(options.front_end))),
         thread_([this] { run(); }) {}
 
   ~Worker() override {
@@ -212,11 +214,9 @@ class Worker final : public Joining {
       joined_ = joined;
       was_joined_ |= joined;
     }
-    const std::string why = joined ? "" : status.error_message();
-    if (!joined && why != last_trouble_) {
-      log::warn("cannot join {}: {}; trying again and again", options_.front_end, why);
-    }
-    last_trouble_ = why;
+    if (joined || !trouble_.raise(SteadyClock().now(), status.error_message())) return;
+    log::warn("cannot join {}: {}; trying again and again", options_.front_end,
+              status.error_message());
   }
 
   void leave() {
@@ -232,8 +232,8 @@ class Worker final : public Joining {
     }
   }
 
-  const std::string bearer_;
   const JoinOptions options_;
+  const std::string bearer_;
   const std::unique_ptr<ps::FrontEnd::Stub> stub_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -242,8 +242,8 @@ class Worker final : public Joining {
   bool hurry_ = false;
   bool joined_ = false;
   bool was_joined_ = false;
-  std::string last_trouble_;  // the thread's
-  std::thread thread_;        // last: it uses the others
+  Complaint trouble_;   // the thread's
+  std::thread thread_;  // last: it uses the others
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/complaint.h"
 #include "tiers/budget.h"
 #include "tiers/frequency_sketch.h"
 #include "tiers/internal/segment.h"
