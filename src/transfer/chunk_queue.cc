@@ -30,9 +30,10 @@ Result<void> ChunkQueue::push(Transfer& transfer) {
   return {};
 }
 
-std::optional<Chunk> ChunkQueue::take() {
+std::optional<Chunk> ChunkQueue::take(std::optional<TimePoint> ended_by) {
   for (Transfer** at = &first_; *at != nullptr; at = &(*at)->next_) {
     Transfer& transfer = **at;
+    if (ended_by && transfer.verdict(*ended_by) == BlockStatus::kPending) continue;
     const Pull& pull = transfer.pull();
     const auto blocks = static_cast<std::uint32_t>(pull.take.size());
     if (transfer.next_block_ == blocks) {  // this range is handed out; is it in place?
@@ -74,6 +75,11 @@ std::optional<Chunk> ChunkQueue::claim(bool wait) {
     changed_.wait(lock);
     --waiting_;
   }
+}
+
+std::optional<Chunk> ChunkQueue::claim_ended(TimePoint now) {
+  const std::lock_guard lock(mutex_);
+  return take(now);
 }
 
 bool ChunkQueue::finish(const Chunk& chunk) {

@@ -27,6 +27,8 @@ class ChunkQueue final {
   Result<void> push(Transfer& transfer);
   /// The next chunk; waits for one if `wait`. Nothing: none now, or stopped.
   std::optional<Chunk> claim(bool wait);
+  /// A chunk of a transfer that is cancelled or past its deadline, if one waits.
+  std::optional<Chunk> claim_ended(TimePoint now);
   /// Takes a chunk back, all its blocks dealt with. True if it was the transfer's last: then nobody
   /// but the caller touches it any more.
   bool finish(const Chunk& chunk);
@@ -34,7 +36,7 @@ class ChunkQueue final {
   void stop();
 
  private:
-  std::optional<Chunk> take();
+  std::optional<Chunk> take(std::optional<TimePoint> ended_by = std::nullopt);
 
   const std::uint64_t chunk_bytes_;
   std::mutex mutex_;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -26,6 +27,12 @@ using testing::kSecret;
 
 const Layout kHostileLayout = Layout::by_block(16, 2, 500);
 bool never() { return false; }
+/// What a liar has granted.
+std::vector<BlockRef> hostile_refs() {
+  std::vector<BlockRef> refs;
+  for (std::uint32_t slot = 0; slot < kHostileLayout.slots; ++slot) refs.push_back({slot, 2});
+  return refs;
+}
 
 PeerAddress tcp_address(std::uint16_t port) {
   PeerAddress address;
@@ -33,6 +40,13 @@ PeerAddress tcp_address(std::uint16_t port) {
   address.tcp_port = port;
   address.secret = kSecret;
   return address;
+}
+
+std::uint16_t port_of(const Fd& listener) {
+  sockaddr_in bound{};
+  socklen_t size = sizeof bound;
+  CHECK_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&bound), &size), 0);
+  return ntohs(bound.sin_port);
 }
 
 std::string hostile_path() {
@@ -72,7 +86,7 @@ TEST(Hostile, ReadersThatTalkNonsenseToATcpServer) {
     std::array<std::uint64_t, 200> noise{};
     for (auto& word : noise) word = rng.next();
     if (round % 2 == 0) {  // before it has proved anything
-      const Fd socket = connect_tcp("127.0.0.1", server->port(), 5s).value();
+      const Fd socket = connect_tcp("127.0.0.1", server->port(), never).value();
       send_object(socket.get(), noise, never);
     } else {  // after: small numbers, so that some of it looks like a request
       const auto link = TcpLink::connect(tcp_address(server->port())).value();
@@ -122,7 +136,7 @@ TEST(Hostile, StrangersWhoSayNothingGiveWayToOthersAndReadersDoNot) {
   const auto early = TcpLink::connect(tcp_address(server->port())).value();
   std::vector<Fd> strangers;
   for (std::uint32_t i = 0; i < 2 * (TcpServer::kStrangersMax + TcpServer::kReadersMax); ++i) {
-    strangers.push_back(connect_tcp("127.0.0.1", server->port(), 5s).value());
+    strangers.push_back(connect_tcp("127.0.0.1", server->port(), never).value());
     wire::Challenge challenge;
     ASSERT_TRUE(receive_object(strangers.back().get(), challenge, never)) << i;  // it was let in
     if (i % 2 == 1) send_object(strangers.back().get(), wire::kMagic, never);    // and no more
@@ -147,6 +161,23 @@ TEST(Hostile, ReadersOfATcpServerAreAsManyAsItSays) {
   EXPECT_EQ(server->refused(), 1U);
   links.pop_back();
   while (!TcpLink::connect(tcp_address(server->port()))) std::this_thread::yield();
+}
+
+TEST(Hostile, ConnectingToAnOwnerThatTakesNobodyInStopsWhenAskedAndGoesOnWhenNot) {
+  const Fd listener = listen_tcp("127.0.0.1", 0).value();
+  ASSERT_EQ(listen(listener.get(), 0), 0);  // room for one
+  const Fd first = connect_tcp("127.0.0.1", port_of(listener), never).value();
+  const auto stopped = connect_tcp("127.0.0.1", port_of(listener), [] { return true; });
+  ASSERT_FALSE(stopped.has_value());
+  EXPECT_EQ(stopped.error().code, Code::kDeadlineExceeded);
+  Fd taken;
+  int ticks = 0;
+  const auto connected = connect_tcp("127.0.0.1", port_of(listener), [&] {
+    if (++ticks == 2) taken = Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    return false;
+  });
+  EXPECT_TRUE(connected.has_value());
+  EXPECT_GE(ticks, 2);
 }
 
 /// An owner at a local socket that answers with whatever a test likes.
@@ -236,12 +267,7 @@ class Liar final {
           }
         }) {}
 
-  [[nodiscard]] std::uint16_t port() const {
-    sockaddr_in bound{};
-    socklen_t size = sizeof bound;
-    CHECK_EQ(getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&bound), &size), 0);
-    return ntohs(bound.sin_port);
-  }
+  [[nodiscard]] std::uint16_t port() const { return port_of(listener_); }
 
  private:
   static void serve(int socket, const Answer& answer, const std::stop_token& stop) {
@@ -268,8 +294,7 @@ class Liar final {
 };
 
 TEST(Hostile, OwnersWhoseAnswersAreWrongGiveMisses) {
-  std::vector<BlockRef> refs;
-  for (std::uint32_t slot = 0; slot < kHostileLayout.slots; ++slot) refs.push_back({slot, 2});
+  const std::vector<BlockRef> refs = hostile_refs();
   const auto answer_all = [](int socket, const wire::Request& request,
                              const wire::BlockAnswer& answer) {
     std::vector<wire::BlockAnswer> answers(request.blocks, answer);
@@ -315,12 +340,85 @@ TEST(Hostile, OwnersWhoseAnswersAreWrongGiveMisses) {
   }
 }
 
+/// A byte now and then, until the reader hangs up.
+bool trickle(int socket) {
+  pollfd hang_up{socket, POLLRDHUP, 0};
+  constexpr std::byte kNext{};
+  while (send_object(socket, kNext, never) && poll(&hang_up, 1, 5) == 0) {
+  }
+  return false;
+}
+bool say_of_each(int socket, const wire::Request& request, BlockStatus status) {
+  std::vector<wire::BlockAnswer> answers(request.blocks);
+  for (wire::BlockAnswer& answer : answers) answer.status = status;
+  wire::Pieces pieces;
+  pieces.add(answers.data(), answers.size() * sizeof answers[0]);
+  return send_all(socket, pieces, never);
+}
+
+TEST(Hostile, AnOwnerThatTricklesCostsTheDeadline) {
+  for (const bool answers_first : {false, true}) {
+    std::atomic<int> asked{0};
+    const Liar liar([&](int socket, const wire::Request& request) {
+      ++asked;
+      if (answers_first) say_of_each(socket, request, BlockStatus::kPending);
+      return trickle(socket);
+    });
+    CopyPool pool;
+    const auto peer = Peer::connect(tcp_address(liar.port()), pool, kClock).value();
+    const auto to = testing::make_arena(kHostileLayout);
+    testing::Order order(kHostileLayout.slots);
+    order.granted = hostile_refs();
+    Transfer transfer;
+    Pull pull = order.pull({0, 1});
+    pull.deadline = testing::in(100ms);
+    ASSERT_TRUE(peer->pull(transfer, pull, *to).has_value());
+    ASSERT_TRUE(transfer.wait(testing::in(10s), kClock));
+    EXPECT_EQ(order.count(BlockStatus::kDeadline), kHostileLayout.slots);
+    const int before = asked;
+    ASSERT_TRUE(peer->pull(transfer, order.pull({0, 1}), *to).has_value());
+    while (asked == before) std::this_thread::yield();
+    transfer.cancel();
+    ASSERT_TRUE(transfer.wait(testing::in(10s), kClock));
+    EXPECT_EQ(order.count(BlockStatus::kCancelled), kHostileLayout.slots);
+  }
+}
+
+TEST(Hostile, WhatIsCancelledBehindATrickleEndsAndTheRestIsAskedForAgain) {
+  std::atomic<int> asked{0};
+  std::atomic<bool> all_wait{false};
+  const Liar liar([&](int socket, const wire::Request& request) {
+    if (++asked > 1) return trickle(socket);
+    while (!all_wait) std::this_thread::yield();
+    return say_of_each(socket, request, BlockStatus::kStale);
+  });
+  CopyPool pool;
+  PeerAddress address = tcp_address(liar.port());
+  address.tcp_streams = 1;
+  const auto peer = Peer::connect(address, pool, kClock).value();
+  std::vector<testing::Order> orders(3, testing::Order(16));  // answered; slow; behind that
+  std::array<std::unique_ptr<Arena>, 3> to;
+  std::array<Transfer, 3> transfers;
+  for (std::size_t i = 0; i < 3; ++i) {
+    orders[i].granted = hostile_refs();
+    to[i] = testing::make_arena(kHostileLayout);
+    ASSERT_TRUE(peer->pull(transfers[i], orders[i].pull({0, 1}), *to[i]).has_value());
+  }
+  all_wait = true;
+  while (asked < 2) std::this_thread::yield();
+  transfers[2].cancel();
+  ASSERT_TRUE(transfers[2].wait(testing::in(10s), kClock));
+  EXPECT_EQ(orders[2].count(BlockStatus::kCancelled), 16U);
+  EXPECT_FALSE(transfers[1].done());
+  while (asked < 3) std::this_thread::yield();
+  transfers[1].cancel();
+  ASSERT_TRUE(transfers[1].wait(testing::in(10s), kClock));
+  EXPECT_EQ(orders[1].count(BlockStatus::kCancelled), 16U);
+}
+
 TEST(Hostile, AnOwnerThatDoesNotKnowTheSecretIsNotBelieved) {
   const auto arena = testing::make_arena(kHostileLayout);
   const Fd listener = listen_tcp("127.0.0.1", 0).value();
-  sockaddr_in bound{};
-  socklen_t size = sizeof bound;
-  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&bound), &size), 0);
   const std::jthread owner([&] {
     Fd socket;
     while (!socket.valid()) socket = Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -336,7 +434,7 @@ TEST(Hostile, AnOwnerThatDoesNotKnowTheSecretIsNotBelieved) {
     }
   });
   CopyPool pool;
-  const auto connected = Peer::connect(tcp_address(ntohs(bound.sin_port)), pool, kClock);
+  const auto connected = Peer::connect(tcp_address(port_of(listener)), pool, kClock);
   ASSERT_FALSE(connected.has_value());
   EXPECT_EQ(connected.error().code, Code::kUnauthorized);
 }

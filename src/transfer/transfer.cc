@@ -59,6 +59,12 @@ bool Transfer::wait(Deadline deadline, const Clock& clock) const {
   return true;
 }
 
+BlockStatus Transfer::verdict(TimePoint now) const noexcept {
+  if (cancelled_.load(std::memory_order_relaxed)) return BlockStatus::kCancelled;
+  if (pull_.deadline.passed(now)) return BlockStatus::kDeadline;
+  return BlockStatus::kPending;
+}
+
 void Transfer::begin(const Pull& pull, Arena& to) {
   const State state = state_.load(std::memory_order_acquire);
   CHECK(state != State::kRunning);
@@ -90,12 +96,6 @@ void Chunk::fail_rest(BlockStatus status) const noexcept {
   for (std::uint32_t block = begin; block < end; ++block) {
     if (pending(block)) pull().status[block] = status;
   }
-}
-
-BlockStatus Chunk::verdict(TimePoint now) const noexcept {
-  if (cancelled()) return BlockStatus::kCancelled;
-  if (pull().deadline.passed(now)) return BlockStatus::kDeadline;
-  return BlockStatus::kPending;
 }
 
 }  // namespace penstock::transfer

@@ -101,6 +101,8 @@ class Transfer final {
 
   enum class State : std::uint8_t { kIdle, kRunning, kDone, kReleased };
 
+  /// kPending if it may go on, else why not: cancelled, or past its deadline.
+  [[nodiscard]] BlockStatus verdict(TimePoint now) const noexcept;
   void begin(const Pull& pull, Arena& to);
   /// Who polls sees the end from here on, though threads of ours still use the transfer: it is
   /// neither begun again nor gone until `release`.
@@ -150,17 +152,13 @@ struct Chunk {
   [[nodiscard]] const Pull& pull() const noexcept { return transfer->pull_; }
   [[nodiscard]] Arena& to() const noexcept { return *transfer->to_; }
   [[nodiscard]] Path& path() const noexcept { return *transfer->path_; }
-  [[nodiscard]] bool cancelled() const noexcept {
-    return transfer->cancelled_.load(std::memory_order_relaxed);
-  }
   [[nodiscard]] bool streaming() const noexcept { return transfer->streaming_; }
   [[nodiscard]] bool pending(std::uint32_t block) const noexcept {
     return pull().status[block] == BlockStatus::kPending;
   }
   /// Gives every block that is still pending this end.
   void fail_rest(BlockStatus status) const noexcept;
-  /// kPending if the chunk may go on, else why not.
-  [[nodiscard]] BlockStatus verdict(TimePoint now) const noexcept;
+  [[nodiscard]] BlockStatus verdict(TimePoint now) const noexcept { return transfer->verdict(now); }
 };
 
 }  // namespace penstock::transfer

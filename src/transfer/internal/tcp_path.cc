@@ -24,18 +24,21 @@ bool is_refusal(BlockStatus status) noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
+Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address,
+                                                  const std::function<bool()>& stop) {
   const auto key = wire::compatibility(address.compatibility);
   if (!key) return std::unexpected(key.error());
   const auto nonce = wire::draw_nonce();
   if (!nonce) return std::unexpected(nonce.error());
   const TimePoint start = std::chrono::steady_clock::now();
-  auto socket = connect_tcp(address.tcp_host, address.tcp_port, kConnectWithin);
+  const auto over = [&] {
+    return stop() || std::chrono::steady_clock::now() - start > kConnectWithin;
+  };
+  auto socket = connect_tcp(address.tcp_host, address.tcp_port, over);
   if (!socket) return std::unexpected(socket.error());
-  const auto stop = [&] { return std::chrono::steady_clock::now() - start > kConnectWithin; };
   wire::Challenge challenge;
-  if (!receive_object(socket->get(), challenge, stop)) {
-    return stop() ? fail(Code::kDeadlineExceeded, "the owner does not answer")
+  if (!receive_object(socket->get(), challenge, over)) {
+    return over() ? fail(Code::kDeadlineExceeded, "the owner does not answer")
                   : fail(Code::kOverloaded, "the owner has as many readers as it takes, or ends");
   }
   if (challenge.magic != wire::kMagic || challenge.version != wire::kVersion) {
@@ -46,8 +49,8 @@ Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address) {
   response.compatibility = *key;
   response.proof = wire::reader_proof(address.secret, challenge, response);
   wire::Verdict verdict;
-  if (!send_object(socket->get(), response, stop) ||
-      !receive_object(socket->get(), verdict, stop)) {
+  if (!send_object(socket->get(), response, over) ||
+      !receive_object(socket->get(), verdict, over)) {
     return fail(Code::kOverloaded, "the owner hung up");
   }
   if (verdict.answer != wire::Answer::kWelcome) {
@@ -93,8 +96,10 @@ class TcpPath::Stream final {
   void finish(const Chunk& chunk);
   void settle_front();
   bool settle_ended();
+  void settle_queued();
+  bool is_given_up();
   void begin_anew();
-  Result<std::unique_ptr<TcpLink>> connect_again(const Chunk& wanted);
+  Result<std::unique_ptr<TcpLink>> connect_again();
   void fail_all(BlockStatus status);
   [[nodiscard]] BlockStatus verdict(const Chunk& chunk) const;
   [[nodiscard]] bool admit(const Chunk& chunk, std::uint32_t block) const;
@@ -142,8 +147,7 @@ bool TcpPath::Stream::ask(const Chunk& chunk) {
   pieces_.clear();
   pieces_.add(&request, sizeof request);
   pieces_.add(take_.data(), take_.size() * sizeof take_[0]);
-  return send_all(link_->socket(), pieces_,
-                  [&] { return verdict(chunk) != BlockStatus::kPending; });
+  return send_all(link_->socket(), pieces_, [&] { return is_given_up(); });
 }
 
 bool TcpPath::Stream::take_answer(const Chunk& chunk) {
@@ -154,10 +158,7 @@ bool TcpPath::Stream::take_answer(const Chunk& chunk) {
   if (blocks_.empty()) return true;
   pieces_.clear();
   pieces_.add(answers_.data(), blocks_.size() * sizeof answers_[0]);
-  if (!receive_all(link_->socket(), pieces_,
-                   [&] { return verdict(chunk) != BlockStatus::kPending; })) {
-    return false;
-  }
+  if (!receive_all(link_->socket(), pieces_, [&] { return is_given_up(); })) return false;
   coming_.clear();
   for (std::uint32_t i = 0; i < blocks_.size(); ++i) {
     const BlockStatus status = answers_[i].status;
@@ -189,9 +190,11 @@ bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
   std::size_t received = 0;
   std::size_t verified = 0;
   expect_part(chunk, 0);
+  Ticks ticks;
   while (!pieces_.left().empty()) {
+    if (ticks.passed() && is_given_up()) return false;
     const std::ptrdiff_t moved = receive_some(link_->socket(), pieces_, kReceiveBytes);
-    if (moved < 0 || (moved == 0 && verdict(chunk) != BlockStatus::kPending)) return false;
+    if (moved < 0) return false;
     received += static_cast<std::size_t>(moved);
     while (verified < parts && received > checksums_bytes + verified * part_bytes) {
       const std::size_t there = received - checksums_bytes - verified * part_bytes;
@@ -282,15 +285,35 @@ bool TcpPath::Stream::settle_ended() {
   return under_way_.size() < before;
 }
 
-/// An owner that ends hangs up before it stops listening: who was hung up on asks again shortly, to
-/// know whether it is dead.
-Result<std::unique_ptr<TcpLink>> TcpPath::Stream::connect_again(const Chunk& wanted) {
-  auto link = TcpLink::connect(path_.address_);
-  for (int i = 0; i < kHangUpsMax && !link && link.error().code == Code::kOverloaded &&
-                  verdict(wanted) == BlockStatus::kPending;
-       ++i) {
+/// As long as the connections are held up nobody claims what waits for them.
+void TcpPath::Stream::settle_queued() {
+  while (const auto chunk = path_.queue_.claim_ended(path_.clock_.now())) {
+    chunk->fail_rest(verdict(*chunk));
+    finish(*chunk);
+  }
+}
+
+/// Every tick of a connection that is slow or silent: whether to break it, for something under way
+/// on it that nobody wants any more.
+bool TcpPath::Stream::is_given_up() {
+  settle_queued();
+  return std::ranges::any_of(
+      under_way_, [&](const UnderWay& one) { return verdict(one.chunk) != BlockStatus::kPending; });
+}
+
+/// Until nothing is under way any more. An owner that ends hangs up before it stops listening: who
+/// was hung up on asks again shortly, to know whether it is dead.
+Result<std::unique_ptr<TcpLink>> TcpPath::Stream::connect_again() {
+  const auto nobody_waits = [&] {
+    settle_queued();
+    settle_ended();
+    return under_way_.empty();
+  };
+  auto link = TcpLink::connect(path_.address_, nobody_waits);
+  for (int i = 0;
+       i < kHangUpsMax && !link && link.error().code == Code::kOverloaded && !nobody_waits(); ++i) {
     std::this_thread::sleep_for(kHangUpPause);
-    link = TcpLink::connect(path_.address_);
+    link = TcpLink::connect(path_.address_, nobody_waits);
   }
   return link;
 }
@@ -307,7 +330,7 @@ void TcpPath::Stream::begin_anew() {
       settle_front();
       continue;
     }
-    auto link = connect_again(front.chunk);
+    auto link = connect_again();
     if (!link || (*link)->offer().epoch != path_.offer_.epoch) {
       const bool dead = link || link.error().code == Code::kUnavailable;
       if (dead && path_.judge_of_death_) path_.gone_.store(true, std::memory_order_release);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -14,8 +15,10 @@ namespace penstock::transfer {
 /// A connection to an owner, both sides sure of each other.
 class TcpLink final {
  public:
-  /// Fails with kUnavailable only if nobody listens there; kOverloaded: it hung up at once.
-  static Result<std::unique_ptr<TcpLink>> connect(const PeerAddress& address);
+  /// Takes two seconds at most, and asks `stop` every tick. Fails with kUnavailable only if nobody
+  /// listens there; kOverloaded: it hung up at once; kDeadlineExceeded: stopped, or no answer.
+  static Result<std::unique_ptr<TcpLink>> connect(
+      const PeerAddress& address, const std::function<bool()>& stop = [] { return false; });
   [[nodiscard]] const wire::Offer& offer() const noexcept { return offer_; }
   [[nodiscard]] int socket() const noexcept { return socket_.get(); }
 
@@ -28,7 +31,8 @@ class TcpLink final {
 
 /// Pulls over several connections, each with a thread that keeps some requests under way, receives
 /// into the slots and verifies there. A broken connection is made anew, and what it had under way
-/// is asked for again; a chunk that has seen several break is kPathFailed.
+/// is asked for again; a chunk that has seen several break is kPathFailed. Whatever the connections
+/// do, what nobody wants any more ends a few ticks later: what is under way on one costs it.
 class TcpPath final : public Path {
  public:
   /// `gone`: the peer's; set here only if `judge_of_death`, when nobody listens at the address or

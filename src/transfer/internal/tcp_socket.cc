@@ -42,10 +42,11 @@ Result<Address> parse_address(const std::string& host, std::uint16_t port) {
   return address;
 }
 
-void set_timeout(int socket, int option, std::chrono::milliseconds timeout) {
-  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(timeout).count();
-  const timeval value{us / 1000000, us % 1000000};
-  setsockopt(socket, SOL_SOCKET, option, &value, sizeof value);
+void wake_every_tick(int socket) {
+  const timeval tick{0, std::chrono::microseconds(kTcpTick).count()};
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO}) {
+    setsockopt(socket, SOL_SOCKET, option, &tick, sizeof tick);
+  }
 }
 
 /// No network is between the two ends of the connection.
@@ -79,13 +80,15 @@ Result<Fd> listen_tcp(const std::string& host, std::uint16_t port) {
 }
 
 Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
-                       std::chrono::milliseconds timeout) {
+                       const std::function<bool()>& stop) {
   const auto address = parse_address(host, port);
   if (!address) return std::unexpected(address.error());
   Fd fd(socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (fd.valid()) set_timeout(fd.get(), SO_SNDTIMEO, timeout);  // connecting heeds it too
-  if (!fd.valid() || connect(fd.get(), address->get(), address->size) != 0) {
-    const bool late = errno == EINPROGRESS || errno == EAGAIN || errno == ETIMEDOUT;
+  if (fd.valid()) wake_every_tick(fd.get());  // out of connecting, too: asked again, it waits on
+  while (!fd.valid() || connect(fd.get(), address->get(), address->size) != 0) {
+    const bool under_way = errno == EINPROGRESS || errno == EALREADY || errno == EINTR;
+    if (under_way && !stop()) continue;
+    const bool late = under_way || errno == ETIMEDOUT;
     return fail(late ? Code::kDeadlineExceeded : Code::kUnavailable,
                 fmt::format("nobody at {}:{}: {}", host, port, errno_text(errno)));
   }
@@ -99,8 +102,7 @@ void tune_tcp(int socket) {
   if (within_host(socket)) {
     setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBytesWithinHost, sizeof kSendBytesWithinHost);
   }
-  set_timeout(socket, SO_RCVTIMEO, kTcpTick);
-  set_timeout(socket, SO_SNDTIMEO, kTcpTick);
+  wake_every_tick(socket);
 }
 
 std::ptrdiff_t send_some(int socket, wire::Pieces& pieces) {

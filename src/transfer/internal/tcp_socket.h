@@ -3,28 +3,46 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "transfer/internal/tcp_wire.h"
 #include "transfer/memory.h"
 
 namespace penstock::transfer {
 
-/// How long a blocking call on a connection may sleep before it asks whether to go on.
+/// How long a blocking call on a connection waits at most, and who uses one goes without asking
+/// whether to go on.
 inline constexpr auto kTcpTick = std::chrono::milliseconds(20);
 
+/// Counts ticks, whether bytes move meanwhile or not. For one thread.
+class Ticks final {
+ public:
+  /// Whether one has passed since it last said so.
+  [[nodiscard]] bool passed() noexcept {
+    const TimePoint now = std::chrono::steady_clock::now();
+    if (now < next_) return false;
+    next_ = now + kTcpTick;
+    return true;
+  }
+
+ private:
+  TimePoint next_ = std::chrono::steady_clock::now() + kTcpTick;
+};
+
 Result<Fd> listen_tcp(const std::string& host, std::uint16_t port);
-/// kUnavailable: nobody listens there; kDeadlineExceeded: no answer.
+/// Asks `stop()` every tick. kUnavailable: nobody listens there; kDeadlineExceeded: stopped, or no
+/// answer.
 Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
-                       std::chrono::milliseconds timeout);
+                       const std::function<bool()>& stop);
 /// Sends small messages at once, and wakes up every kTcpTick. Of a connection within this host
 /// little waits to be received, so that it is still in a cache then.
 void tune_tcp(int socket);
 
-/// Moves all pieces; asks `stop()` whenever it has waited a tick in vain. False: stopped, or the
-/// other side is gone.
+/// Moves all pieces; asks `stop()` every tick. False: stopped, or the other side is gone.
 template <class Stop>
 bool send_all(int socket, wire::Pieces& pieces, Stop stop);
 template <class Stop>
@@ -36,18 +54,18 @@ std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces, std::size_t bytes_
 
 template <class Stop>
 bool send_all(int socket, wire::Pieces& pieces, Stop stop) {
+  Ticks ticks;
   while (!pieces.left().empty()) {
-    const std::ptrdiff_t moved = send_some(socket, pieces);
-    if (moved < 0 || (moved == 0 && stop())) return false;
+    if ((ticks.passed() && stop()) || send_some(socket, pieces) < 0) return false;
   }
   return true;
 }
 
 template <class Stop>
 bool receive_all(int socket, wire::Pieces& pieces, Stop stop) {
+  Ticks ticks;
   while (!pieces.left().empty()) {
-    const std::ptrdiff_t moved = receive_some(socket, pieces);
-    if (moved < 0 || (moved == 0 && stop())) return false;
+    if ((ticks.passed() && stop()) || receive_some(socket, pieces) < 0) return false;
   }
   return true;
 }
