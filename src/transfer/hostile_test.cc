@@ -132,10 +132,11 @@ TEST(Hostile, StrangersWhoSayNothingGiveWayToOthersAndReadersDoNot) {
   const auto arena = testing::make_arena(kHostileLayout);
   const auto refs = testing::fill_all(*arena);
   const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
-  const auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+  constexpr std::uint32_t kFew = 8;
+  const auto server = TcpServer::open(*arena, {.secret = kSecret, .readers_max = kFew}).value();
   const auto early = TcpLink::connect(tcp_address(server->port())).value();
   std::vector<Fd> strangers;
-  for (std::uint32_t i = 0; i < 2 * (TcpServer::kStrangersMax + TcpServer::kReadersMax); ++i) {
+  for (std::uint32_t i = 0; i < 2 * (TcpServer::kStrangersMax + kFew); ++i) {
     strangers.push_back(connect_tcp("127.0.0.1", server->port(), never).value());
     wire::Challenge challenge;
     ASSERT_TRUE(receive_object(strangers.back().get(), challenge, never)) << i;  // it was let in
@@ -150,9 +151,9 @@ TEST(Hostile, StrangersWhoSayNothingGiveWayToOthersAndReadersDoNot) {
 
 TEST(Hostile, ReadersOfATcpServerAreAsManyAsItSays) {
   const auto arena = testing::make_arena(kHostileLayout);
-  const auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+  const auto server = TcpServer::open(*arena, {.secret = kSecret, .readers_max = 8}).value();
   std::vector<std::unique_ptr<TcpLink>> links;
-  while (links.size() < TcpServer::kReadersMax) {
+  while (links.size() < 8) {
     links.push_back(TcpLink::connect(tcp_address(server->port())).value());
   }
   const auto refused = TcpLink::connect(tcp_address(server->port()));
@@ -161,6 +162,65 @@ TEST(Hostile, ReadersOfATcpServerAreAsManyAsItSays) {
   EXPECT_EQ(server->refused(), 1U);
   links.pop_back();
   while (!TcpLink::connect(tcp_address(server->port()))) std::this_thread::yield();
+}
+
+bool ask(const TcpLink& link, GrantId grant, std::uint32_t blocks, std::uint32_t position) {
+  const wire::Request request{blocks, 0, 1, grant};
+  const std::vector<std::uint32_t> take(blocks, position);
+  wire::Pieces pieces;
+  pieces.add(&request, sizeof request);
+  pieces.add(take.data(), take.size() * sizeof take[0]);
+  return send_all(link.socket(), pieces, never);
+}
+
+TEST(Hostile, AReaderThatTricklesHoldsUpNeitherARevocationNorTheEnd) {
+  const auto arena = testing::make_arena(Layout::by_block(1, 1, 4 << 20));
+  arena->reserve(0);
+  arena->sum_and_commit(0, testing::key_of(0));
+  const std::vector<BlockRef> refs{*arena->ref(0)};
+  for (const bool server_ends : {false, true}) {
+    const GrantId grant = *arena->grants().open(refs, kClock.now() + 1h);
+    auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+    const auto link = TcpLink::connect(tcp_address(server->port())).value();
+    const int little = 256 << 10;  // at a time, 50 MB a second: something moves in every tick
+    setsockopt(link->socket(), SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
+    ASSERT_TRUE(ask(*link, grant, wire::kBlocksMax, 0));  // one block, again and again: 1 GiB
+    std::atomic<bool> begun{false};
+    const std::jthread reader([&](const std::stop_token& stop) {
+      std::vector<std::byte> taken(little);
+      pollfd hang_up{link->socket(), POLLRDHUP, 0};
+      do {
+        if (recv(link->socket(), taken.data(), taken.size(), MSG_WAITALL) > 0) begun = true;
+      } while (!stop.stop_requested() && poll(&hang_up, 1, 5) == 0);
+    });
+    while (!begun) std::this_thread::yield();
+    const TimePoint asked = kClock.now();
+    if (server_ends) {
+      server.reset();
+    } else {
+      EXPECT_TRUE(arena->grants().close(grant, testing::in(5s), kClock).has_value());
+    }
+    EXPECT_LT(kClock.now() - asked, 5s);
+  }
+}
+
+TEST(Hostile, AnOwnerEndsThoughItIsAskedAllTheTime) {
+  const auto arena = testing::make_arena(kHostileLayout);
+  auto server = TcpServer::open(*arena, {.secret = kSecret}).value();
+  const auto link = TcpLink::connect(tcp_address(server->port())).value();
+  std::atomic<bool> begun{false};
+  std::atomic<bool> cut_off{false};
+  std::jthread reader([&, until = testing::in(5s)] {
+    wire::BlockAnswer answer;  // that there is no such block, and so no bytes
+    while (!cut_off && !until.passed(kClock.now())) {
+      cut_off = !ask(*link, {0, 1}, 1, 0) || !receive_object(link->socket(), answer, never);
+      begun = true;
+    }
+  });
+  while (!begun) std::this_thread::yield();
+  server.reset();
+  reader.join();
+  EXPECT_TRUE(cut_off);
 }
 
 TEST(Hostile, ConnectingToAnOwnerThatTakesNobodyInStopsWhenAskedAndGoesOnWhenNot) {

@@ -1,5 +1,8 @@
 // Pulls from an owner behind sockets: by every path the same blocks arrive and the same are missed.
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -245,6 +248,36 @@ TEST(Tcp, WhoDoesNotKnowTheSecretLearnsNothing) {
   EXPECT_EQ(server->refused(), 1U);
   address.secret = kSecret;
   EXPECT_TRUE(Peer::connect(address, pool, kClock).has_value());
+}
+
+TEST(Tcp, BothEndsNoticeAHostThatIsGoneWithoutAWord) {
+  const auto arena = make_arena(Layout::by_block(2, 1, 100));
+  const auto server = std::move(*TcpServer::open(*arena, {.secret = kSecret}));
+  CopyPool pool;
+  PeerAddress address;
+  address.tcp_host = "127.0.0.1";
+  address.tcp_port = server->port();
+  address.secret = kSecret;
+  const auto peer = std::move(*Peer::connect(address, pool, kClock));
+  int ends = 0;
+  for (int fd = 0; fd < 1024; ++fd) {  // both are this process's
+    sockaddr_in other{};
+    socklen_t size = sizeof other;
+    if (getpeername(fd, reinterpret_cast<sockaddr*>(&other), &size) != 0) continue;
+    if (other.sin_family != AF_INET) continue;
+    ++ends;
+    const auto option = [&](int level, int name) {
+      int value = 0;
+      socklen_t bytes = sizeof value;
+      EXPECT_EQ(getsockopt(fd, level, name, &value, &bytes), 0);
+      return value;
+    };
+    EXPECT_EQ(option(SOL_SOCKET, SO_KEEPALIVE), 1);
+    EXPECT_EQ(option(IPPROTO_TCP, TCP_KEEPIDLE), 10);
+    EXPECT_EQ(option(IPPROTO_TCP, TCP_KEEPINTVL), 5);
+    EXPECT_EQ(option(IPPROTO_TCP, TCP_USER_TIMEOUT), 30'000);
+  }
+  EXPECT_EQ(ends, 2);
 }
 
 /// A peer with one path that fails in a chosen way before the one that works.

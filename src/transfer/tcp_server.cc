@@ -17,18 +17,19 @@ namespace penstock::transfer {
 namespace {
 
 constexpr auto kGreetWithin = std::chrono::seconds(5);
-constexpr auto kStallMax = std::chrono::seconds(10);
+constexpr auto kTakenWithin = std::chrono::seconds(10);  // an answer by its reader
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
 /// One reader's connection, on a thread of its own.
 class Connection final {
  public:
-  Connection(Fd socket, Arena& arena, const std::string& secret, const wire::Compatibility& key,
-             const std::atomic<bool>& stopping, TcpServer::Counts& counts)
+  Connection(Fd socket, Arena& arena, const TcpServer::Options& options,
+             const wire::Compatibility& key, const std::atomic<bool>& stopping,
+             TcpServer::Counts& counts)
       : socket_(std::move(socket)),
         arena_(arena),
-        secret_(secret),
+        options_(options),
         key_(key),
         stopping_(stopping),
         counts_(counts),
@@ -68,7 +69,7 @@ class Connection final {
 
   Fd socket_;
   Arena& arena_;
-  const std::string& secret_;
+  const TcpServer::Options& options_;
   const wire::Compatibility& key_;
   const std::atomic<bool>& stopping_;
   TcpServer::Counts& counts_;
@@ -87,11 +88,12 @@ class Connection final {
 /// If kWelcome, it is a reader from here on.
 wire::Answer Connection::judge(const wire::Challenge& challenge, const wire::Response& response) {
   const bool speaks = response.magic == wire::kMagic && response.version == wire::kVersion;
-  if (!speaks || !wire::equal(response.proof, wire::reader_proof(secret_, challenge, response))) {
+  if (!speaks ||
+      !wire::equal(response.proof, wire::reader_proof(options_.secret, challenge, response))) {
     return wire::Answer::kNotAllowed;
   }
   if (response.compatibility != key_) return wire::Answer::kOtherBuild;
-  if (counts_.readers.fetch_add(1) < TcpServer::kReadersMax && becomes(Standing::kReader)) {
+  if (counts_.readers.fetch_add(1) < options_.readers_max && becomes(Standing::kReader)) {
     return wire::Answer::kWelcome;
   }
   counts_.readers.fetch_sub(1);
@@ -114,7 +116,7 @@ bool Connection::greet() {
   verdict.answer = judge(challenge, response);
   if (verdict.answer == wire::Answer::kWelcome) {
     verdict.offer = {arena_.table().epoch(), arena_.layout()};
-    verdict.proof = wire::owner_proof(secret_, challenge, response, verdict);
+    verdict.proof = wire::owner_proof(options_.secret, challenge, response, verdict);
   } else if (standing_.load() != Standing::kPushedOut) {  // that has been counted
     counts_.refused.fetch_add(1);                         // by the time the reader knows
   }
@@ -190,7 +192,7 @@ bool Connection::answer() {
   const TimePoint start = now();
   const bool sent = send_all(socket_.get(), pieces_, [&] {
     return stopping_.load() || !arena_.table().grant_is_live(request_.grant, now()) ||
-           now() - start > kStallMax;
+           now() - start > kTakenWithin;
   });
   if (sent) {
     counts_.bytes_sent.fetch_add(checksums_.size() * arena_.layout().part_bytes,
@@ -203,7 +205,8 @@ void Connection::work() {
   pieces_.reserve(2 * wire::kBlocksMax);
   if (greet()) {
     arena_.grants().attach(&page_);
-    while (read_request() && answer()) {
+    // Who asks all the time never has `read_request` wait, which looks at `stopping_` too.
+    while (!stopping_.load() && read_request() && answer()) {
     }
     arena_.grants().detach(&page_);
   }
@@ -270,7 +273,7 @@ void TcpServer::accept_all() {
       connections.erase(oldest);  // its thread ends at once
     }
     tune_tcp(socket.get());
-    connections.emplace_back(std::move(socket), *state_->arena, state_->options.secret, state_->key,
+    connections.emplace_back(std::move(socket), *state_->arena, state_->options, state_->key,
                              stopping_, counts_);
   }
 }

@@ -13,15 +13,18 @@ namespace penstock::transfer {
 
 /// Offers an arena over TCP to readers that know a secret and are of the same build. Each
 /// connection has a thread that sends what is asked for, straight from the slots; grants are
-/// checked for each request, and a reader that takes nothing is cut off when its grant is revoked,
-/// so that draining ends. Who has not proved that it knows the secret has one of a few places of
+/// checked for each request, and a reader that is slow to take what it asked for is cut off when
+/// its grant is revoked, so that draining ends. Whose host is gone without a word gives its place
+/// back half a minute later. Who has not proved that it knows the secret has one of a few places of
 /// its own, and loses it to a newcomer when all are taken; who has is never pushed out. The secret
 /// proves who is who; the bytes are neither hidden nor, beyond their checksums, protected from
 /// whoever can alter packets: use a network you trust. Outlived by its arena. Thread: its own;
 /// calls from any.
 class TcpServer final {
  public:
-  static constexpr std::uint32_t kReadersMax = 64;    // who proved the secret
+  /// Who proved the secret: the two connections each of as many workers as one knows at once
+  /// (engine::KvExchange::kAwayMax). One costs a descriptor, a thread and some 50 KiB: 25 MiB all.
+  static constexpr std::uint32_t kReadersMax = 512;
   static constexpr std::uint32_t kStrangersMax = 32;  // who did not, or not yet
   static constexpr std::size_t kSecretBytesMin = 16;
 
@@ -30,6 +33,7 @@ class TcpServer final {
     std::uint16_t port = 0;          // 0: any free one
     std::string secret;              // at least kSecretBytesMin
     std::string compatibility;       // at most 248 bytes
+    std::uint32_t readers_max = kReadersMax;
   };
   static Result<std::unique_ptr<TcpServer>> open(Arena& arena, const Options& options);
   ~TcpServer();

@@ -42,6 +42,11 @@ Result<Address> parse_address(const std::string& host, std::uint16_t port) {
   return address;
 }
 
+void set_number(int socket, int level, int option, std::int64_t value) {
+  const auto number = static_cast<int>(value);
+  setsockopt(socket, level, option, &number, sizeof number);
+}
+
 void wake_every_tick(int socket) {
   const timeval tick{0, std::chrono::microseconds(kTcpTick).count()};
   for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO}) {
@@ -97,11 +102,13 @@ Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
 }
 
 void tune_tcp(int socket) {
-  const int one = 1;
-  setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  if (within_host(socket)) {
-    setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBytesWithinHost, sizeof kSendBytesWithinHost);
-  }
+  set_number(socket, IPPROTO_TCP, TCP_NODELAY, 1);
+  if (within_host(socket)) set_number(socket, SOL_SOCKET, SO_SNDBUF, kSendBytesWithinHost);
+  set_number(socket, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_number(socket, IPPROTO_TCP, TCP_KEEPIDLE, kTcpProbeAfter.count());
+  set_number(socket, IPPROTO_TCP, TCP_KEEPINTVL, kTcpProbeEvery.count());
+  set_number(socket, IPPROTO_TCP, TCP_USER_TIMEOUT,
+             std::chrono::milliseconds(kTcpSilenceMax).count());
   wake_every_tick(socket);
 }
 

@@ -38,8 +38,14 @@ Result<Fd> listen_tcp(const std::string& host, std::uint16_t port);
 /// answer.
 Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
                        const std::function<bool()>& stop);
-/// Sends small messages at once, and wakes up every kTcpTick. Of a connection within this host
-/// little waits to be received, so that it is still in a cache then.
+/// Another host that is gone without a word (power, a cable) breaks the connection when it has not
+/// been heard of for so long, whether it owes an answer or nothing is said at all.
+inline constexpr auto kTcpSilenceMax = std::chrono::seconds(30);
+inline constexpr auto kTcpProbeAfter = std::chrono::seconds(10);  // of saying nothing,
+inline constexpr auto kTcpProbeEvery = std::chrono::seconds(5);   // and then
+
+/// Sends small messages at once, wakes up every kTcpTick, and keeps to kTcpSilenceMax. Of a
+/// connection within this host little waits to be received, so that it is still in a cache then.
 void tune_tcp(int socket);
 
 /// Moves all pieces; asks `stop()` every tick. False: stopped, or the other side is gone.
