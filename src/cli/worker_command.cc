@@ -18,6 +18,7 @@
 #include "cli/last_resort.h"
 #include "cli/model_path.h"
 #include "cli/signals.h"
+#include "engine/kv_exchange.h"
 #include "engine/remote/engine_server.h"
 #include "engine/remote/membership.h"
 #include "engine/role.h"
@@ -146,7 +147,9 @@ int run_worker(const WorkerFlags& flags) {
     if (!opened) return refuse("worker", opened.error(), 1);
   }
   const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
-  if (const std::uint64_t may = allow_descriptors(files); may < files) {
+  const std::uint64_t for_others =
+      options->sharing.outside() ? engine::KvExchange::kDescriptorsMax : 0;
+  if (const std::uint64_t may = allow_descriptors(files + for_others); may < files) {
     log::warn("--kv-disk-mib {}: takes {} open files, this process may have {} (ulimit -n)",
               flags.engine.kv_disk_mib, files, may);
   }

@@ -45,6 +45,9 @@ class KvExchange final {
   static constexpr std::size_t kAwayMax = 256;
   static constexpr Nanos kUnusedMax = std::chrono::seconds(60);  // and then as well
   static constexpr std::size_t kOpenersMax = 4;                  // ways that are made at once
+  /// Of this process for as many workers: two for the way there by memory and two for theirs here,
+  /// and over TCP as many.
+  static constexpr std::size_t kDescriptorsMax = 8 * kAwayMax;
 
   explicit KvExchange(const Clock& clock, KvSharing sharing = {});
   ~KvExchange();

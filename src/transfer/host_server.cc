@@ -26,6 +26,7 @@ struct Reader {
 };
 constexpr auto kHelloWithin = std::chrono::seconds(5);
 constexpr int kTickMs = 1000;
+constexpr int kNoDescriptorMs = 100;  // then asks again whether there is one
 
 /// At its path there is never a socket at which nobody listens yet: others may take it for one that
 /// was left over.
@@ -137,13 +138,15 @@ void HostServer::greet(std::size_t at) {
 
 void HostServer::work() {
   std::vector<pollfd> waiting;
+  bool accepts = true;
   for (;;) {
     auto& readers = state_->readers;
     waiting.clear();
     waiting.push_back({state_->stop.get(), POLLIN, 0});
-    waiting.push_back({state_->listener.get(), POLLIN, 0});
+    waiting.push_back({accepts ? state_->listener.get() : -1, POLLIN, 0});
     for (const Reader& reader : readers) waiting.push_back({reader.socket.get(), POLLIN, 0});
-    poll(waiting.data(), waiting.size(), kTickMs);
+    poll(waiting.data(), waiting.size(), accepts ? kTickMs : kNoDescriptorMs);
+    accepts = true;
     if (waiting[0].revents != 0) return;
     const TimePoint now = std::chrono::steady_clock::now();
     for (std::size_t at = readers.size(); at-- > 0;) {  // backwards: `drop` moves those behind
@@ -157,7 +160,8 @@ void HostServer::work() {
     }
     if (waiting[1].revents == 0) continue;
     Fd accepted(accept4(state_->listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!accepted.valid()) continue;
+    accepts = accepted.valid();
+    if (!accepts) continue;
     if (readers.size() == kReadersMax) {
       refused_.fetch_add(1);
       continue;  // closed: the reader sees the hang-up

@@ -416,6 +416,33 @@ bool say_of_each(int socket, const wire::Request& request, BlockStatus status) {
   return send_all(socket, pieces, never);
 }
 
+TEST(Hostile, WhoHasNoDescriptorLeftDoesNotTakeItsOwnerForDead) {
+  std::atomic<bool> hangs_up{true};
+  const Liar liar([&](int socket, const wire::Request& request) {
+    return !hangs_up && say_of_each(socket, request, BlockStatus::kStale);
+  });
+  CopyPool pool;
+  const auto peer = Peer::connect(tcp_address(liar.port()), pool, kClock).value();
+  const auto to = testing::make_arena(kHostileLayout);
+  testing::Order order(kHostileLayout.slots);
+  order.granted = hostile_refs();
+  Transfer transfer;
+  for (const bool descriptors : {true, false}) {
+    std::optional<testing::NoDescriptors> none;
+    if (!descriptors) {
+      none.emplace();
+      EXPECT_EQ(connect_tcp("127.0.0.1", liar.port(), never).error().code, Code::kOverloaded);
+    }
+    ASSERT_TRUE(peer->pull(transfer, order.pull({0, 1}), *to).has_value());
+    ASSERT_TRUE(transfer.wait(testing::in(20s), kClock));
+    EXPECT_EQ(order.count(BlockStatus::kPathFailed), kHostileLayout.slots);
+  }
+  hangs_up = false;
+  ASSERT_TRUE(peer->pull(transfer, order.pull({0, 1}), *to).has_value());
+  ASSERT_TRUE(transfer.wait(testing::in(20s), kClock));
+  EXPECT_EQ(order.count(BlockStatus::kStale), kHostileLayout.slots);
+}
+
 TEST(Hostile, AnOwnerThatTricklesCostsTheDeadline) {
   for (const bool answers_first : {false, true}) {
     std::atomic<int> asked{0};

@@ -40,7 +40,8 @@ class Peer {
   /// An arena of another process, by each way that leads there: it has another one to be left out.
   /// Takes four seconds at most for each that does not answer. Fails, with what is wrong with the
   /// last, if none does: kUnavailable if nobody is there, or another arena than that of `epoch`;
-  /// kUnprocessable if it is of another build, kUnauthorized if it does not accept the secret.
+  /// kUnprocessable if it is of another build, kUnauthorized if it does not accept the secret,
+  /// kOverloaded if it has no place left, or this process no descriptor.
   static Result<std::unique_ptr<Peer>> connect(const PeerAddress& address, CopyPool& pool,
                                                const Clock& clock);
 

@@ -38,9 +38,10 @@ Result<Fd> connect_local(const std::string& path) {
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return fail(Code::kOverloaded, "no socket: " + errno_text(errno));
   // An owner that is stopped takes nobody in once its queue is full.
   const timeval within{.tv_sec = kAnswerWithin.count(), .tv_usec = 0};
-  if (!fd.valid() || setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &within, sizeof within) != 0 ||
+  if (setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &within, sizeof within) != 0 ||
       connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return fail(Code::kUnavailable, fmt::format("nobody at {}: {}", path, errno_text(errno)));
   }

@@ -2,14 +2,18 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <thread>
 
 #include "transfer/host_path.h"
 #include "transfer/host_server.h"
+#include "transfer/internal/wire.h"
 #include "transfer/tcp_server.h"
 #include "transfer/test_blocks.h"
 
@@ -248,6 +252,44 @@ TEST(Tcp, WhoDoesNotKnowTheSecretLearnsNothing) {
   EXPECT_EQ(server->refused(), 1U);
   address.secret = kSecret;
   EXPECT_TRUE(Peer::connect(address, pool, kClock).has_value());
+}
+
+TEST(Servers, WithoutADescriptorForAReaderWaitForOne) {
+  const auto arena = make_arena(Layout::by_block(2, 1, 100), MemoryKind::kShared);
+  const auto host = std::move(*HostServer::open(*arena, remote_path(), ""));
+  const auto tcp = std::move(*TcpServer::open(*arena, {.secret = kSecret}));
+  {
+    CopyPool pool;
+    PeerAddress address;
+    address.socket_path = remote_path();
+    address.tcp_host = "127.0.0.1";
+    address.tcp_port = tcp->port();
+    address.secret = kSecret;
+    ASSERT_TRUE(Peer::connect(address, pool, kClock).has_value());
+    while (host->readers() > 0) std::this_thread::yield();
+  }
+  sockaddr_un path{};
+  path.sun_family = AF_UNIX;
+  remote_path().copy(path.sun_path, sizeof path.sun_path - 1);
+  sockaddr_in port{};
+  port.sin_family = AF_INET;
+  port.sin_port = htons(tcp->port());
+  port.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const Fd by_host(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  const Fd by_tcp(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  pollfd greeted{by_tcp.get(), POLLIN, 0};
+  {
+    const testing::NoDescriptors none;
+    ASSERT_EQ(connect(by_host.get(), reinterpret_cast<sockaddr*>(&path), sizeof path), 0);
+    ASSERT_EQ(connect(by_tcp.get(), reinterpret_cast<sockaddr*>(&port), sizeof port), 0);
+    const std::clock_t before = std::clock();
+    EXPECT_EQ(poll(&greeted, 1, 300), 0);
+    EXPECT_LT(std::clock() - before, CLOCKS_PER_SEC / 15);  // of all threads: nobody spins
+  }
+  EXPECT_EQ(poll(&greeted, 1, 20'000), 1);
+  const wire::Hello hello;
+  ASSERT_TRUE(wire::send_message(by_host.get(), std::as_bytes(std::span(&hello, 1)), {}));
+  while (host->readers() == 0) std::this_thread::yield();
 }
 
 TEST(Tcp, BothEndsNoticeAHostThatIsGoneWithoutAWord) {

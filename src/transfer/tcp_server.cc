@@ -17,6 +17,8 @@ namespace penstock::transfer {
 namespace {
 
 constexpr auto kGreetWithin = std::chrono::seconds(5);
+constexpr int kTickMs = 1000;
+constexpr int kNoDescriptorMs = 100;                     // then asks again whether there is one
 constexpr auto kTakenWithin = std::chrono::seconds(10);  // an answer by its reader
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
@@ -258,14 +260,17 @@ TcpServer::~TcpServer() {
 
 void TcpServer::accept_all() {
   std::list<Connection> connections;
+  bool accepts = true;
   while (!stopping_.load()) {
     std::array<pollfd, 2> waiting{
-        {{state_->stop.get(), POLLIN, 0}, {state_->listener.get(), POLLIN, 0}}};
-    poll(waiting.data(), waiting.size(), 1000);
+        {{state_->stop.get(), POLLIN, 0}, {accepts ? state_->listener.get() : -1, POLLIN, 0}}};
+    poll(waiting.data(), waiting.size(), accepts ? kTickMs : kNoDescriptorMs);
+    accepts = true;
     connections.remove_if([](const Connection& connection) { return connection.over(); });
     if (waiting[1].revents == 0) continue;
     Fd socket(accept4(state_->listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket.valid()) continue;
+    accepts = socket.valid();
+    if (!accepts) continue;
     while (std::ranges::count_if(connections, &Connection::is_stranger) >= kStrangersMax) {
       const auto oldest = std::ranges::find_if(connections, &Connection::is_stranger);
       if (oldest == connections.end() || !oldest->push_out()) continue;

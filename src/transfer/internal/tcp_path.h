@@ -16,7 +16,8 @@ namespace penstock::transfer {
 class TcpLink final {
  public:
   /// Takes two seconds at most, and asks `stop` every tick. Fails with kUnavailable only if nobody
-  /// listens there; kOverloaded: it hung up at once; kDeadlineExceeded: stopped, or no answer.
+  /// listens there; kOverloaded: it hung up at once, or no descriptor is left here;
+  /// kDeadlineExceeded: stopped, or no answer.
   static Result<std::unique_ptr<TcpLink>> connect(
       const PeerAddress& address, const std::function<bool()>& stop = [] { return false; });
   [[nodiscard]] const wire::Offer& offer() const noexcept { return offer_; }

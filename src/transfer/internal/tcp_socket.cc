@@ -89,8 +89,9 @@ Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
   const auto address = parse_address(host, port);
   if (!address) return std::unexpected(address.error());
   Fd fd(socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (fd.valid()) wake_every_tick(fd.get());  // out of connecting, too: asked again, it waits on
-  while (!fd.valid() || connect(fd.get(), address->get(), address->size) != 0) {
+  if (!fd.valid()) return fail(Code::kOverloaded, "no socket: " + errno_text(errno));
+  wake_every_tick(fd.get());  // out of connecting, too: asked again, it waits on
+  while (connect(fd.get(), address->get(), address->size) != 0) {
     const bool under_way = errno == EINPROGRESS || errno == EALREADY || errno == EINTR;
     if (under_way && !stop()) continue;
     const bool late = under_way || errno == ETIMEDOUT;
