@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "engine/kv_ticket.h"
+#include "transfer/traffic.h"
 
 namespace penstock::engine {
 
@@ -60,6 +61,7 @@ struct LoadReport {
   std::array<std::uint64_t, kFetchMisses> kv_blocks_missed{};  // by FetchMiss
   Nanos kv_fetching{0};                                        // time that fetches took, in sum
   TimedFetch last_fetch;
+  transfer::Traffic::ByPath kv_transfers{};  // since start, from other workers, as attempted
 
   std::uint32_t pass_tokens_max = 0;          // that the next pass would take; each decoding
                                               // sequence takes one of them, prompts the rest

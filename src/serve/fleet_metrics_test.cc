@@ -71,5 +71,31 @@ TEST(FleetMetrics, WhatIsShownOfAWorkerEndsWithIt) {
   }
 }
 
+TEST(WorkerMetrics, SayWhatKvCameByWhichPath) {
+  DispatcherView view;
+  WorkerView& worker = view.workers.emplace_back();
+  worker.slot = 3;
+  worker.load.kv_transfers[static_cast<std::size_t>(transfer::PathKind::kTcp)] = {
+      .pulls = 1, .retries = 2, .blocks = 3, .failed_blocks = 4, .bytes = 5, .took = Nanos(6)};
+  Metrics metrics;
+  metrics.set(view);
+  metrics.set(view);  // counters are totals
+  const std::string page = metrics.page();
+  for (const char* line : {
+           "pulls_total{path=\"tcp\",worker=\"3\"} 1\n",
+           "retries_total{path=\"tcp\",worker=\"3\"} 2\n",
+           "blocks_total{path=\"tcp\",worker=\"3\"} 3\n",
+           "failed_blocks_total{path=\"tcp\",worker=\"3\"} 4\n",
+           "bytes_total{path=\"tcp\",worker=\"3\"} 5\n",
+           "seconds_total{path=\"tcp\",worker=\"3\"} 6e-09\n",
+       }) {
+    EXPECT_THAT(page, HasSubstr(std::string("\npenstock_worker_kv_transfer_") + line));
+  }
+  EXPECT_THAT(page, Not(HasSubstr("path=\"cma\"")));
+  view.workers.clear();
+  metrics.set(view);
+  EXPECT_THAT(metrics.page(), Not(HasSubstr("path=\"tcp\"")));
+}
+
 }  // namespace
 }  // namespace penstock::serve

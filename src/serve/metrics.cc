@@ -69,6 +69,11 @@ struct Metrics::Families {
       }
       for (std::size_t i = 0; i < engine::kFetchMisses; ++i)
         remove(kv_missed, miss_label(number, i));
+      for (std::size_t i = 0; i < transfer::kPathKinds; ++i) {
+        for (const TransferSeries& series : transfers) {
+          remove(series.family, path_label(number, i));
+        }
+      }
       for (const std::string_view rule : rules) {
         remove(decisions, {{"worker", number}, {"rule", std::string(rule)}});
       }
@@ -81,6 +86,11 @@ struct Metrics::Families {
   static prometheus::Labels miss_label(const std::string& worker, std::size_t miss) {
     return {{"worker", worker},
             {"reason", std::string(to_string(static_cast<engine::FetchMiss>(miss)))}};
+  }
+
+  static prometheus::Labels path_label(const std::string& worker, std::size_t path) {
+    return {{"worker", worker},
+            {"path", std::string(to_string(static_cast<transfer::PathKind>(path)))}};
   }
 
   prometheus::Family<prometheus::Counter>& counter(const char* name, const char* help) {
@@ -207,6 +217,29 @@ struct Metrics::Families {
   prometheus::Family<prometheus::Counter>& kv_missed =
       counter("penstock_worker_kv_fetch_missed_total",
               "KV blocks that were to be had from another worker and were computed, by reason");
+
+  struct TransferSeries {
+    prometheus::Family<prometheus::Counter>& family;
+    double (*value)(const transfer::PathTraffic& traffic);
+  };
+  std::array<TransferSeries, 6> transfers{{
+      {counter("penstock_worker_kv_transfer_pulls_total",
+               "Attempts to pull KV from another worker, by path (local, shared, cma, tcp)"),
+       [](const auto& traffic) { return static_cast<double>(traffic.pulls); }},
+      {counter("penstock_worker_kv_transfer_retries_total",
+               "Of those, made because another path had failed"),
+       [](const auto& traffic) { return static_cast<double>(traffic.retries); }},
+      {counter("penstock_worker_kv_transfer_blocks_total", "KV blocks that arrived by the path"),
+       [](const auto& traffic) { return static_cast<double>(traffic.blocks); }},
+      {counter("penstock_worker_kv_transfer_failed_blocks_total",
+               "KV blocks that the path lost or brought wrong; another one was tried for them"),
+       [](const auto& traffic) { return static_cast<double>(traffic.failed_blocks); }},
+      {counter("penstock_worker_kv_transfer_bytes_total", "Bytes of the blocks that arrived"),
+       [](const auto& traffic) { return static_cast<double>(traffic.bytes); }},
+      {counter("penstock_worker_kv_transfer_seconds_total",
+               "Time that the attempts took once begun; over bytes, what the path costs"),
+       [](const auto& traffic) { return to_seconds(traffic.took); }},
+  }};
 
   prometheus::Histogram& decision =
       histogram("penstock_router_decision_seconds",
@@ -355,6 +388,13 @@ void Metrics::set(const DispatcherView& view) {
     for (std::size_t i = 0; i < engine::kFetchMisses; ++i) {
       raise_to(f.kv_missed.Add(Families::miss_label(number, i)),
                static_cast<double>(load.kv_blocks_missed[i]));
+    }
+    for (std::size_t i = 0; i < transfer::kPathKinds; ++i) {
+      if (load.kv_transfers[i].pulls == 0) continue;  // most have one path or none
+      for (const Families::TransferSeries& series : f.transfers) {
+        raise_to(series.family.Add(Families::path_label(number, i)),
+                 series.value(load.kv_transfers[i]));
+      }
     }
     for (const auto& [rule, count] : worker.decisions) {
       f.rules.insert(rule);

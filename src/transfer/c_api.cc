@@ -38,6 +38,7 @@ static_assert(sizeof(pst_key) == sizeof(BlockKey) && sizeof(pst_ref) == sizeof(B
               sizeof(pst_grant) == sizeof(GrantId) && sizeof(BlockStatus) == 1);
 static_assert(PST_CANCELLED == static_cast<int>(BlockStatus::kCancelled) &&
               PST_CANCELLED + 1 == kBlockStatuses);
+static_assert(PST_PATH_TCP == static_cast<int>(PathKind::kTcp) && PST_PATH_TCP + 1 == kPathKinds);
 
 int failed(const Error& error) {
   last_error = error.message;
@@ -153,6 +154,13 @@ pst_peer* pst_peer_local(pst_pool* pool, pst_arena* arena) {
   return new pst_peer{Peer::local(*arena->arena, pool->pool, kClock)};
 }
 int pst_peer_alive(const pst_peer* peer) { return peer->peer->alive() ? 1 : 0; }
+int pst_peer_traffic(const pst_peer* peer, uint32_t path, pst_traffic* traffic) {
+  if (path >= kPathKinds) return refused("no such path");
+  const PathTraffic sum = peer->peer->traffic()[path];
+  *traffic = {sum.pulls,         sum.retries, sum.blocks,
+              sum.failed_blocks, sum.bytes,   static_cast<uint64_t>(sum.took.count())};
+  return 0;
+}
 void pst_peer_destroy(pst_peer* peer) { delete peer; }
 
 pst_transfer* pst_transfer_create(int eventfd) {

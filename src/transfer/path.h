@@ -1,23 +1,11 @@
 #pragma once
 
-#include <atomic>
-#include <cstdint>
-#include <string_view>
-
 #include "transfer/chunk_queue.h"
 #include "transfer/meter.h"
+#include "transfer/traffic.h"
 #include "transfer/transfer.h"
 
 namespace penstock::transfer {
-
-enum class PathKind : std::uint8_t {
-  kLocal,   // the same process
-  kShared,  // the peer's memory, mapped
-  kCma,     // the peer's memory, read by the kernel: for memory that cannot be mapped
-  kTcp,
-};
-inline constexpr std::size_t kPathKinds = 4;
-[[nodiscard]] std::string_view to_string(PathKind kind) noexcept;
 
 /// One way to one peer's arena. Threads claim chunks from its queue, move the blocks, and verify
 /// each before it is committed: when a chunk is finished, each of its blocks is a miss, arrived, or

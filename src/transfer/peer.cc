@@ -119,7 +119,6 @@ bool Peer::retry(Transfer& transfer) noexcept {
   };
   std::ranges::replace_if(transfer.pull().status, again, BlockStatus::kPending);
   transfer.path_ = other;
-  retries_.fetch_add(1, std::memory_order_relaxed);
   if (other->queue().push(transfer)) return true;
   std::ranges::replace(transfer.pull().status, BlockStatus::kPending, BlockStatus::kPathFailed);
   return false;
@@ -135,15 +134,24 @@ void Peer::finished(Transfer& transfer) noexcept {
   } else {  // the usual end, and nothing that takes time with the number of blocks
     count(BlockStatus::kArrived) = transfer.pull().status.size();
   }
-  const bool well = count(BlockStatus::kPathFailed) + count(BlockStatus::kCorrupt) == 0;
+  const std::uint64_t failed = count(BlockStatus::kPathFailed) + count(BlockStatus::kCorrupt);
+  const bool well = failed == 0;
   const std::uint64_t arrived = count(BlockStatus::kArrived) - transfer.arrived_;
   count(BlockStatus::kArrived) = arrived;
   const TimePoint now = clock_.now();
   transfer.arrived_ += arrived;
   transfer.finished_ = now;
   if (well) transfer.tell();  // who waits for it need not wait for the books
-  transfer.path_->meter().record(counts, arrived * layout_.block_bytes(),
-                                 transfer.started_ - transfer.submitted_, now - transfer.started_);
+  const PathTraffic attempt{.pulls = 1,
+                            .retries = transfer.tried_paths_ != 0 ? 1U : 0U,
+                            .blocks = arrived,
+                            .failed_blocks = failed,
+                            .bytes = arrived * layout_.block_bytes(),
+                            .took = now - transfer.started_};
+  transfer.path_->meter().record(counts, attempt.bytes, transfer.started_ - transfer.submitted_,
+                                 attempt.took);
+  traffic_.add(transfer.path_->kind(), attempt);
+  if (transfer.traffic != nullptr) transfer.traffic->add(transfer.path_->kind(), attempt);
   if (count(BlockStatus::kPathFailed) > 0) {
     for (std::size_t i = 0; i < paths_.size(); ++i) {
       if (paths_[i].get() != transfer.path_) continue;

@@ -64,10 +64,8 @@ class Peer {
   [[nodiscard]] bool busy() const noexcept {
     return in_flight_.load(std::memory_order_acquire) > 0;
   }
-  /// Attempts that were made again on another path.
-  [[nodiscard]] std::uint64_t retries() const noexcept {
-    return retries_.load(std::memory_order_relaxed);
-  }
+  /// What was pulled from it.
+  [[nodiscard]] Traffic::ByPath traffic() const { return traffic_.sums(); }
 
  protected:
   Peer(const Layout& layout, std::uint64_t epoch, const Clock& clock) noexcept
@@ -94,7 +92,7 @@ class Peer {
   std::vector<std::unique_ptr<Path>> paths_;
   std::vector<std::unique_ptr<Standing>> standings_;
   std::atomic<std::uint64_t> pulls_{0};
-  std::atomic<std::uint64_t> retries_{0};
+  Traffic traffic_;
   std::atomic<std::uint64_t> in_flight_{0};
 };
 

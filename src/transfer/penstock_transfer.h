@@ -68,6 +68,19 @@ typedef struct {
   uint32_t priority;   /* 0 to 255, higher goes first */
 } pst_pull;
 
+/* Ways to a peer: its memory in this process, mapped, read by the kernel, or TCP. */
+enum { PST_PATH_LOCAL, PST_PATH_SHARED, PST_PATH_CMA, PST_PATH_TCP };
+
+/* Attempts by one path since the peer was connected; took_ns over bytes is what the path costs. */
+typedef struct {
+  uint64_t pulls;
+  uint64_t retries;       /* of those, because another path had failed */
+  uint64_t blocks;        /* that arrived */
+  uint64_t failed_blocks; /* that the path lost or brought wrong; another was tried for them */
+  uint64_t bytes;         /* of those that arrived */
+  uint64_t took_ns;
+} pst_traffic;
+
 PST_API int pst_version(void);
 PST_API const char* pst_error(void);
 
@@ -112,6 +125,9 @@ PST_API pst_peer* pst_peer_connect(pst_pool* pool, const char* socket_path, cons
                                    const char* compatibility);
 PST_API pst_peer* pst_peer_local(pst_pool* pool, pst_arena* arena);
 PST_API int pst_peer_alive(const pst_peer* peer);
+/* What has been pulled from it by one kind of path. A transfer is in it at the latest when it is
+ * destroyed or begun anew. Fails for a path that does not exist. */
+PST_API int pst_peer_traffic(const pst_peer* peer, uint32_t path, pst_traffic* traffic);
 PST_API void pst_peer_destroy(pst_peer* peer);
 
 /* A transfer may be used again when it is done. `eventfd`: written 1 at the end, or -1. Destroying

@@ -363,14 +363,24 @@ TEST(Paths, WhatOnePathFailsAnotherCarries) {
     Unreliable peer(*from, pool, status);
     Order order(20);
     order.granted = refs;
+    Traffic carried;
     Transfer transfer;
+    transfer.traffic = &carried;
     ASSERT_TRUE(peer.pull(transfer, order.pull(grant), *to).has_value());
     ASSERT_TRUE(transfer.wait(in(20s), kClock));
     EXPECT_EQ(order.count(BlockStatus::kArrived), 10U);
     EXPECT_EQ(order.count(BlockStatus::kStale), 10U);  // that is final
     EXPECT_EQ(transfer.arrived(), 10U);
-    EXPECT_EQ(peer.retries(), 1U);
     testing::settle(peer);
+    const Traffic::ByPath traffic = peer.traffic();
+    EXPECT_EQ(traffic, carried.sums());
+    const auto& failing = traffic[static_cast<std::size_t>(PathKind::kShared)];
+    EXPECT_EQ(failing, (PathTraffic{.pulls = 1, .failed_blocks = 10, .took = failing.took}));
+    const auto& working = traffic[static_cast<std::size_t>(PathKind::kCma)];
+    EXPECT_EQ(
+        working,
+        (PathTraffic{.pulls = 1, .retries = 1, .blocks = 10, .bytes = 1000, .took = working.took}));
+    EXPECT_GT(working.took, 0ns);
     EXPECT_EQ(peer.paths()[0]->meter().blocks(status), 10U);
     EXPECT_EQ(peer.paths()[1]->meter().blocks(BlockStatus::kArrived), 10U);
     if (status == BlockStatus::kCorrupt) continue;
@@ -378,7 +388,8 @@ TEST(Paths, WhatOnePathFailsAnotherCarries) {
     ASSERT_TRUE(peer.pull(transfer, order.pull(grant), *to).has_value());
     ASSERT_TRUE(transfer.wait(in(20s), kClock));
     EXPECT_EQ(transfer.arrived(), 20U);
-    EXPECT_EQ(peer.retries(), 1U);
+    testing::settle(peer);
+    EXPECT_EQ(peer.traffic()[static_cast<std::size_t>(PathKind::kCma)].retries, 1U);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "transfer/arena.h"
+#include "transfer/traffic.h"
 
 namespace penstock::transfer {
 
@@ -72,6 +73,9 @@ class Transfer final {
   using Callback = void (*)(void* context);
   Callback on_done = nullptr;
   void* context = nullptr;
+  /// Told of each attempt that has ended, shortly after `done`, as the peer's own is; outlives the
+  /// transfer.
+  Traffic* traffic = nullptr;
 
   /// True once every block has its final status and no thread works on the transfer. Also before
   /// the first submission.

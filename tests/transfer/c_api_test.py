@@ -11,6 +11,7 @@ import unittest
 
 u8, u32, u64 = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64
 ARRIVED, STALE, CORRUPT, PEER_DEAD = 1, 2, 5, 8
+SHARED, TCP = 1, 3
 SLOTS, PARTS, PART_BYTES = 64, 2, 3000
 SECRET, BUILD = b'a secret of thirty-two characters', b'build 1'
 
@@ -25,6 +26,11 @@ class Ref(ctypes.Structure):
 
 class Grant(ctypes.Structure):
     _fields_ = [('cell', u32), ('generation', u32)]
+
+
+class Traffic(ctypes.Structure):
+    _fields_ = [(name, u64) for name in ('pulls', 'retries', 'blocks', 'failed_blocks', 'bytes',
+                                         'took_ns')]
 
 
 class Pull(ctypes.Structure):
@@ -131,6 +137,15 @@ class TransferTest(unittest.TestCase):
                     for part in range(PARTS):
                         at = self.library.pst_arena_part(self.arena, slot, part)
                         self.assertEqual(ctypes.string_at(at, PART_BYTES), content(block, part))
+                traffic = Traffic()
+                self.assertEqual(self.library.pst_peer_traffic(peer, TCP if tcp else SHARED,
+                                                               ctypes.byref(traffic)), 0)
+                self.assertEqual(
+                    (traffic.pulls, traffic.retries, traffic.blocks, traffic.failed_blocks,
+                     traffic.bytes), (1, 0, SLOTS, 0, SLOTS * PARTS * PART_BYTES))
+                self.assertGreater(traffic.took_ns, 0)
+                self.assertLess(
+                    self.library.pst_peer_traffic(peer, TCP + 1, ctypes.byref(traffic)), 0)
                 self.library.pst_peer_destroy(peer)
         for order in (('reuse', 3), ('flip', 4)):
             self.pipe.send(order)

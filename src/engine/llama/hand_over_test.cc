@@ -210,7 +210,13 @@ TEST_F(HandOver, APromptThatIsCachedLeavesAtOnceAndWhatIsThereIsNotFetchedAgain)
   ask(*second, std::span(p).first(300));
   const std::uint64_t held = second->load().kv_blocks_used;
   EXPECT_EQ(decode(*second, p, *ticket).tokens, alone.tokens);
-  EXPECT_EQ(second->load().kv_blocks_fetched, ticket->blocks.size() - held);
+  const LoadReport load = second->load();
+  EXPECT_EQ(load.kv_blocks_fetched, ticket->blocks.size() - held);
+  const auto& by_path = load.kv_transfers[static_cast<std::size_t>(transfer::PathKind::kLocal)];
+  EXPECT_EQ(by_path, (transfer::PathTraffic{.pulls = 1,
+                                            .blocks = load.kv_blocks_fetched,
+                                            .bytes = load.kv_bytes_fetched,
+                                            .took = by_path.took}));
 }
 
 TEST_F(HandOver, LeasesEndWhenToldWhenTheirTimeIsOverAndWithTheirWorker) {

@@ -99,7 +99,7 @@ class PrefixCache final {
   [[nodiscard]] const std::string& compatibility() const noexcept { return compatibility_; }
 
   /// Adds what the pool holds, what has come from other workers, and what a prompt token costs.
-  void write_to(LoadReport& report) const noexcept;
+  void write_to(LoadReport& report) const;
 
   /// What blocks in the store must agree in: whose and how computed, by which build on which CPU.
   [[nodiscard]] static std::string store_key(const Context& context, const LlamaOptions& options);
@@ -132,6 +132,7 @@ class PrefixCache final {
   KvExchange* const exchange_;
   BlockPool pool_;
   KvLeases leases_;
+  transfer::Traffic traffic_;                       // of pulls: outlives them
   std::vector<std::unique_ptr<PeerFetch>> ending_;  // cancelled, or over
   KvTicket offered_;                                // at the exchange: what all tickets say
   std::uint64_t blocks_pulled_ = 0;

@@ -70,6 +70,7 @@ bool PrefixCache::begin_pull(Sequence& s) {
   auto pull = std::make_unique<PeerFetch>();
   pull->ticket = ticket;
   pull->started = clock_.now();
+  pull->transfer.traffic = &traffic_;
   kv::BlockHash hash = s.root;
   for (std::size_t block = 0; block < there; ++block) {
     hash = kv::chain_next(
@@ -161,7 +162,7 @@ bool PrefixCache::take_pulled(Sequence& s) {
   return true;
 }
 
-void PrefixCache::write_to(LoadReport& report) const noexcept {
+void PrefixCache::write_to(LoadReport& report) const {
   report.kv_blocks_used = pool_.blocks_held();
   report.kv_blocks_max = pool_.blocks_max();
   report.blocks_evicted = pool_.evictions();
@@ -172,6 +173,7 @@ void PrefixCache::write_to(LoadReport& report) const noexcept {
   report.kv_blocks_missed = missed_;
   report.kv_fetching = pulling_;
   report.last_fetch = last_pull_;
+  report.kv_transfers = traffic_.sums();
   report.prompt_token_cost = token_cost_.load(std::memory_order_relaxed);
 }
 

@@ -378,6 +378,7 @@ TEST(WireTest, ALoadReportArrivesAndItsPassIsAsOld) {
       .preemptions = 16,
       .blocks_evicted = 17,
       .sequence_errors = 18,
+      .kv_transfers = {{{}, {}, {}, {29, 30, 31, 32, 33, Nanos(34)}}},
       .pass_tokens_max = 19,
       .prompt_token_cost = Nanos(28),
       .pass_started = theirs - Nanos(20),
@@ -393,6 +394,7 @@ TEST(WireTest, ALoadReportArrivesAndItsPassIsAsOld) {
   report.pass_started = TimePoint::min();
   message.Clear();
   write(report, theirs, message);
+  message.add_kv_transfers()->set_pulls(35);  // by a path that is not known here
   EXPECT_EQ(read(message, ours), report);
 }
 

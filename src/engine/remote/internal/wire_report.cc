@@ -54,6 +54,15 @@ void write_kv_moves(const LoadReport& report, ps::LoadReport& out) {
   fetch.set_ordinal(report.last_fetch.ordinal);
   fetch.set_blocks(report.last_fetch.blocks);
   fetch.set_took_ns(report.last_fetch.took.count());
+  for (const transfer::PathTraffic& traffic : report.kv_transfers) {
+    ps::LoadReport::PathTraffic& path = *out.add_kv_transfers();
+    path.set_pulls(traffic.pulls);
+    path.set_retries(traffic.retries);
+    path.set_blocks(traffic.blocks);
+    path.set_failed_blocks(traffic.failed_blocks);
+    path.set_bytes(traffic.bytes);
+    path.set_took_ns(traffic.took.count());
+  }
 }
 
 void read_kv_moves(const ps::LoadReport& in, LoadReport& out) {
@@ -63,6 +72,17 @@ void read_kv_moves(const ps::LoadReport& in, LoadReport& out) {
   out.kv_bytes_fetched = in.kv_bytes_fetched();
   read_each(in.kv_blocks_missed(), out.kv_blocks_missed);
   out.kv_fetching = Nanos(std::max<std::int64_t>(0, in.kv_fetching_ns()));
+  const int paths = std::min(in.kv_transfers_size(), static_cast<int>(transfer::kPathKinds));
+  for (int i = 0; i < paths; ++i) {
+    const ps::LoadReport::PathTraffic& path = in.kv_transfers(i);
+    out.kv_transfers[static_cast<std::size_t>(i)] = {
+        .pulls = path.pulls(),
+        .retries = path.retries(),
+        .blocks = path.blocks(),
+        .failed_blocks = path.failed_blocks(),
+        .bytes = path.bytes(),
+        .took = Nanos(std::max<std::int64_t>(0, path.took_ns()))};
+  }
   if (in.last_fetch().blocks() == 0) return;  // it is divided by
   out.last_fetch = {
       .ordinal = in.last_fetch().ordinal(),
