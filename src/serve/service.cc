@@ -11,6 +11,7 @@
 #include "api/openai.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "base/version.h"
 #include "engine/role.h"
 #include "serve/desk.h"
@@ -54,16 +55,6 @@ Result<void> check_method(const net::HttpRequest& request) {
   if (allowed == "POST" ? request.method == Method::kPost : is_get) return {};
   return fail(Code::kMethodNotAllowed,
               fmt::format("this path takes {} only", allowed.substr(0, allowed.find(','))));
-}
-
-/// Takes as long whatever the bytes are, so that a key cannot be guessed byte by byte.
-bool same_secret(std::string_view a, std::string_view b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (std::size_t i = 0; i < b.size(); ++i) {
-    difference |=
-        static_cast<unsigned char>(i < a.size() ? a[i] : 0) ^ static_cast<unsigned char>(b[i]);
-  }
-  return difference == 0;
 }
 
 /// A part of a path with its escapes resolved: clients write a model's "org/name" as "org%2Fname".

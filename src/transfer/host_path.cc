@@ -68,6 +68,16 @@ void commit(const Chunk& chunk) noexcept {
 
 }  // namespace
 
+void HostPath::run(const Chunk& chunk) noexcept {
+  const TimePoint now = source_.clock->now();
+  BlockStatus stop = verdict(source_, chunk, now);
+  const ReadGuard guard(*source_.readers, *source_.table, chunk.pull().grant, now);
+  if (stop == BlockStatus::kPending && !guard) stop = BlockStatus::kRevoked;
+  if (stop != BlockStatus::kPending) return chunk.fail_rest(stop);
+  move(chunk);
+  commit(chunk);
+}
+
 void MappedPath::look_ahead(const Chunk& chunk, std::uint32_t block) const noexcept {
   const Pull& pull = chunk.pull();
   if (block >= chunk.end || pull.take[block] >= pull.granted.size()) return;
@@ -78,7 +88,7 @@ void MappedPath::look_ahead(const Chunk& chunk, std::uint32_t block) const noexc
   prefetch(data_ + source_.layout.at(ends.from, chunk.first_part), source_.layout.part_bytes);
 }
 
-BlockStatus MappedPath::move(const Chunk& chunk, std::uint32_t block) const noexcept {
+BlockStatus MappedPath::copy(const Chunk& chunk, std::uint32_t block) const noexcept {
   if (const auto status = admit(source_, chunk, block); status != BlockStatus::kPending) {
     return status;
   }
@@ -96,26 +106,14 @@ BlockStatus MappedPath::move(const Chunk& chunk, std::uint32_t block) const noex
   return judge(source_, chunk.pull().granted[chunk.pull().take[block]], sums_match);
 }
 
-void MappedPath::run(const Chunk& chunk) noexcept {
-  const TimePoint now = source_.clock->now();
-  BlockStatus stop = verdict(source_, chunk, now);
-  const ReadGuard guard(*source_.readers, *source_.table, chunk.pull().grant, now);
-  if (stop == BlockStatus::kPending && !guard) stop = BlockStatus::kRevoked;
-  if (stop != BlockStatus::kPending) return chunk.fail_rest(stop);
+void MappedPath::move(const Chunk& chunk) const noexcept {
   for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
     look_ahead(chunk, block + 1);
-    if (chunk.pending(block)) chunk.pull().status[block] = move(chunk, block);
+    if (chunk.pending(block)) chunk.pull().status[block] = copy(chunk, block);
   }
-  commit(chunk);
 }
 
-void CmaPath::run(const Chunk& chunk) noexcept {
-  const TimePoint now = source_.clock->now();
-  BlockStatus stop = verdict(source_, chunk, now);
-  const ReadGuard guard(*source_.readers, *source_.table, chunk.pull().grant, now);
-  if (stop == BlockStatus::kPending && !guard) stop = BlockStatus::kRevoked;
-  if (stop != BlockStatus::kPending) return chunk.fail_rest(stop);
-
+void CmaPath::move(const Chunk& chunk) const noexcept {
   struct Piece {
     std::uint32_t block;
     std::uint32_t part;
@@ -162,7 +160,6 @@ void CmaPath::run(const Chunk& chunk) noexcept {
     }
   }
   if (count > 0) flush();
-  commit(chunk);
 }
 
 }  // namespace penstock::transfer

@@ -19,32 +19,45 @@ struct HostSource {
   const Clock* clock = nullptr;
 };
 
+/// Reads an owner's memory without its help, inside the grant for a chunk at a time.
+class HostPath : public CopiedPath {
+ public:
+  HostPath(PathKind kind, const HostSource& source, ChunkQueue& queue) noexcept
+      : CopiedPath(kind, queue), source_(source) {}
+  void run(const Chunk& chunk) noexcept final;
+
+ protected:
+  /// Gives each block that does not come through its status: those still pending then have.
+  virtual void move(const Chunk& chunk) const noexcept = 0;
+
+  const HostSource source_;
+};
+
 /// Reads memory that is mapped here: this process's own or a peer's. One copy, summed in passing.
-class MappedPath final : public CopiedPath {
+class MappedPath final : public HostPath {
  public:
   MappedPath(PathKind kind, const HostSource& source, const std::byte* data,
              ChunkQueue& queue) noexcept
-      : CopiedPath(kind, queue), source_(source), data_(data) {}
-  void run(const Chunk& chunk) noexcept override;
+      : HostPath(kind, source, queue), data_(data) {}
 
  private:
-  [[nodiscard]] BlockStatus move(const Chunk& chunk, std::uint32_t block) const noexcept;
+  void move(const Chunk& chunk) const noexcept override;
+  [[nodiscard]] BlockStatus copy(const Chunk& chunk, std::uint32_t block) const noexcept;
   void look_ahead(const Chunk& chunk, std::uint32_t block) const noexcept;
 
-  HostSource source_;
   const std::byte* data_;
 };
 
 /// Reads a peer's memory through the kernel (process_vm_readv), many pieces a call. Where the
 /// kernel forbids it the blocks are kPathFailed, and another path takes them.
-class CmaPath final : public CopiedPath {
+class CmaPath final : public HostPath {
  public:
   CmaPath(const HostSource& source, pid_t pid, std::uint64_t address, ChunkQueue& queue) noexcept
-      : CopiedPath(PathKind::kCma, queue), source_(source), pid_(pid), address_(address) {}
-  void run(const Chunk& chunk) noexcept override;
+      : HostPath(PathKind::kCma, source, queue), pid_(pid), address_(address) {}
 
  private:
-  HostSource source_;
+  void move(const Chunk& chunk) const noexcept override;
+
   pid_t pid_;
   std::uint64_t address_;
 };

@@ -12,6 +12,7 @@
 
 #include "base/host_port.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "engine/derived_secret.h"
 #include "engine/remote/internal/wire.h"
 #include "engine/remote/penstock.pb.h"
@@ -29,16 +30,6 @@ constexpr int kKeepaliveMs = 5000;
 /// What a caller was given is kept for so long while it does not answer at all: it may be a front
 /// end that was stopped for a moment. The calls of one that ends or is killed end at once.
 constexpr int kCallerSilentMs = 30'000;
-
-/// Takes as long whatever the bytes are.
-bool same_secret(std::string_view given, std::string_view known) {
-  unsigned difference = given.size() == known.size() ? 0 : 1;
-  for (std::size_t i = 0; i < known.size(); ++i) {
-    difference |= static_cast<unsigned char>(i < given.size() ? given[i] : 0) ^
-                  static_cast<unsigned char>(known[i]);
-  }
-  return difference == 0;
-}
 
 std::string_view text_of(const grpc_slice& slice) {
   return {reinterpret_cast<const char*>(GRPC_SLICE_START_PTR(slice)), GRPC_SLICE_LENGTH(slice)};
