@@ -187,6 +187,11 @@ class BetweenProcessesTest(Comparing):
         self.assertEqual(total(server, 'penstock_requests_split_total'), len(CASES))
         wait_until(lambda: total(server, 'penstock_worker_kv_fetched_blocks_total') >= len(CASES),
                    'the blocks have come')
+        path = {'shm': 'shared', 'tcp': 'tcp'}[transfer]
+        for what in ('blocks', 'bytes', 'seconds'):
+            family = f'penstock_worker_kv_transfer_{what}_total'
+            self.assertGreater(sum(value for key, value in server.metrics().items()
+                                   if key.startswith(f'{family}{{path="{path}"')), 0)
         self.assertEqual(misses(server), {})
         wait_until_nothing_is_kept(server)
         return server
