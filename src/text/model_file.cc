@@ -38,33 +38,24 @@ void start_llama_once() {
 }
 
 bool on_progress(float fraction, void* user) {
-  auto& progress = *static_cast<std::function<bool(float)>*>(user);
-  return !progress || progress(fraction);
+  return (*static_cast<std::function<bool(float)>*>(user))(fraction);
 }
 
-/// Adds the ends and samples of a file to `state`. Fails with kNotFound.
-Result<std::uintmax_t> add_file(const std::string& path, XXH3_state_t& state) {
-  constexpr std::size_t kEndBytes = 1 << 20;
-  std::error_code problem;
-  const std::uintmax_t size_bytes = std::filesystem::file_size(path, problem);
+/// Adds a file to `state`; `read_bytes` hears how much of it as it is read (false: give up). Fails
+/// with kNotFound, kUnavailable when it cannot be read to its end, and kCancelled.
+Result<void> add_file(const std::string& path, XXH3_state_t& state,
+                      const std::function<bool(std::size_t)>& read_bytes) {
   std::ifstream file(path, std::ios::binary);
-  if (problem || !file) {
-    return fail(Code::kNotFound,
-                fmt::format("cannot open the model file {}: {}", path, problem.message()));
+  if (!file) return fail(Code::kNotFound, fmt::format("cannot open the model file {}", path));
+  std::vector<char> buffer(1 << 20);
+  while (file) {
+    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+    const auto came = static_cast<std::size_t>(file.gcount());
+    XXH3_128bits_update(&state, buffer.data(), came);
+    if (!read_bytes(came)) return fail(Code::kCancelled, "loading the model was given up");
   }
-  std::vector<char> buffer(kEndBytes);
-  const auto add = [&](std::uintmax_t offset, std::size_t bytes) {
-    file.clear();
-    file.seekg(static_cast<std::streamoff>(offset));
-    file.read(buffer.data(), static_cast<std::streamsize>(bytes));
-    XXH3_128bits_update(&state, buffer.data(), static_cast<std::size_t>(file.gcount()));
-  };
-  // Both ends, and samples of the tensors between: models tuned from one base may share the ends.
-  add(0, kEndBytes);
-  constexpr std::size_t kSamples = 256;
-  for (std::size_t i = 1; i < kSamples; ++i) add(size_bytes / kSamples * i, 16 << 10);
-  add(size_bytes > kEndBytes ? size_bytes - kEndBytes : 0, kEndBytes);
-  return size_bytes;
+  if (!file.eof()) return fail(Code::kUnavailable, fmt::format("{} cannot be read", path));
+  return {};
 }
 
 /// `path`, and where it is the first part of a model in several files the others.
@@ -89,14 +80,28 @@ std::vector<std::string> files_of(const std::string& path) {
 
 }  // namespace
 
-Result<std::string> fingerprint_of(const std::string& path) {
+Result<std::string> fingerprint_of(const std::string& path,
+                                   const std::function<bool(float)>& progress) {
+  const std::vector<std::string> files = files_of(path);
+  std::uintmax_t size_bytes = 0;
+  for (const std::string& file : files) {
+    std::error_code problem;
+    size_bytes += std::filesystem::file_size(file, problem);
+    if (problem) {
+      return fail(Code::kNotFound,
+                  fmt::format("cannot open the model file {}: {}", file, problem.message()));
+    }
+  }
   XXH3_state_t state;
   XXH3_128bits_reset(&state);
-  std::uintmax_t size_bytes = 0;
-  for (const std::string& file : files_of(path)) {
-    const Result<std::uintmax_t> added = add_file(file, state);
+  std::uintmax_t done_bytes = 0;
+  for (const std::string& file : files) {
+    const Result<void> added = add_file(file, state, [&](std::size_t bytes) {
+      done_bytes += bytes;
+      const double all = static_cast<double>(std::max<std::uintmax_t>(size_bytes, 1));
+      return !progress || progress(static_cast<float>(static_cast<double>(done_bytes) / all));
+    });
     if (!added) return std::unexpected(added.error());
-    size_bytes += *added;
   }
   const XXH128_hash_t hash = XXH3_128bits_digest(&state);
   return fmt::format("{}-{:016x}{:016x}", size_bytes, hash.high64, hash.low64);
@@ -118,7 +123,15 @@ Result<std::shared_ptr<const ModelFile>> ModelFile::open(Options options) {
           fmt::format("{} is not a GGUF file; convert the model to GGUF first", options.path));
     }
   }
-  Result<std::string> fingerprint = fingerprint_of(options.path);
+  const auto hears = [&options](float from, float share) -> std::function<bool(float)> {
+    return [&options, from, share](float fraction) {
+      return !options.progress || options.progress(from + fraction * share);
+    };
+  };
+  // Half of it all, where weights are loaded after it: by then the page cache may have them.
+  const float reading = options.weights ? 0.5F : 1;
+  std::function<bool(float)> loads = hears(reading, 1 - reading);
+  Result<std::string> fingerprint = fingerprint_of(options.path, hears(0, reading));
   if (!fingerprint) return std::unexpected(fingerprint.error());
 
   start_llama_once();
@@ -126,7 +139,7 @@ Result<std::shared_ptr<const ModelFile>> ModelFile::open(Options options) {
   params.vocab_only = !options.weights;
   params.n_gpu_layers = options.gpu_layers;
   params.progress_callback = on_progress;
-  params.progress_callback_user_data = &options.progress;
+  params.progress_callback_user_data = &loads;
 
   std::shared_ptr<ModelFile> file(new ModelFile());
   file->model_ = llama_model_load_from_file(options.path.c_str(), params);
