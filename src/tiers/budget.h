@@ -12,11 +12,11 @@ namespace penstock::tiers {
 /// one day that fills evenly. Not thread safe.
 class WearBudget final {
  public:
-  /// `spent_bytes`: written in the day before. 0 bytes a day: no limit.
-  WearBudget(std::uint64_t bytes_per_day, std::uint64_t spent_bytes, TimePoint now) noexcept
+  /// `spent_bytes`: what spent_bytes() was at `at`. 0 bytes a day: no limit.
+  WearBudget(std::uint64_t bytes_per_day, std::uint64_t spent_bytes, TimePoint at) noexcept
       : per_day_(static_cast<double>(bytes_per_day)),
         left_(per_day_ - static_cast<double>(std::min(spent_bytes, bytes_per_day))),
-        at_(now) {}
+        at_(at) {}
 
   [[nodiscard]] bool allows(std::uint64_t bytes, TimePoint now) noexcept {
     refill(now);
@@ -27,7 +27,15 @@ class WearBudget final {
     refill(now);
     return per_day_ > 0 && left_ < per_day_ / 2;
   }
-  void spend(std::uint64_t bytes) noexcept { left_ -= static_cast<double>(bytes); }
+  void spend(std::uint64_t bytes, TimePoint now) noexcept {
+    refill(now);
+    left_ -= static_cast<double>(bytes);
+  }
+  /// What the bucket lacks; 0 without a limit.
+  [[nodiscard]] std::uint64_t spent_bytes(TimePoint now) noexcept {
+    refill(now);
+    return per_day_ > 0 ? static_cast<std::uint64_t>(per_day_ - left_) : 0;
+  }
 
  private:
   void refill(TimePoint now) noexcept {

@@ -67,7 +67,8 @@ TEST(WearBudget, IsADaysBytesAndFillsEvenly) {
   WearBudget budget(1000, 0, now);
   EXPECT_TRUE(budget.allows(1000, now));
   EXPECT_FALSE(budget.allows(1001, now));
-  budget.spend(600);
+  budget.spend(600, now);
+  EXPECT_EQ(budget.spent_bytes(now), 600U);
   EXPECT_TRUE(budget.is_short(now));
   now += 12h;
   EXPECT_TRUE(budget.allows(899, now));
@@ -76,7 +77,8 @@ TEST(WearBudget, IsADaysBytesAndFillsEvenly) {
   EXPECT_FALSE(budget.allows(1001, now));
   EXPECT_FALSE(WearBudget(1000, 5000, now).allows(1, now));
   WearBudget none(0, 0, now);
-  none.spend(1000);
+  none.spend(1000, now);
+  EXPECT_EQ(none.spent_bytes(now), 0U);
   EXPECT_TRUE(none.allows(1 << 30, now));
   EXPECT_FALSE(none.is_short(now));
 }

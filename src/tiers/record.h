@@ -22,7 +22,7 @@ static_assert(std::endian::native == std::endian::little, "the files are little-
 
 inline constexpr std::uint64_t kPageBytes = 4096;  // O_DIRECT's unit everywhere
 inline constexpr std::uint64_t kRecordHeaderBytes = 128;
-inline constexpr std::uint32_t kFormatVersion = 2;
+inline constexpr std::uint32_t kFormatVersion = 3;
 
 [[nodiscard]] constexpr std::uint64_t whole_pages(std::uint64_t bytes) noexcept {
   return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
@@ -36,6 +36,7 @@ struct SegmentHeader {
   std::uint64_t segment_bytes = 0;
   Key compatibility;
   std::int64_t created_unix_s = 0;
+  std::uint64_t spent_bytes = 0;      // of the day's writes, then
   transfer::Checksum header_sum = 0;  // of all before
 };
 

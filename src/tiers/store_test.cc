@@ -216,6 +216,29 @@ TEST_F(StoreTest, TheDaysWritesAreBounded) {
   EXPECT_TRUE(put(9) || put(7));
 }
 
+TEST_F(StoreTest, TheDaysWritesAreBoundedOverRestartsThatFindFewOfThem) {
+  Options options = testing::small_store(folder.path(), faults, 2);
+  options.wear_bytes_per_day = 40 * testing::kRecordBytes;
+  std::uint64_t written = 0;
+  for (std::uint64_t life = 0; life < 20; ++life) {
+    open(options);
+    for (std::uint64_t i = 100 * life; i < 100 * life + 7; ++i) {
+      const std::array keys{key_of(i)};
+      for (int n = 0; n < 3; ++n) (void)store->choose(keys, 0, kRecomputeNs);
+      // Each is worth more than those before, which go for it.
+      if (auto place = store->reserve(key_of(i), double(i + 1) * kRecomputeNs, Keep::kWritten)) {
+        place.commit();
+      }
+      ASSERT_TRUE(store->flush(20s));
+    }
+    written += store->stats().bytes_written;
+  }
+  EXPECT_LE(folder.segments().size(), 2U);
+  EXPECT_LE(written, options.wear_bytes_per_day);
+  EXPECT_GE(written, options.wear_bytes_per_day - options.segment_bytes);
+  EXPECT_GT(refused(Reason::kWear), 0U);
+}
+
 TEST_F(StoreTest, AStalledDiskIsAMissAtTheDeadline) {
   put_on_disk(1);
   fill_host();

@@ -81,9 +81,6 @@ Result<void> Store::State::open_disk() {
     if (!made) return std::unexpected(made.error());
     *io = std::move(*made);
   }
-  const std::int64_t now_s = std::chrono::duration_cast<std::chrono::seconds>(
-                                 std::chrono::system_clock::now().time_since_epoch())
-                                 .count();
   const std::vector<std::uint64_t> ids = segments_in(folder, error);
   if (error) {
     return fail(Code::kUnavailable,
@@ -96,16 +93,14 @@ Result<void> Store::State::open_disk() {
   std::size_t blocks_max = 0;
   for (const auto& segment : found) blocks_max += segment->entries.size();
   index.reserve(blocks_max);
-  std::uint64_t spent = 0;
   for (const auto& segment : found) {
-    if (segment->created_unix_s() > now_s - kDayS) spent += segment->bytes();
+    note_wear(*segment);
     index_segment(segment);
   }
   if (stats.unreadable_segments > 0) {
     log::warn("--kv-disk {}: {} files cannot be read and stay unused", folder,
               stats.unreadable_segments);
   }
-  wear = WearBudget(options.wear_bytes_per_day, spent, clock.now());
   for (const auto& segment : segments) {
     if (!segment->fits() || segment->sealed) continue;
     if (segment != segments.back()) {
@@ -124,6 +119,19 @@ Result<void> Store::State::open_disk() {
   writer = std::thread([this] { write_forever(); });
   reader = std::thread([this] { read_forever(); });
   return {};
+}
+
+/// What was spent when it was made, less what the day has given back since, and all of it on top as
+/// if it were written now: after the newest one that is too much by a segment at most.
+void Store::State::note_wear(const Segment& segment) {
+  const SegmentHeader* const header = segment.header();
+  if (header == nullptr) return;
+  const std::int64_t now_s = std::chrono::duration_cast<std::chrono::seconds>(
+                                 std::chrono::system_clock::now().time_since_epoch())
+                                 .count();
+  const std::chrono::seconds age(now_s - std::clamp(header->created_unix_s, now_s - kDayS, now_s));
+  wear = WearBudget(options.wear_bytes_per_day, header->spent_bytes, clock.now() - age);
+  wear.spend(segment.written_bytes(), clock.now());
 }
 
 void Store::State::index_segment(const std::shared_ptr<Segment>& segment) {
@@ -248,8 +256,10 @@ std::shared_ptr<Segment> Store::State::segment_to_fill(std::unique_lock<std::mut
   Segment::Created created;
   do {  // whoever made a file of that name: it is not ours
     const std::uint64_t id = next_segment++;
+    const std::uint64_t spent_bytes = wear.spent_bytes(clock.now());
     lock.unlock();
-    created = Segment::create(options.disk_folder, id, geometry, compatibility, *write_io);
+    created =
+        Segment::create(options.disk_folder, id, geometry, compatibility, spent_bytes, *write_io);
     lock.lock();
   } while (created.error_number == EEXIST);
   error = created.error_number;
@@ -334,7 +344,7 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   const Nanos each = (clock.now() - start) / ops.size();
   lock.lock();
   writes.record({}, geometry.record_bytes, Nanos(0), each);
-  wear.spend(ops.size() * geometry.record_bytes);
+  wear.spend(ops.size() * geometry.record_bytes, clock.now());
   stats.bytes_written += ops.size() * geometry.record_bytes;
   int told_error = error;
   for (std::size_t i = 0; i < ops.size(); ++i) {

@@ -68,7 +68,8 @@ PageBuffer::PageBuffer(std::uint64_t bytes)
 std::string segment_name(std::uint64_t id) { return fmt::format("{:016x}.segment", id); }
 
 Segment::Created Segment::create(const std::string& folder, std::uint64_t id,
-                                 const Geometry& geometry, const Key& compatibility, BlockIo& io) {
+                                 const Geometry& geometry, const Key& compatibility,
+                                 std::uint64_t spent_bytes, BlockIo& io) {
   std::string path = folder + "/" + segment_name(id);
   Opened opened = open_file(path, O_RDWR | O_CREAT | O_EXCL);
   if (!opened.fd.valid()) return {nullptr, errno};
@@ -80,6 +81,7 @@ Segment::Created Segment::create(const std::string& folder, std::uint64_t id,
   header.created_unix_s = std::chrono::duration_cast<std::chrono::seconds>(
                               std::chrono::system_clock::now().time_since_epoch())
                               .count();
+  header.spent_bytes = spent_bytes;
   seal(header);
   const PageBuffer page(kPageBytes);
   std::memcpy(page.data(), &header, sizeof header);

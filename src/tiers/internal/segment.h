@@ -39,8 +39,9 @@ class Segment final {
     std::shared_ptr<Segment> segment;
     int error_number = 0;
   };
+  /// `spent_bytes`: of the day's writes, for whoever finds the file.
   static Created create(const std::string& folder, std::uint64_t id, const Geometry& geometry,
-                        const Key& compatibility, BlockIo& io);
+                        const Key& compatibility, std::uint64_t spent_bytes, BlockIo& io);
 
   /// Files found, in this order: entries from their footers, or where one is missing or damaged
   /// from its records, each of them verified. Many are read at a time. A file of other blocks, of
@@ -64,7 +65,14 @@ class Segment final {
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] std::uint64_t id() const noexcept { return header_.segment; }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }  // of the file
-  [[nodiscard]] std::int64_t created_unix_s() const noexcept { return header_.created_unix_s; }
+  /// Null: it is no segment of this version.
+  [[nodiscard]] const SegmentHeader* header() const noexcept {
+    return header_.magic != 0 ? &header_ : nullptr;
+  }
+  /// What was written to it; of a file of others all of it.
+  [[nodiscard]] std::uint64_t written_bytes() const noexcept {
+    return fits_ ? next * geometry_.record_bytes : bytes_;
+  }
   [[nodiscard]] std::uint32_t records() const noexcept { return geometry_.records; }
   [[nodiscard]] bool fits() const noexcept { return fits_; }  // of our blocks
   /// Why it could not be opened or read; empty: it could.

@@ -146,6 +146,7 @@ struct Store::State {
 
   // disk.cc: recovery, and the two threads, which let go of the lock for I/O.
   Result<void> open_disk();
+  void note_wear(const Segment& segment);
   void index_segment(const std::shared_ptr<Segment>& segment);
   [[nodiscard]] TimePoint late_from(std::size_t blocks, const transfer::Meter& of) const;
   void writing_failed(int error);
