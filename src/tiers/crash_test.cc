@@ -69,11 +69,11 @@ TEST(Crash, CommittedBlocksSurviveKill9) {
     const std::uint64_t from = committed.back() < 40 ? 0 : committed.back() - 40;
     for (std::uint64_t i = from; i < first; ++i) {
       const std::array keys{key_of(i)};
-      const bool held = store->on_disk(keys[0]);
+      if (!store->on_disk(keys[0])) continue;
       Store::Fetch fetch = store->fetch(keys, Deadline());
       ASSERT_TRUE(fetch.wait(20s));
       const std::vector<Store::Pin> pins = fetch.take();
-      ASSERT_EQ(pins.size(), held ? 1U : 0U);
+      ASSERT_EQ(pins.size(), 1U);
       std::vector<std::byte> to(testing::kBlockBytes);
       for (const Store::Pin& pin : pins) {
         ASSERT_TRUE(pin.copy_to(to));

@@ -22,14 +22,15 @@ enum class Reason : std::uint8_t {
   kCold,         // asked for less often than what would have to go for it
   kWear,         // the day's budget of writes is spent
   kQueueFull,    // too many blocks wait to be written
+  kGone,         // dropped since it was found, or just being filled
 };
-inline constexpr std::size_t kReasons = 12;
+inline constexpr std::size_t kReasons = 13;
 [[nodiscard]] std::string_view to_string(Reason reason) noexcept;
 
 /// What a store has done since it was opened, and what it holds now.
 struct Stats {
   std::array<std::uint64_t, kReasons> refused{};  // blocks not kept, by reason
-  std::array<std::uint64_t, kReasons> missed{};   // blocks held but not given, by reason
+  std::array<std::uint64_t, kReasons> missed{};   // blocks found but not given, by reason
   std::array<std::uint64_t, kTiers> given{};      // blocks pinned for a reader, by where they lay
   std::uint64_t asked = 0;                        // blocks looked for
   std::uint64_t host_blocks = 0;

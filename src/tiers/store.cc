@@ -38,8 +38,8 @@ transfer::BlockKey arena_key(const Key& key) { return {key.high, key.low}; }
 
 std::string_view to_string(Reason reason) noexcept {
   static constexpr std::array<std::string_view, kReasons> kNames{
-      "deadline",  "host_full",    "corrupt",   "wrong_record", "truncated", "io_error",
-      "disk_full", "breaker_open", "not_worth", "cold",         "wear",      "queue_full"};
+      "deadline",     "host_full", "corrupt", "wrong_record", "truncated",  "io_error", "disk_full",
+      "breaker_open", "not_worth", "cold",    "wear",         "queue_full", "gone"};
   return kNames[static_cast<std::size_t>(reason)];
 }
 
@@ -341,7 +341,10 @@ Store::Fetch Store::fetch(std::span<const Key> keys, Deadline deadline, double p
   fetch.predicted_ns_ = predicted_ns;
   for (const Key& key : keys) {
     Entry* entry = s.find(key);
-    if (entry == nullptr) break;
+    if (entry == nullptr) {
+      s.miss(Reason::kGone);
+      break;
+    }
     Tier from = Tier::kHost;
     if (entry->host == Host::kReady) {
       s.lru.splice(s.lru.end(), s.lru, entry->place);
@@ -352,14 +355,16 @@ Store::Fetch Store::fetch(std::span<const Key> keys, Deadline deadline, double p
         break;
       }
       entry->host = Host::kLoading;
+      entry->left_out.reset();
       entry->wanted_until = deadline;
       s.to_read.push_back(entry);
       from = Tier::kDisk;
     } else if (entry->host == Host::kLoading) {
       if (deadline.at() > entry->wanted_until.at()) entry->wanted_until = deadline;
       from = Tier::kDisk;
-    } else {
-      break;  // being filled by whoever computed it, or bad
+    } else {  // being filled by whoever computed it, or bad
+      s.miss(Reason::kGone);
+      break;
     }
     ++entry->pins;
     fetch.pins_.emplace_back(&s, entry);
@@ -401,10 +406,10 @@ std::vector<Store::Pin> Store::Fetch::take() {
       ++ready;
     }
     for (std::size_t i = ready; i < all.size(); ++i) {
-      // Still on its way, or given up by the reader as too late; any other end is counted there.
+      // Still on its way, or not read; a read that failed has been counted.
       const Entry& entry = *all[i].entry_;
-      const bool given_up = entry.host == Host::kNone && entry.segment != nullptr;
-      if (entry.host == Host::kLoading || given_up) state_->miss(Reason::kDeadline);
+      if (entry.host == Host::kLoading) state_->miss(Reason::kDeadline);
+      if (entry.host == Host::kNone && entry.left_out) state_->miss(*entry.left_out);
     }
   }
   while (all.size() > ready) all.pop_back();

@@ -257,6 +257,42 @@ TEST_F(StoreTest, AStalledDiskIsAMissAtTheDeadline) {
   EXPECT_TRUE(get(1));
 }
 
+TEST_F(StoreTest, WhatGoesBetweenChoosingAndFetchingIsAMiss) {
+  put_on_disk(1);
+  fill_host();
+  const std::array keys{key_of(1)};
+  EXPECT_EQ(store->choose(keys, 0, kRecomputeNs).blocks, 1U);
+  {
+    auto place = store->reserve(keys[0], kRecomputeNs, Keep::kHeld);  // computed meanwhile
+    EXPECT_FALSE(get(1));
+    EXPECT_EQ(missed(Reason::kGone), 1U);
+  }
+  EXPECT_TRUE(get(1));
+  EXPECT_FALSE(get(2));
+  EXPECT_EQ(missed(Reason::kGone), 2U);
+}
+
+TEST_F(StoreTest, WhatIsGivenUpWhileItWaitsToBeReadIsAMiss) {
+  put_on_disk(1);
+  put_on_disk(2);
+  fill_host();
+  faults->stalls = true;
+  faults->read_error = EIO;
+  const std::uint32_t before = faults->runs;
+  const std::array keys{key_of(1), key_of(2)};
+  Store::Fetch first = store->fetch(std::span(keys).first(1), Deadline(clock.now() + 1h));
+  while (faults->runs == before) std::this_thread::yield();  // it is being read
+  Store::Fetch second = store->fetch(std::span(keys).last(1), Deadline(clock.now() + 1h));
+  faults->stalls = false;
+  faults->stalls.notify_all();
+  EXPECT_TRUE(first.wait(20s));
+  EXPECT_TRUE(second.wait(20s));
+  EXPECT_TRUE(first.take().empty());
+  EXPECT_TRUE(second.take().empty());
+  EXPECT_EQ(missed(Reason::kIoError), 1U);
+  EXPECT_EQ(missed(Reason::kGone), 1U);
+}
+
 TEST_F(StoreTest, WhatFailsToVerifyIsAMissOfItsOwn) {
   struct Case {
     std::atomic<bool>& fault;

@@ -411,7 +411,9 @@ void Store::State::read_forever() {
     while (!to_read.empty() && batch.size() < kReadBatchMax) {
       Entry& entry = *to_read.front();
       to_read.pop_front();
-      if (entry.wanted_until.passed(now) || entry.segment == nullptr) {
+      const bool late = entry.wanted_until.passed(now);
+      if (late || entry.segment == nullptr) {
+        entry.left_out = late ? Reason::kDeadline : Reason::kGone;
         drop_host(entry);
         forget_if_gone(entry);
       } else {

@@ -4,6 +4,7 @@
 #include <deque>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -43,7 +44,8 @@ struct Store::Entry {
   std::uint32_t record = 0;
   std::uint64_t generation = 0;
   transfer::Checksum block_sum = 0;
-  Deadline wanted_until;  // while kLoading
+  Deadline wanted_until;           // while kLoading
+  std::optional<Reason> left_out;  // why it was not read; counted by who waits for it
 };
 
 /// All of a store, under one lock that is never held during I/O or a copy. The writer's thread
