@@ -4,8 +4,8 @@ the same run, how long recovery takes, and the time to first token of a long pro
 computed, in the worker's pool, in host memory, or on disk after a restart (demo model). And, in the
 simulator, what tiers keep of a trace, beside a cache of as many blocks that knows the future.
 
-    bench/tiers/run.sh [--folder DIR] [--mib N] [--words N] [--trace FILE]
-                       [--only disk|recovery|ttft|policy]
+    bench/tiers/run.sh [--folder DIR] [--mib N] [--recovery-gib N] [--words N]
+                       [--trace FILE] [--only disk|recovery|ttft|policy]
 """
 
 import argparse
@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,17 +50,22 @@ def disk(folder, mib):
 
 def recovery(folder, mib):
     """What grows with the disk is the slope; the segment that was being filled is read once."""
+    mib = min(mib, shutil.disk_usage(folder).free // 2**21)  # half of what is free
     lines = []
     for block_bytes in BLOCK_BYTES:
         low, high = (rows('recovery', folder, block_bytes, size) for size in (mib // 4, mib))
-        slope = ((high['recovery_ms'] - low['recovery_ms']) /
-                 (high['disk_gib'] - low['disk_gib']))
-        lines.append([f'{block_bytes // 1024} KiB', f"{low['recovery_ms']:.1f}",
-                      f"{low['disk_gib']:.2f}", f"{high['recovery_ms']:.1f}",
-                      f"{high['disk_gib']:.2f}",
-                      f"{(low['recovery_ms'] + slope * 100) / 1000:.2f}"])
-    print(servers.table(['block', 'ms', 'of GiB', 'ms', 'of GiB', 's for 100 GiB, extrapolated'],
-                        lines))
+
+        def for_100_gib(ms_low, ms_high):
+            slope = (ms_high - ms_low) / (high['disk_gib'] - low['disk_gib'])
+            return f"{(ms_high + slope * (100 - high['disk_gib'])) / 1000:.2f}"
+
+        lines.append([f'{block_bytes // 1024} KiB',
+                      *(f"{row['disk_gib']:.1f} GiB: {row['ms']:.1f} "
+                        f"({row['ms_min']:.1f}–{row['ms_max']:.1f})" for row in (low, high)),
+                      f"{for_100_gib(low['ms'], high['ms'])} "
+                      f"(at most {for_100_gib(low['ms_min'], high['ms_max'])})"])
+    print(servers.table(['block', 'recovery ms, median (span)', 'recovery ms',
+                         's for 100 GiB, extrapolated'], lines))
 
 
 def prompt(seed, words):
@@ -129,7 +135,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--folder', help='on the disk to measure (default: a temporary one)')
-    parser.add_argument('--mib', type=int, default=512, help='of blocks, for disk and recovery')
+    parser.add_argument('--mib', type=int, default=512, help='of blocks, for disk')
+    parser.add_argument('--recovery-gib', type=int, default=16,
+                        help='to be found again; half of what is free at most')
     parser.add_argument('--words', type=int, default=2000, help='of the long prompt')
     parser.add_argument('--only', choices=['disk', 'recovery', 'ttft', 'policy'])
     parser.add_argument('--trace', default='../shared/data/mooncake_conversation.jsonl')
@@ -139,7 +147,7 @@ def main():
         if flags.only in (None, 'disk'):
             disk(folder, flags.mib)
         if flags.only in (None, 'recovery'):
-            recovery(folder, flags.mib)
+            recovery(folder, flags.recovery_gib * 1024)
         if flags.only in (None, 'ttft'):
             ttft(folder, flags.words)
     if flags.only in (None, 'policy'):
