@@ -1,12 +1,18 @@
 #!/usr/bin/env python3
 """kill -9 of `penstock serve --kv-disk` in the middle of writing, again and again over one folder.
 
-Each round starts the service, asks prompts of earlier rounds again, keeps it computing and writing
-new ones, and kills it. Checked: every KV block that was on disk when it was killed is found by the
-next start; a prompt never has less of it cached than it had before; every answer is, token by
-token, the one that was computed first; nothing read from disk failed to verify. The model is a
-random one, made here, so that a round takes a moment; --exact, so that what is restored and what is
-computed must agree.
+Each round starts the service, asks prompts of earlier rounds again, waits until all KV blocks that
+were ever asked for are on disk, keeps it computing and writing new ones, and kills it. Checked:
+
+- all of a prompt that was on disk before a kill is cached when it is asked again, with more behind
+  it so that its last block counts too; those written last are asked after each kill;
+- when what was on its way at the kill has been asked again, the disk holds exactly the blocks that
+  were ever asked for: an older one that is lost would be missing;
+- every answer is, token by token, the one that was computed first;
+- nothing read from disk failed to verify.
+
+The model is a random one, made here, so that a round takes a moment; --exact, so that what is
+restored and what is computed must agree.
 
     bench/tiers/crash.py [--rounds N] [--seconds N] [--folder DIR]
 """
@@ -18,7 +24,6 @@ import os
 import random
 import sys
 import tempfile
-import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
@@ -28,7 +33,10 @@ from random_model import write_model
 
 CONTEXT = 2048
 PROMPT_TOKENS, ANSWER_TOKENS, BLOCK_TOKENS = 320, 4, 16
+MORE_TOKENS = 64  # as many --exact computes anew, whatever is cached
 ASKED_AGAIN = 2
+SETTLED_S = 20
+FAILURES = ('committed blocks lost', 'wrong answers', 'bad reads')
 BAD_READS = ('corrupt', 'wrong_record', 'truncated', 'io_error')
 
 
@@ -37,7 +45,7 @@ class Service(servers.Server):
         port = servers.free_port()
         super().__init__('penstock', [
             servers.PENSTOCK, 'serve', '--model', model, '--served-model-name', 'm', '--port',
-            str(port), '--exact', '--sequences', '2', '--context', str(CONTEXT),
+            str(port), '--exact', '--sequences', '2', '--threads', '1', '--context', str(CONTEXT),
             '--block-tokens', str(BLOCK_TOKENS), '--kv-disk', folder, '--kv-disk-mib', '16384',
             '--log-level', 'warn'], port, '/ready')
 
@@ -61,33 +69,85 @@ class Service(servers.Server):
         return {line.rsplit(' ', 1)[0]: float(line.rsplit(' ', 1)[1])
                 for line in self.request('GET', '/metrics').splitlines() if line[0] != '#'}
 
+    def on_disk(self):
+        return int(self.metrics()['penstock_kv_tier_blocks{tier="disk"}'])
+
+    def missed(self, reasons=None):
+        return sum(value for name, value in self.metrics().items()
+                   if name.startswith('penstock_kv_tier_missed_total{') and
+                   (reasons is None or any(f'"{reason}"' in name for reason in reasons)))
+
 
 class Asked:
-    def __init__(self, prompt, answer):
-        self.prompt, self.answer, self.cached = prompt, answer, 0
+    """A prompt, and what it was answered first."""
+
+    def __init__(self, chance, service):
+        self.prompt = [chance.randrange(256) for _ in range(PROMPT_TOKENS)]
+        self.more = self.prompt + [chance.randrange(256) for _ in range(MORE_TOKENS)]
+        self.answer, _ = service.ask(self.prompt)
 
 
-def write_new(service, chance, known, due):
-    """Until it is due to kill the service: then as the blocks of an answer are being written."""
-    last = False
-    while not last:
-        last = due.is_set()
-        prompt = [chance.randrange(256) for _ in range(PROMPT_TOKENS)]
-        answer, _ = service.ask(prompt)
-        if last:
-            time.sleep(10 ** chance.uniform(-5, -2.5))  # 10 us to 3 ms, whatever the disk takes
-            service.kill()
-        known.append(Asked(prompt, answer))
+class Checks:
+    def __init__(self):
+        self.known = []     # on disk in full since they were waited for
+        self.open = []      # asked after that: a kill may have cut them off
+        self.blocks = 0     # of all that was asked for
+        self.extended = set()
+        self.found = dict.fromkeys([
+            'kills', 'with blocks on their way to disk', 'committed blocks lost',
+            'prompts on disk asked again', 'not loaded, being slow', 'answers compared',
+            'wrong answers', 'bad reads'], 0)
 
+    def compare(self, service, asked):
+        answer, _ = service.ask(asked.prompt)
+        self.found['answers compared'] += 1
+        self.found['wrong answers'] += answer != asked.answer
 
-def ask_again(service, chance, known, found):
-    for asked in chance.sample(known, min(ASKED_AGAIN, len(known))) + known[-1:]:
-        answer, cached = service.ask(asked.prompt)
-        found['answers compared'] += 1
-        found['from the store'] += cached > 0
-        found['wrong answers'] += answer != asked.answer
-        found['cached before, not now'] += cached < asked.cached
-        asked.cached = cached
+    def ask_known(self, service, asked):
+        missed = service.missed()
+        _, cached = service.ask(asked.more)
+        if asked not in self.extended:
+            self.extended.add(asked)
+            self.blocks += MORE_TOKENS // BLOCK_TOKENS
+        self.found['prompts on disk asked again'] += 1
+        if cached < PROMPT_TOKENS:
+            slow = service.missed() > missed  # it was found
+            self.found['not loaded, being slow'] += slow
+            if not slow:
+                self.found['committed blocks lost'] += (PROMPT_TOKENS - cached) // BLOCK_TOKENS
+        self.compare(service, asked)
+
+    def ask_new(self, service, chance):
+        self.open.append(Asked(chance, service))
+        self.blocks += PROMPT_TOKENS // BLOCK_TOKENS
+
+    def settle(self, service):
+        """Waits until all that was asked for is on disk."""
+        until = time.monotonic() + SETTLED_S
+        while service.on_disk() != self.blocks and time.monotonic() < until:
+            time.sleep(0.001)
+        self.found['committed blocks lost'] += abs(self.blocks - service.on_disk())
+        self.blocks = service.on_disk()
+        self.known += self.open
+        self.open = []
+
+    def begin_round(self, service, chance):
+        on_disk = service.metrics()['penstock_kv_tier_recovered_blocks']
+        self.found['with blocks on their way to disk'] += on_disk < self.blocks
+        for asked in self.known[-1:] + chance.sample(self.known, min(ASKED_AGAIN, len(self.known))):
+            self.ask_known(service, asked)
+        for asked in self.open:
+            self.compare(service, asked)
+        self.ask_new(service, chance)
+        self.settle(service)
+
+    def write_until_killed(self, service, chance, prompts):
+        """The last time as the blocks of an answer are being written."""
+        for _ in range(prompts):
+            self.ask_new(service, chance)
+        time.sleep(10 ** chance.uniform(-5, -2.5))  # 10 us to 3 ms, whatever the disk takes
+        service.kill()
+        self.found['kills'] += 1
 
 
 def main():
@@ -98,11 +158,7 @@ def main():
                         help='no round begins after so long')
     parser.add_argument('--folder', help='on the disk to use (default: a temporary one)')
     flags = parser.parse_args()
-    chance = random.Random(7)
-    known, committed, answered = [], 0, 0
-    found = dict.fromkeys(['kills', 'with blocks on their way to disk', 'committed blocks lost',
-                           'answers compared', 'from the store', 'wrong answers',
-                           'cached before, not now', 'bad reads'], 0)
+    chance, checks = random.Random(7), Checks()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         model, store = os.path.join(folder, 'm.gguf'), os.path.join(folder, 'kv')
@@ -111,32 +167,14 @@ def main():
             if time.monotonic() - began > flags.seconds:
                 break
             with Service(model, store) as service:
-                recovered = service.metrics()['penstock_kv_tier_recovered_blocks']
-                found['committed blocks lost'] += max(0, committed - recovered)
-                found['with blocks on their way to disk'] += recovered < answered
-                if known:
-                    ask_again(service, chance, known, found)
-                due = threading.Event()
-                answers = len(known)
-                writer = threading.Thread(target=write_new, args=(service, chance, known, due))
-                writer.start()
-                while len(known) == answers:
-                    time.sleep(0.001)
-                now = service.metrics()
-                found['bad reads'] += sum(now.get(
-                    f'penstock_kv_tier_missed_total{{reason="{reason}"}}', 0)
-                    for reason in BAD_READS)
-                committed = now['penstock_kv_tier_blocks{tier="disk"}']
-                due.set()
-                writer.join()
-                found['kills'] += 1
-                answered = recovered + (len(known) - answers) * (PROMPT_TOKENS // BLOCK_TOKENS)
+                checks.begin_round(service, chance)
+                checks.found['bad reads'] += int(service.missed(BAD_READS))
+                checks.write_until_killed(service, chance, chance.randint(1, 3))
     print(servers.machine())
-    print(servers.table(['what', 'how many'], [[what, int(n)] for what, n in found.items()] + [
-        ['blocks on disk at the end', int(committed)],
+    print(servers.table(['what', 'how many'], [[what, n] for what, n in checks.found.items()] + [
+        ['blocks asked for in all', checks.blocks],
         ['seconds', round(time.monotonic() - began)]]))
-    lost = found['committed blocks lost'] + found['cached before, not now']
-    return 1 if lost + found['wrong answers'] + found['bad reads'] > 0 else 0
+    return 1 if sum(checks.found[what] for what in FAILURES) > 0 else 0
 
 
 if __name__ == '__main__':
