@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """KV in tiers: what the disk tier reads and writes beside the same disk's raw io_uring figure in
 the same run, how long recovery takes, and the time to first token of a long prompt that is
-computed, in the worker's pool, in host memory, or on disk after a restart (demo model). And, in the
-simulator, what tiers keep of a trace, beside a cache of as many blocks that knows the future.
+computed, in the worker's pool, in host memory, or on disk after a restart (demo model); whether
+what is decided, loading or computing, is the quicker. And, in the simulator, what tiers keep of a
+trace, beside a cache of as many blocks that knows the future.
 
     bench/tiers/run.sh [--folder DIR] [--mib N] [--recovery-gib N] [--words N]
-                       [--trace FILE] [--only disk|recovery|ttft|policy]
+                       [--rounds N] [--trace FILE]
+                       [--only disk|recovery|ttft|decision|policy]
 """
 
 import argparse
@@ -22,9 +24,11 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import servers
+from random_model import write_model
 
 ROWS = os.path.join(servers.ROOT, 'build', 'tiers_rows')
 POLICY = os.path.join(servers.ROOT, 'build', 'tiers_policy')
+DECISION = os.path.join(servers.ROOT, 'build', 'tiers_decision')
 BLOCK_BYTES = [65536, 1474560]  # small, and 64 tokens of the demo model
 WORDS = 'river lock barge weir canal water turbine gate level pump mill stone'.split()
 
@@ -131,6 +135,36 @@ def ttft(folder, words):
     print(servers.table(['prompt from', 'TTFT ms', 'cached tokens', 'of'], lines))
 
 
+def decision(folder, rounds):
+    """Prompts of the demo model, and of one for which computing is about as quick as loading."""
+    small = os.path.join(folder, 'small.gguf')
+    write_model(small, width=64, layers=1, context=4096)
+    demo = os.environ['PENSTOCK_DEMO_MODEL']  # set by run.sh
+    lines = []
+    for name, model, block_tokens, lengths in [('demo', demo, 64, [129, 513, 1025]),
+                                               ('small', small, 16, [17, 33, 65, 129, 513])]:
+        done = subprocess.run([DECISION, model, os.path.join(folder, name), str(rounds),
+                               str(block_tokens), *map(str, lengths)], check=True,
+                              stdout=subprocess.PIPE)
+        for row in map(json.loads, done.stdout.splitlines()):
+            ratio = row['decided_ms'] / min(row['computed_ms'], row['loaded_ms'])
+            lines.append([name, row['tokens'], row['tier'],
+                          *(f'{row[way]:.2f}'
+                            for way in ('computed_ms', 'loaded_ms', 'decided_ms')),
+                          row['decided_tokens'], f'{ratio:.2f}', 'yes' if ratio <= 1.1 else 'NO'])
+    print(servers.table(['model', 'tokens', 'in', 'computed ms', 'loaded', 'as decided',
+                         'tokens it loaded', 'of the quicker', 'within 1.10'], lines))
+
+
+def policy(trace):
+    folder = os.environ.get('PENSTOCK_TRACES', os.path.join(servers.ROOT, '..', 'shared', 'data'))
+    path = trace or os.path.join(folder, 'mooncake_conversation.jsonl')
+    if trace is None and not os.path.exists(path):
+        print(f'policy: skipped, there is no {path}; set PENSTOCK_TRACES to its folder')
+        return
+    subprocess.run([POLICY, path], check=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,8 +173,10 @@ def main():
     parser.add_argument('--recovery-gib', type=int, default=16,
                         help='to be found again; half of what is free at most')
     parser.add_argument('--words', type=int, default=2000, help='of the long prompt')
-    parser.add_argument('--only', choices=['disk', 'recovery', 'ttft', 'policy'])
-    parser.add_argument('--trace', default='../shared/data/mooncake_conversation.jsonl')
+    parser.add_argument('--only', choices=['disk', 'recovery', 'ttft', 'decision', 'policy'])
+    parser.add_argument('--rounds', type=int, default=9, help='of decision, at least 3')
+    parser.add_argument('--trace', help='default: mooncake_conversation.jsonl in $PENSTOCK_TRACES, '
+                        'or in shared/data beside the source tree')
     flags = parser.parse_args()
     print(servers.machine(), flush=True)
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
@@ -150,8 +186,10 @@ def main():
             recovery(folder, flags.recovery_gib * 1024)
         if flags.only in (None, 'ttft'):
             ttft(folder, flags.words)
+        if flags.only in (None, 'decision'):
+            decision(folder, flags.rounds)
     if flags.only in (None, 'policy'):
-        subprocess.run([POLICY, flags.trace], check=True)
+        policy(flags.trace)
 
 
 if __name__ == '__main__':

@@ -98,6 +98,11 @@ class Askings final {
   std::size_t distinct_ = 0;
 };
 
+const char* loads(const sim::Tiers& tiers) {
+  if (!tiers.any()) return "never";
+  return tiers.recompute_weight == 1 ? "decided" : "always";
+}
+
 void print_row(const sim::Trace& trace, const Askings& askings, sim::Setup setup) {
   setup.policy = "latency";
   setup.model.block_tokens = kBlockTokens;
@@ -106,12 +111,12 @@ void print_row(const sim::Trace& trace, const Askings& askings, sim::Setup setup
       std::size_t{setup.model.kv_blocks} + setup.tiers.host_blocks + setup.tiers.disk_blocks;
   const double best = askings.best_hit_ratio(setup.workers * each);
   fmt::print(
-      "| {} | {} | {} | {} | {:g} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | "
+      "| {} | {} | {} | {} | {:g} | {} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.0f} | "
       "{:.0f} | {:.0f} |\n",
       setup.workers, setup.model.kv_blocks, setup.tiers.host_blocks, setup.tiers.disk_blocks,
-      setup.tiers.disk_bytes_per_ns, 100 * run.prefix_hit_ratio, 100 * run.host_hit_ratio,
-      100 * run.disk_hit_ratio, 100 * best, run.prefix_hit_ratio / best, run.disk_bytes_per_token,
-      run.ttft_ms.mean, run.ttft_ms.p99);
+      setup.tiers.disk_bytes_per_ns, loads(setup.tiers), 100 * run.prefix_hit_ratio,
+      100 * run.host_hit_ratio, 100 * run.disk_hit_ratio, 100 * best, run.prefix_hit_ratio / best,
+      run.disk_bytes_per_token, run.ttft_ms.mean, run.ttft_ms.p99);
   std::fflush(stdout);
 }
 
@@ -130,9 +135,9 @@ int run(int argc, char** argv) {
   fmt::print(
       "{} requests, {} distinct blocks of {} tokens; no cache can hit more than {:.1f} % of "
       "prompt tokens\n\n"
-      "| workers | KV blocks | host | disk | disk GB/s | hit % | from host | from disk | "
+      "| workers | KV blocks | host | disk | disk GB/s | loads | hit % | from host | from disk | "
       "best % | of best | bytes written a token | TTFT ms | p99 |\n"
-      "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+      "|--:|--:|--:|--:|--:|--|--:|--:|--:|--:|--:|--:|--:|--:|\n",
       trace->requests.size(), askings.distinct(), kBlockTokens,
       100 * askings.best_hit_ratio(askings.distinct()));
   const auto row = [&](std::uint32_t workers, sim::Tiers tiers) {
@@ -145,8 +150,15 @@ int run(int argc, char** argv) {
     row(workers, {});
     row(workers, {.host_blocks = share});
     row(workers, {.host_blocks = share, .disk_blocks = 4 * share});
-    row(workers, {.host_blocks = share, .disk_blocks = 16 * share});
-    row(workers, {.host_blocks = share, .disk_blocks = 16 * share, .disk_bytes_per_ns = 3});
+    // What is decided, beside loading whatever is there; loading nothing is the first row.
+    for (const double bytes_per_ns : {12.0, 3.0}) {
+      for (const double weight : {1.0, 1e9}) {
+        row(workers, {.host_blocks = share,
+                      .disk_blocks = 16 * share,
+                      .disk_bytes_per_ns = bytes_per_ns,
+                      .recompute_weight = weight});
+      }
+    }
   }
   return 0;
 }

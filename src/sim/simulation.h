@@ -30,6 +30,8 @@ struct Tiers {
   std::uint32_t disk_blocks = 0;  // as well; what is read comes by way of host memory
   double host_bytes_per_ns = 50;  // GB/s, of each load
   double disk_bytes_per_ns = 12;  // GB/s, of a worker's loads one after the other
+  /// How much computing a block counts against loading it: 0: nothing is loaded, 1e9: all is.
+  double recompute_weight = 1;
 
   [[nodiscard]] bool any() const noexcept { return host_blocks > 0 || disk_blocks > 0; }
 };

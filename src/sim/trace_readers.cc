@@ -42,7 +42,7 @@ class Lines final {
   /// Of what ended the lines, if it was not the source's end.
   [[nodiscard]] Result<void> end() const {
     if (line_.size() > kLineBytesMax) return failed("the line is longer than 64 MiB");
-    if (in_.bad()) return failed("cannot be read");
+    if (in_.fail() && !in_.eof()) return invalid(fmt::format("{}: cannot be read", name_));
     return {};
   }
 
@@ -200,10 +200,10 @@ Result<Trace> read_mooncake_lines(Lines& lines, std::string_view name, const Rea
 
 Result<Trace> read_azure_lines(Lines& lines, std::string_view name, const ReadOptions& options,
                                std::string_view line, bool more) {
-  if (!more) return invalid(fmt::format("{}: it holds no request", name));
+  TraceBuilder builder(options.block_tokens);
+  if (!more) return finish(builder, lines, name);
   const Result<std::array<std::size_t, 3>> columns = columns_of(line);
   if (!columns) return lines.failed(columns.error().message);
-  TraceBuilder builder(options.block_tokens);
   while (builder.size() < options.requests_max && lines.next(line)) {
     const Result<void> added = add_azure(line, *columns, builder);
     if (!added) return lines.failed(added.error().message);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <sstream>
 #include <string>
 
@@ -54,6 +55,13 @@ TEST(ReadTrace, TakesAzureLines) {
   EXPECT_EQ(trace->requests[1].at, Nanos(52'000'000));
   EXPECT_EQ(trace->requests[0].input_tokens, 4808U);
   EXPECT_EQ(trace->requests[0].output_tokens, 10U);
+}
+
+TEST(ReadTrace, AFileThatIsNotThereIsNoneWithoutRequests) {
+  std::ifstream none("/no/such/trace");
+  EXPECT_EQ(read_trace(none, "t.x", {}).error().message, "t.x: cannot be read");
+  EXPECT_EQ(read_azure(none, "t.x", {}).error().message, "t.x: cannot be read");
+  EXPECT_EQ(failure(""), "t.x: it holds no request");
 }
 
 TEST(ReadTrace, NamesFileLineAndFault) {

@@ -30,6 +30,7 @@ PrefixCache::PrefixCache(Context& context, const LlamaOptions& options, KvEventL
       block_tokens_(options.block_tokens),
       pool_bytes_(options.reuse_bytes),
       exact_(options.exact),
+      recompute_weight_(options.recompute_weight),
       store_(store),
       store_key_(store_key(context, options)),
       compatibility_(digest_of(store_key_)),
@@ -63,7 +64,8 @@ BlockPool::Options PrefixCache::pool_options() {
 }
 
 double PrefixCache::block_cost_ns() const noexcept {
-  return static_cast<double>(token_cost_.load(std::memory_order_relaxed).count()) * block_tokens_;
+  return recompute_weight_ *
+         static_cast<double>(token_cost_.load(std::memory_order_relaxed).count()) * block_tokens_;
 }
 
 tiers::LoadChoice PrefixCache::foresee_load(std::span<const tiers::Key> keys,

@@ -125,6 +125,7 @@ class PrefixCache final {
   const std::uint32_t block_tokens_;
   const std::uint64_t pool_bytes_;
   const bool exact_;
+  const double recompute_weight_;
   tiers::Store* const store_;
   const std::string store_key_;
   const std::string compatibility_;

@@ -116,6 +116,16 @@ TEST_F(PrefixCacheTest, APromptIsRestoredAfterARestartTokenForToken) {
   EXPECT_EQ(stats.missed, decltype(stats.missed){});
 }
 
+TEST_F(PrefixCacheTest, HowMuchComputingCountsDecidesWhatIsLoaded) {
+  for (const double weight : {1e4, 0.0}) {
+    const auto store = open_store();
+    ask(*worker(store), prompt_);
+    options_.recompute_weight = weight;
+    EXPECT_EQ(ask(*worker(store), prompt_).usage.cached_tokens > 0, weight > 0);
+    options_.recompute_weight = 1;
+  }
+}
+
 TEST_F(PrefixCacheTest, WhatWillBeLoadedIsForeseenAfterARestartToo) {
   EXPECT_EQ(worker(nullptr)->info().kv_tiers_key, "");
   {

@@ -24,12 +24,13 @@ std::unique_ptr<TierModel> make_tiers(const Setup& setup) {
   const double pass_tokens = setup.model.pass_tokens_max;
   const Nanos pass =
       engine::simulated::pass_time(setup.model.clock.prefill_ms(pass_tokens), setup.model.speedup);
-  return std::make_unique<TierModel>(
-      TierModel::Options{.host_blocks = setup.tiers.host_blocks,
-                         .disk_blocks = setup.tiers.disk_blocks,
-                         .host_block_ns = block_bytes / setup.tiers.host_bytes_per_ns,
-                         .disk_block_ns = block_bytes / setup.tiers.disk_bytes_per_ns,
-                         .recompute_block_ns = ns(pass) / pass_tokens * setup.model.block_tokens});
+  return std::make_unique<TierModel>(TierModel::Options{
+      .host_blocks = setup.tiers.host_blocks,
+      .disk_blocks = setup.tiers.disk_blocks,
+      .host_block_ns = block_bytes / setup.tiers.host_bytes_per_ns,
+      .disk_block_ns = block_bytes / setup.tiers.disk_bytes_per_ns,
+      .recompute_block_ns =
+          setup.tiers.recompute_weight * ns(pass) / pass_tokens * setup.model.block_tokens});
 }
 
 }  // namespace

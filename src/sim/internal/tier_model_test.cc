@@ -162,6 +162,12 @@ TEST(SimulatedTiers, ADiskThatIsSlowerThanComputingIsLeftAlone) {
   EXPECT_EQ(run->disk_bytes_written, 0U);
   EXPECT_EQ(run->disk_hit_ratio, 0);
   EXPECT_GT(run->host_hit_ratio, 0);
+  setup.tiers.recompute_weight = 1e9;  // and so it should be
+  const Result<Report> forced = simulate(trace, setup);
+  EXPECT_GT(forced->disk_hit_ratio, 0);
+  EXPECT_GT(forced->ttft_ms.mean, run->ttft_ms.mean);
+  setup.tiers.recompute_weight = 0;
+  EXPECT_EQ(simulate(trace, setup)->host_hit_ratio, 0);
 }
 
 TEST(SimulatedTiers, NeedHostMemoryAndNoFaults) {
