@@ -222,7 +222,7 @@ void KvExchange::open_way(Away& owner, std::unique_lock<std::mutex>& lock) {
   } else {
     asked->why = opened.error();
     asked->not_before = clock_.now() + kAgainAfter;
-    if (trouble_.raise(clock_.now(), asked->why.message)) {
+    if (trouble_.raise(clock_.now())) {  // whoever else cannot be read meanwhile
       log::warn("KV of another worker cannot be read: {}", asked->why.message);
     }
   }

@@ -114,7 +114,8 @@ WorkerHealth::Check WorkerHealth::next(TimePoint now) {
 }
 
 bool WorkerHealth::hangs(TimePoint now) const noexcept {
-  return state_ == WorkerState::kSuspect && needs_canary() &&
+  const bool suspect = state_ == WorkerState::kSuspect && needs_canary();
+  return (suspect || state_ == WorkerState::kDraining) &&
          now - token_at_ - options_.canary_timeout >= options_.canary_after;
 }
 

@@ -195,19 +195,15 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
     return router_.place(wanted, why);
   };
   Result<router::Placement> placed = fail(Code::kUnavailable, "");
-  if (request.rank) {
-    placed = place_among({&only, 1});
-  } else {
-    if (request.twin_at && has_place(*request.twin_at)) {
-      placed = place_among({&*request.twin_at, 1});
-    }
-    if (!placed && request.not_at) {
-      std::vector<kv::Slot> others = *fit;
-      std::erase(others, *request.not_at);
-      if (!others.empty()) placed = place_among(others);
-    }
-    if (!placed) placed = place_among(*fit);
+  if (request.twin_at && !request.rank && has_place(*request.twin_at)) {
+    placed = place_among({&*request.twin_at, 1});
   }
+  if (!placed && !request.not_at.empty()) {
+    const std::vector<kv::Slot> others = this->others(request, *fit);
+    if (!others.empty()) placed = place_among(others);
+  }
+  if (!placed && request.only_others) return router::nobody_ready();
+  if (!placed) placed = request.rank ? place_among({&only, 1}) : place_among(*fit);
   if (!placed) return std::unexpected(placed.error());
   Worker& worker = *workers_[placed->worker];
   const bool loads = placed->fetch && !placed->fetch->worker;
@@ -316,7 +312,7 @@ Result<std::vector<kv::Slot>> Dispatcher::wished(const DispatchRequest& request)
                 fmt::format("data-parallel rank {}: this server has no such worker", only),
                 "x-data-parallel-rank");
   }
-  if (request.labels.empty() && !request.not_at) return std::vector<kv::Slot>();
+  if (request.labels.empty() && request.not_at.empty()) return std::vector<kv::Slot>();
   std::vector<kv::Slot> fit = fitting(request);
   if (request.labels.empty()) return fit;
   if (fit.empty()) {
@@ -343,6 +339,26 @@ std::vector<kv::Slot> Dispatcher::fitting(const DispatchRequest& request) const 
   return slots;
 }
 
+/// Of those that fit, who has neither lost nor refused the request.
+std::vector<kv::Slot> Dispatcher::others(const DispatchRequest& request,
+                                         std::vector<kv::Slot> fit) const {
+  const fleet::FleetView fleet = ledger_.view();
+  std::erase_if(fit, [&](kv::Slot slot) {
+    if (request.rank && slot != *request.rank) return true;
+    if (std::ranges::find(request.not_at, slot) != request.not_at.end()) return true;
+    return request.only_others && (fleet.state[slot] != fleet::WorkerState::kReady ||
+                                   fleet.role[slot] == fleet::Role::kPrefill);
+  });
+  return fit;
+}
+
+bool Dispatcher::another_is_ready(const DispatchRequest& request) {
+  const std::lock_guard lock(mutex_);
+  Result<std::vector<kv::Slot>> fit = wished(request);
+  catch_up(clock_.now());
+  return fit && !others(request, std::move(*fit)).empty();
+}
+
 /// What the workers have done since they were last asked.
 void Dispatcher::catch_up(TimePoint now) {
   changes_.sweep([&](std::size_t at) { catch_up(static_cast<kv::Slot>(at), now); });
@@ -361,7 +377,7 @@ void Dispatcher::catch_up(kv::Slot slot, TimePoint now) {
     ledger_.set_trust(slot, trust);
     again = again || trust != fleet::Trust::kExact;
   }
-  if (router_.needs().reports) take_report(slot, worker.engine->load(), now);
+  take_report(slot, worker.engine->load(), now);
   if (again) changes_.set(slot);
 }
 
@@ -378,6 +394,7 @@ void Dispatcher::take_report(kv::Slot slot, const engine::LoadReport& load, Time
   if (fleet::WorkerHealth* health = prefilled || decoded ? registry_.health(slot) : nullptr) {
     health->token(now);
   }
+  if (!router_.needs().reports) return;
   router_.report(slot, {.generation = load.generation,
                         .accepted = load.accepted + worker.refused,
                         .prefill_tokens_left = load.waiting_prefill_tokens,

@@ -60,9 +60,10 @@ struct DispatchRequest {
   std::uint32_t output_tokens_max = router::kTokensUnlimited;
   std::optional<std::uint32_t> rank;                // only this worker will do
   std::span<const Labels::value_type> labels = {};  // only one that has all of them will do
-  std::optional<kv::Slot> twin_at;              // where the same prompt was just sent: goes there
-                                                // as well, unless it would have to wait
-  std::optional<kv::Slot> not_at;               // lost or refused this request: any other first
+  std::optional<kv::Slot> twin_at;        // where the same prompt was just sent: goes there
+                                          // as well, unless it would have to wait
+  std::span<const kv::Slot> not_at = {};  // lost or refused this request: any other first
+  bool only_others = false;  // or else nobody: kUnavailable where no other is ready and answers
   TimePoint first_token_by = TimePoint::max();  // later is of no use
   bool may_split = false;  // one worker may compute the prompt and another answer
   /// Its prompt was computed there, with so many tokens kept: where it is answered. Null: it is not
@@ -227,6 +228,8 @@ class Dispatcher final {
   /// rank, kOverloaded (and when to come back) when the first token would come too late,
   /// kUnavailable when no worker takes requests.
   Result<Assignment> place(const DispatchRequest& request);
+  /// Whether place() with `only_others` would find one.
+  [[nodiscard]] bool another_is_ready(const DispatchRequest& request);
 
   /// Changes what a worker takes from now on, and if it has a kProcessLabel what takes its place
   /// when it is started again; what it has goes on. Fails with kNotFound when there is none of that
@@ -306,6 +309,8 @@ class Dispatcher final {
   void show_who_hangs(TimePoint now);
   void retire_gone();
   void agree_on_tiers_key();
+  [[nodiscard]] std::vector<kv::Slot> others(const DispatchRequest& request,
+                                             std::vector<kv::Slot> fit) const;
   [[nodiscard]] kv::Slot slot_of(std::string_view instance) const;
   [[nodiscard]] fleet::WorkerHealth* health_at(const Assignment& made);
   Assignment assign(kv::Slot slot, fleet::Lease lease, TimePoint now);

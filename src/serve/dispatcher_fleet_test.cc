@@ -25,6 +25,7 @@ struct Seen {
   bool destroyed = false;
   std::uint32_t embeddings = 0;
   engine::KvEventLog events;
+  engine::LoadReport load{.generation = 1};
   std::set<tiers::Key> on_disk;
 };
 
@@ -43,7 +44,7 @@ class FakeRemote final : public engine::RemoteEngine {
     ++seen_->embeddings;
     return {};
   }
-  [[nodiscard]] engine::LoadReport load() const override { return {.generation = 1}; }
+  [[nodiscard]] engine::LoadReport load() const override { return seen_->load; }
   [[nodiscard]] bool connected() const override { return seen_->connected; }
   [[nodiscard]] const kv::EventSource* kv_events() const override { return &seen_->events; }
   [[nodiscard]] tiers::LoadChoice foresee_load(std::span<const tiers::Key> keys,
@@ -72,6 +73,9 @@ class FakeRemote final : public engine::RemoteEngine {
 
 class DispatcherFleetTest : public testing::Test {
  protected:
+  DispatcherFleetTest() = default;
+  explicit DispatcherFleetTest(std::string policy) : policy_(std::move(policy)) {}
+
   std::shared_ptr<Seen> join(const std::string& instance, const std::string& address,
                              const Labels& labels = {}, const std::string& kv_tiers_key = {}) {
     auto seen = std::make_shared<Seen>();
@@ -99,7 +103,7 @@ class DispatcherFleetTest : public testing::Test {
     for (const WorkerView& worker : dispatcher_.view().workers) all.push_back(worker.instance);
     return all;
   }
-  Result<Assignment> place(std::optional<kv::Slot> not_at = {}) {
+  Result<Assignment> place(std::vector<kv::Slot> not_at = {}) {
     PromptBlocks blocks;
     dispatcher_.name_blocks(prompt_, {}, blocks);
     return dispatcher_.place({.id = {},
@@ -122,9 +126,11 @@ class DispatcherFleetTest : public testing::Test {
     } while (clock_.now() < until);
   }
 
+  const std::string policy_ = DispatchOptions().policy;
   ManualClock clock_;
   const std::vector<Token> prompt_ = std::vector<Token>(10 * kBlockTokens, 7);
-  DispatchOptions options_{.joins_max = 3,
+  DispatchOptions options_{.policy = policy_,
+                           .joins_max = 3,
                            .health = {.silence_max = std::chrono::seconds(4),
                                       .canary_after = std::chrono::hours(1),
                                       .canary_timeout = std::chrono::seconds(5),
@@ -291,7 +297,7 @@ TEST_F(DispatcherFleetTest, LabelsAreAskedFor) {
   join("a", "host:1", {{"zone", "eu"}, {"gpu", "h100"}});
   join("b", "host:2", {{"zone", "us"}, {"gpu", "h100"}});
   const auto with = [&](const Labels& labels, std::optional<std::uint32_t> rank = {},
-                        std::optional<kv::Slot> not_at = {}) {
+                        std::vector<kv::Slot> not_at = {}) {
     PromptBlocks blocks;
     dispatcher_.name_blocks(prompt_, {}, blocks);
     return dispatcher_.place({.id = {},
@@ -308,8 +314,8 @@ TEST_F(DispatcherFleetTest, LabelsAreAskedFor) {
   }
   EXPECT_EQ(with({{"gpu", "h100"}})->worker(), 0U);
   EXPECT_EQ(with({{"gpu", "h100"}, {"zone", "us"}})->worker(), 1U);
-  EXPECT_EQ(with({{"gpu", "h100"}}, {}, 0)->worker(), 1U);
-  EXPECT_EQ(with({{"zone", "eu"}}, {}, 0)->worker(), 0U);  // lost or not, there is no other
+  EXPECT_EQ(with({{"gpu", "h100"}}, {}, {0})->worker(), 1U);
+  EXPECT_EQ(with({{"zone", "eu"}}, {}, {0})->worker(), 0U);  // lost or not, there is no other
   EXPECT_EQ(with({{"zone", "eu"}}, 0)->worker(), 0U);
   EXPECT_EQ(with({{"zone", "eu"}}, 1).error().code, Code::kInvalidArgument);
   EXPECT_EQ(with({{"zone", "mars"}}).error().code, Code::kUnavailable);
@@ -343,11 +349,11 @@ TEST_F(DispatcherFleetTest, WhoIsAskedForIsTriedThoughSuspect) {
 
 TEST_F(DispatcherFleetTest, ARequestThatLostItsWorkerGoesToAnotherIfThereIsOne) {
   join("a", "host:1");
-  EXPECT_EQ(place(0)->worker(), 0U);
+  EXPECT_EQ(place({0})->worker(), 0U);
   join("b", "host:2");
   for (int i = 0; i < 20; ++i) {
-    EXPECT_EQ(place(0)->worker(), 1U);
-    EXPECT_EQ(place(1)->worker(), 0U);
+    EXPECT_EQ(place({0})->worker(), 1U);
+    EXPECT_EQ(place({1})->worker(), 0U);
   }
 }
 
@@ -493,6 +499,47 @@ TEST_F(DispatcherFleetTest, WhatHangsIsLeftThereUntilAnotherWorkerWouldTakeIt) {
   canaries_.back().canary_ended(true);
   dispatcher_.chores();
   EXPECT_FALSE(placed->hangs());
+}
+
+class UntimedFleetTest : public DispatcherFleetTest {
+ protected:
+  UntimedFleetTest() : DispatcherFleetTest("round-robin") {}
+};
+
+TEST_F(UntimedFleetTest, AWorkerWhosePassesEndDoesNotHangWhateverThePolicyAsksFor) {
+  const auto busy = join("a", "host:1");
+  join("b", "host:2");
+  const Result<Assignment> placed = place({1});  // a long answer, alone
+  for (int i = 0; i < 4; ++i) {
+    ++busy->load.last_decode_pass.ordinal;
+    pass(std::chrono::minutes(30), "a");
+    dispatcher_.heartbeat("b", false);
+  }
+  EXPECT_FALSE(placed->hangs());
+  EXPECT_EQ(states()[0], WorkerState::kReady);
+}
+
+TEST_F(DispatcherFleetTest, WhereOnlyOthersWillDoNobodyElseGetsIt) {
+  const auto first = join("a", "host:1");
+  const auto others = [&](std::vector<kv::Slot> not_at, std::optional<std::uint32_t> rank = {}) {
+    const DispatchRequest wanted{
+        .prompt = prompt_, .rank = rank, .not_at = not_at, .only_others = true};
+    const Result<Assignment> placed = dispatcher_.place(wanted);
+    EXPECT_EQ(placed.has_value(), dispatcher_.another_is_ready(wanted));
+    return placed ? std::optional(placed->worker()) : std::nullopt;
+  };
+  EXPECT_EQ(others({0}), std::nullopt);
+  const auto second = join("b", "host:2");
+  EXPECT_EQ(others({0}), 1U);
+  EXPECT_EQ(others({0, 1}), std::nullopt);
+  EXPECT_EQ(others({0}, 0), std::nullopt);  // that rank has had it
+  EXPECT_EQ(others({0}, 1), 1U);
+  second->connected = false;
+  EXPECT_EQ(others({0}), std::nullopt);  // suspect
+  second->connected = true;
+  EXPECT_TRUE(dispatcher_.set_role(1, fleet::Role::kPrefill));
+  EXPECT_EQ(others({0}), std::nullopt);
+  EXPECT_EQ(dispatcher_.in_flight(), 0U);
 }
 
 TEST_F(DispatcherFleetTest, ADrainingWorkerGetsNothing) {

@@ -147,6 +147,7 @@ void Generation::process(Choice& choice, engine::Output& output) {
       break;
     }
     case engine::FinishReason::kCancelled:
+      choice.tried.push_back(choice.place.worker());
       if (!deadline_.passed(desk_.clock().now()) && give_to_another(choice, Code::kUnavailable)) {
         break;
       }
@@ -161,6 +162,7 @@ void Generation::process(Choice& choice, engine::Output& output) {
       error_ = Error{output.error_code, output.error.empty() ? "the worker failed" : output.error,
                      "", retryable ? 1 : 0};
       choice.place.failed(error_->fault());
+      choice.tried.push_back(choice.place.worker());
       if (give_to_another(choice, output.error_code)) error_.reset();
       break;
     }

@@ -90,10 +90,11 @@ class Generation final : public LiveRequest {
     std::vector<api::TokenLogprob> logprobs;
     std::vector<Token> token_ids;
     Assignment place;
-    Assignment kv_at;             // where its prompt's KV is kept, until its first token
-    RequestId kv_leg;             // whose lease keeps it there
-    std::uint32_t kv_tokens = 0;  // that it keeps
-    unsigned workers_tried = 1;
+    Assignment kv_at;              // where its prompt's KV is kept, until its first token
+    RequestId kv_leg;              // whose lease keeps it there
+    std::uint32_t kv_tokens = 0;   // that it keeps
+    bool handed_over = false;      // to who answers, and counted
+    std::vector<kv::Slot> tried;   // workers that have lost or refused it
     std::uint32_t characters = 0;  // of the tokens whose logprobs were shown, for their offsets
     const std::vector<Token>* prompt = nullptr;  // to be shown; in prompts_
     std::string reasoning;
@@ -134,16 +135,15 @@ class Generation final : public LiveRequest {
 
   enum class Part : std::uint8_t { kFirstOfPrompt, kTwin, kWhole, kAnswer };
   Result<Assignment> place(const engine::GenerateRequest& request, Part part,
-                           std::optional<kv::Slot> not_at = {}, const Choice* choice = nullptr);
+                           const Choice* choice = nullptr, bool only_others = false);
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice, Code why);
   void log_moved(const Choice& choice, std::string_view how);
   void leave_hanging_workers();
-  Result<void> give_whole(Choice& choice, std::optional<kv::Slot> not_at);
+  Result<void> give_whole(Choice& choice);
   void prompt_ended(Choice& choice, const engine::Output& output);
   Result<void> give_answer(Choice& choice, const engine::Output& prompt);
-  Result<void> give_at(Choice& choice, engine::GenerateRequest request, Part part,
-                       std::optional<kv::Slot> not_at);
+  Result<void> give_at(Choice& choice, engine::GenerateRequest request, Part part);
   static void release_kv(Choice& choice);
   [[nodiscard]] Error late() const;
 

@@ -51,27 +51,30 @@ Result<void> Generation::give(Choice& choice, engine::GenerateRequest request) {
   Result<void> queued = choice.place.engine().generate(std::move(request));
   if (queued) {
     choice.place.taken();
+    if (choice.kv_at && !std::exchange(choice.handed_over, true)) {
+      desk_.metrics().split("handed_over");
+    }
     if (!choice.place.is_remote()) choice.again.reset();
     return queued;
   }
   choice.place.refused();
+  choice.tried.push_back(choice.place.worker());
   desk_.by_leg_.erase(choice.leg);
-  if (choice.answer) return give_whole(choice, choice.place.worker());
+  if (choice.answer) return give_whole(choice);
   if (!goes_elsewhere(queued.error().code)) choice.again.reset();
   return queued;
 }
 
 /// Its prompt could not be computed elsewhere, or not be kept.
-Result<void> Generation::give_whole(Choice& choice, std::optional<kv::Slot> not_at) {
+Result<void> Generation::give_whole(Choice& choice) {
   engine::GenerateRequest request = std::move(*choice.answer);
   choice.answer.reset();
   desk_.metrics().split("recomputed");
-  return give_at(choice, std::move(request), Part::kWhole, not_at);
+  return give_at(choice, std::move(request), Part::kWhole);
 }
 
-Result<void> Generation::give_at(Choice& choice, engine::GenerateRequest request, Part part,
-                                 std::optional<kv::Slot> not_at) {
-  Result<Assignment> place = this->place(request, part, not_at, &choice);
+Result<void> Generation::give_at(Choice& choice, engine::GenerateRequest request, Part part) {
+  Result<Assignment> place = this->place(request, part, &choice);
   if (!place) return std::unexpected(place.error());
   choice.place = std::move(*place);
   return give(choice, std::move(request));
@@ -81,7 +84,7 @@ Result<void> Generation::give_at(Choice& choice, engine::GenerateRequest request
 /// not taken it goes elsewhere, at last to who takes whole requests only.
 Result<void> Generation::give_answer(Choice& choice, const engine::Output& prompt) {
   choice.place.handed_over(prompt.usage);
-  if (prompt.kv == nullptr) return give_whole(choice, {});
+  if (prompt.kv == nullptr) return give_whole(choice);
   engine::GenerateRequest request = std::move(*choice.answer);
   choice.answer.reset();
   request.fetch = *prompt.kv;
@@ -92,10 +95,7 @@ Result<void> Generation::give_answer(Choice& choice, const engine::Output& promp
       static_cast<std::uint32_t>(prompt.kv->blocks.size() * model_.info().block_tokens);
   Result<void> given;
   for (const Part part : {Part::kAnswer, Part::kAnswer, Part::kWhole}) {
-    std::optional<kv::Slot> refused_at;
-    if (choice.place) refused_at = choice.place.worker();
-    given = give_at(choice, request, part, refused_at);
-    if (given) desk_.metrics().split("handed_over");
+    given = give_at(choice, request, part);
     if (given || !goes_elsewhere(given.error().code)) break;
   }
   return given;
@@ -114,7 +114,8 @@ void Generation::prompt_ended(Choice& choice, const engine::Output& output) {
     if (output.finish == engine::FinishReason::kError) {
       choice.place.failed(Error{output.error_code, output.error, "", 0}.fault());
     }
-    given = give_whole(choice, choice.place.worker());
+    choice.tried.push_back(choice.place.worker());
+    given = give_whole(choice);
   }
   if (!given && !give_to_another(choice, given.error().code)) error_ = given.error();
 }
@@ -134,16 +135,16 @@ Error Generation::late() const {
 }
 
 /// Whose worker was lost or full before it gave a token has lost nothing but time. One that was
-/// full is not asked again at once; one that was lost may be back.
+/// full or hangs is not asked again at once, nor one that is suspect; one that was lost may be
+/// back.
 bool Generation::give_to_another(Choice& choice, Code why) {
-  while (choice.again && goes_elsewhere(why) && choice.workers_tried < kWorkersTried) {
-    ++choice.workers_tried;
+  while (choice.again && goes_elsewhere(why) && choice.tried.size() < kWorkersTried) {
     engine::GenerateRequest request = std::move(*choice.again);
     choice.again.reset();
     desk_.by_leg_.erase(choice.leg);
-    const kv::Slot before = choice.place.worker();
-    Result<Assignment> place = this->place(request, Part::kWhole, before);
-    if (!place || (why == Code::kOverloaded && place->worker() == before)) return false;
+    const bool only_others = why == Code::kOverloaded || choice.place.hangs();
+    Result<Assignment> place = this->place(request, Part::kWhole, &choice, only_others);
+    if (!place) return false;
     choice.place = std::move(*place);
     const Result<void> given = give(choice, std::move(request));
     if (given) {
@@ -167,10 +168,18 @@ void Generation::log_moved(const Choice& choice, std::string_view how) {
             choice.place.worker());
 }
 
-/// Their legs end as those of lost workers do: without a token they go to another worker.
+/// Their legs end as those of lost workers do: without a token they go to another worker, and wait
+/// here while none that is ready may have them.
 void Generation::leave_hanging_workers() {
   for (const Choice& choice : choices_) {
     if (choice.ended || !choice.place.hangs()) continue;
+    const kv::Slot here = choice.place.worker();
+    if (choice.again && !model_.dispatcher().another_is_ready({.rank = plan_.wishes.rank,
+                                                               .labels = plan_.wishes.labels,
+                                                               .not_at = {&here, 1},
+                                                               .only_others = true})) {
+      continue;
+    }
     choice.place.engine().abort(choice.leg, engine::CancelReason::kDeadline);
   }
 }
@@ -178,7 +187,7 @@ void Generation::leave_hanging_workers() {
 /// Choices of one prompt had better share what is computed of it: the dispatcher is told where the
 /// one before went.
 Result<Assignment> Generation::place(const engine::GenerateRequest& request, Part part,
-                                     std::optional<kv::Slot> not_at, const Choice* choice) {
+                                     const Choice* choice, bool only_others) {
   Dispatcher& dispatcher = model_.dispatcher();
   const TimePoint begin = desk_.clock().now();
   if (part != Part::kTwin) dispatcher.name_blocks(request.prompt, request.cache_salt, blocks_);
@@ -190,11 +199,13 @@ Result<Assignment> Generation::place(const engine::GenerateRequest& request, Par
                          .rank = plan_.wishes.rank,
                          .labels = plan_.wishes.labels,
                          .twin_at = {},
-                         .not_at = not_at,
+                         .not_at = {},
+                         .only_others = only_others,
                          .first_token_by = deadline_.at()};
   if (plan_.wishes.ttft_max) {
     wanted.first_token_by = std::min(wanted.first_token_by, arrived_ + *plan_.wishes.ttft_max);
   }
+  if (choice != nullptr) wanted.not_at = choice->tried;
   if (part == Part::kTwin) wanted.twin_at = choices_.back().place.worker();
   if (part == Part::kAnswer) {
     wanted.prompt_at = &choice->kv_at;

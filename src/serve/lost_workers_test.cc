@@ -307,7 +307,7 @@ TEST_F(HangingWorkersTest, AnAnswerWithoutATokenIsGivenElsewhere) {
   script_.hangs_with = HangsWith::kAnswer;
   ask("/v1/completions", body());
   EXPECT_EQ(script_.hanging.size(), 1U);
-  EXPECT_EQ(metric("penstock_requests_moved_total"), 1);
+  EXPECT_GE(metric("penstock_requests_moved_total"), 1);
 }
 
 TEST_F(HangingWorkersTest, AnAnswerThatHasBegunEndsWithAnError) {

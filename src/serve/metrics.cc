@@ -129,10 +129,10 @@ struct Metrics::Families {
   prometheus::Counter& completion_tokens =
       counter("penstock_completion_tokens_total", "Tokens answered, those of cut answers included")
           .Add({});
-  prometheus::Counter& moved =
-      counter("penstock_requests_moved_total",
-              "Requests given to another worker because theirs was lost before the first token")
-          .Add({});
+  prometheus::Counter& moved = counter("penstock_requests_moved_total",
+                                       "Requests given to another worker because theirs was lost, "
+                                       "full or hung before the first token")
+                                   .Add({});
   prometheus::Family<prometheus::Counter>& split =
       counter("penstock_requests_split_total",
               "Requests whose prompt was given to another worker than the answer, by what became "
@@ -232,7 +232,7 @@ struct Metrics::Families {
       {counter("penstock_worker_kv_transfer_blocks_total", "KV blocks that arrived by the path"),
        [](const auto& traffic) { return static_cast<double>(traffic.blocks); }},
       {counter("penstock_worker_kv_transfer_failed_blocks_total",
-               "KV blocks that the path lost or brought wrong; another one was tried for them"),
+               "KV blocks that the path lost or brought wrong; another is tried, if there is one"),
        [](const auto& traffic) { return static_cast<double>(traffic.failed_blocks); }},
       {counter("penstock_worker_kv_transfer_bytes_total", "Bytes of the blocks that arrived"),
        [](const auto& traffic) { return static_cast<double>(traffic.bytes); }},

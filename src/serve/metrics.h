@@ -26,7 +26,7 @@ class Metrics final {
   void token_gap(double gap_s, std::uint32_t tokens);  // `tokens` came `gap_s` apart each
   void tokens(std::uint32_t prompt, std::uint32_t cached, std::uint32_t completion);
   void cancelled(std::string_view reason);  // "client_gone", "deadline", "shutdown"
-  void moved();  // a request, to another worker because its own was lost before the first token
+  void moved();  // a request: its worker was lost, full or hung before the first token
   void split(std::string_view outcome);  // prompt elsewhere: "handed_over", "recomputed"
   void unknown_fields(std::size_t count);
   /// What one prompt has made of a loop's tokenizer cache.

@@ -282,7 +282,9 @@ TEST_F(FullServiceTest, WhatAFullWorkerRefusesGoesToAnotherAndIsRefusedOnceAllAr
   for (int i = 0; i < 2; ++i) hold({{"x-data-parallel-rank", "0"}});
   for (int i = 0; i < 2; ++i) hold({});  // at least one of them in the turn of the full one
   EXPECT_GE(metric("penstock_requests_moved_total"), 1);
-  ask("/v1/completions", body, 429);
+  for (int i = 0; i < 5; ++i) ask("/v1/completions", body, 429);
+  const DispatcherView all = model_->dispatcher().view();
+  for (const WorkerView& worker : all.workers) EXPECT_EQ(worker.requests, 2U);
   on_loop([&] { handles.clear(); });
 }
 

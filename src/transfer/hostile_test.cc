@@ -475,6 +475,8 @@ TEST(Hostile, WhatIsCancelledBehindATrickleEndsAndTheRestIsAskedForAgain) {
   std::atomic<int> asked{0};
   std::atomic<bool> all_wait{false};
   const Liar liar([&](int socket, const wire::Request& request) {
+    pollfd another{socket, POLLIN, 0};
+    if (asked == 1) poll(&another, 1, -1);  // the last is under way as well
     if (++asked > 1) return trickle(socket);
     while (!all_wait) std::this_thread::yield();
     return say_of_each(socket, request, BlockStatus::kStale);

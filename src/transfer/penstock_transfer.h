@@ -76,7 +76,7 @@ typedef struct {
   uint64_t pulls;
   uint64_t retries;       /* of those, because another path had failed */
   uint64_t blocks;        /* that arrived */
-  uint64_t failed_blocks; /* that the path lost or brought wrong; another was tried for them */
+  uint64_t failed_blocks; /* that the path lost or brought wrong; another is tried, if any */
   uint64_t bytes;         /* of those that arrived */
   uint64_t took_ns;
 } pst_traffic;

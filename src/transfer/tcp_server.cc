@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <list>
+#include <system_error>
 
 #include "base/check.h"
 #include "transfer/internal/tcp_socket.h"
@@ -18,8 +20,9 @@ namespace {
 
 constexpr auto kGreetWithin = std::chrono::seconds(5);
 constexpr int kTickMs = 1000;
-constexpr int kNoDescriptorMs = 100;                     // then asks again whether there is one
-constexpr auto kTakenWithin = std::chrono::seconds(10);  // an answer by its reader
+constexpr int kNoDescriptorMs = 100;                       // then asks again whether there is one
+constexpr auto kTakenWithin = std::chrono::seconds(10);    // an answer by its reader, and as much
+constexpr auto kTakenEach = std::chrono::microseconds(1);  // more for each byte: at least 1 MB/s
 
 TimePoint now() { return std::chrono::steady_clock::now(); }
 
@@ -27,13 +30,14 @@ TimePoint now() { return std::chrono::steady_clock::now(); }
 class Connection final {
  public:
   Connection(Fd socket, Arena& arena, const TcpServer::Options& options,
-             const wire::Compatibility& key, const std::atomic<bool>& stopping,
+             const wire::Compatibility& key, const std::atomic<bool>& stopping, int stop,
              TcpServer::Counts& counts)
       : socket_(std::move(socket)),
         arena_(arena),
         options_(options),
         key_(key),
         stopping_(stopping),
+        stop_(stop),
         counts_(counts),
         thread_([this] { work(); }) {}
   // The thread uses the rest: it is the last member to come and the first to go.
@@ -74,6 +78,7 @@ class Connection final {
   const TcpServer::Options& options_;
   const wire::Compatibility& key_;
   const std::atomic<bool>& stopping_;
+  const int stop_;  // readable once that is so
   TcpServer::Counts& counts_;
 
   ReaderPage page_;
@@ -127,6 +132,8 @@ bool Connection::greet() {
 
 bool Connection::read_request() {
   const auto stop = [&] { return stopping_.load(); };
+  std::array<pollfd, 2> waiting{{{socket_.get(), POLLIN, 0}, {stop_, POLLIN, 0}}};
+  poll(waiting.data(), waiting.size(), -1);  // idle readers cost nothing
   pieces_.clear();
   pieces_.add(&request_, sizeof request_);
   if (!receive_all(socket_.get(), pieces_, stop)) return false;
@@ -191,15 +198,12 @@ bool Connection::answer() {
       pieces_.add(arena_.part(granted[take_[i]].slot, part), arena_.layout().part_bytes);
     }
   }
-  const TimePoint start = now();
+  const std::uint64_t bytes = checksums_.size() * arena_.layout().part_bytes;
+  const TimePoint late = now() + kTakenWithin + bytes * kTakenEach;
   const bool sent = send_all(socket_.get(), pieces_, [&] {
-    return stopping_.load() || !arena_.table().grant_is_live(request_.grant, now()) ||
-           now() - start > kTakenWithin;
+    return stopping_.load() || !arena_.table().grant_is_live(request_.grant, now()) || now() > late;
   });
-  if (sent) {
-    counts_.bytes_sent.fetch_add(checksums_.size() * arena_.layout().part_bytes,
-                                 std::memory_order_relaxed);
-  }
+  if (sent) counts_.bytes_sent.fetch_add(bytes, std::memory_order_relaxed);
   return sent;
 }
 
@@ -207,7 +211,7 @@ void Connection::work() {
   pieces_.reserve(2 * wire::kBlocksMax);
   if (greet()) {
     arena_.grants().attach(&page_);
-    // Who asks all the time never has `read_request` wait, which looks at `stopping_` too.
+    // Who asks all the time never has `read_request` wait a tick, which looks at `stopping_` too.
     while (!stopping_.load() && read_request() && answer()) {
     }
     arena_.grants().detach(&page_);
@@ -278,8 +282,12 @@ void TcpServer::accept_all() {
       connections.erase(oldest);  // its thread ends at once
     }
     tune_tcp(socket.get());
-    connections.emplace_back(std::move(socket), *state_->arena, state_->options, state_->key,
-                             stopping_, counts_);
+    try {
+      connections.emplace_back(std::move(socket), *state_->arena, state_->options, state_->key,
+                               stopping_, state_->stop.get(), counts_);
+    } catch (const std::system_error&) {  // no thread is left: as if there was no descriptor
+      accepts = false;
+    }
   }
 }
 

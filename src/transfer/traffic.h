@@ -21,14 +21,14 @@ inline constexpr std::size_t kPathKinds = 4;
 /// Attempts to pull by one kind of path, in sum. `took` over `bytes` is what the path costs. A
 /// value.
 struct PathTraffic {
-  std::uint64_t pulls = 0;    // attempts
-  std::uint64_t retries = 0;  // of those, because another path had failed
-  std::uint64_t blocks = 0;   // that arrived
-  std::uint64_t failed_blocks =
-      0;                    // that the path lost or brought wrong; another was tried for them
-  std::uint64_t bytes = 0;  // of those that arrived
-  Nanos took{0};            // from the first claim by a thread to the end, attempts beside
-                            // each other each by itself
+  std::uint64_t pulls = 0;          // attempts
+  std::uint64_t retries = 0;        // of those, because another path had failed
+  std::uint64_t blocks = 0;         // that arrived
+  std::uint64_t failed_blocks = 0;  // lost or brought wrong; another path is tried, if there is one
+  std::uint64_t bytes = 0;          // of those that arrived
+  /// From the first claim by a thread to the end; attempts beside each other each by itself.
+  Nanos took{0};
+
   PathTraffic& operator+=(const PathTraffic& more) noexcept {
     pulls += more.pulls;
     retries += more.retries;

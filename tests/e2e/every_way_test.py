@@ -157,7 +157,7 @@ class Ways:
 
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 answers = pool.submit(self.ask_all, server)
-                while not answers.done():
+                while not answers.done() and kills < 4:  # it is started again later each time
                     wait_until(lambda: answers.done() or prefill(), 'there is one')
                     victim = prefill()
                     wait_until(lambda: answers.done() or

@@ -61,8 +61,11 @@ def processes_of(server):
               encoding='ascii') as file:
         found = {}
         for pid in file.read().split():
-            with open(f'/proc/{pid}/cmdline', encoding='utf-8') as line:
-                words = line.read().split('\0')
+            try:
+                with open(f'/proc/{pid}/cmdline', encoding='utf-8') as line:
+                    words = line.read().split('\0')
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has just ended
             if '--role' in words:
                 found[int(pid)] = words[words.index('--role') + 1]
         return found

@@ -214,6 +214,7 @@ class Worker final : public Joining {
       joined_ = joined;
       was_joined_ |= joined;
     }
+    if (joined) trouble_ = {};
     if (joined || !trouble_.raise(SteadyClock().now(), status.error_message())) return;
     log::warn("cannot join {}: {}; trying again and again", options_.front_end,
               status.error_message());

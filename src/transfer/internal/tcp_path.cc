@@ -51,7 +51,8 @@ Result<std::unique_ptr<TcpLink>> TcpLink::connect(const PeerAddress& address,
   wire::Verdict verdict;
   if (!send_object(socket->get(), response, over) ||
       !receive_object(socket->get(), verdict, over)) {
-    return fail(Code::kOverloaded, "the owner hung up");
+    return over() ? fail(Code::kDeadlineExceeded, "the owner does not answer")
+                  : fail(Code::kOverloaded, "the owner hung up");
   }
   if (verdict.answer != wire::Answer::kWelcome) {
     return std::unexpected(wire::refusal(verdict.answer));
@@ -115,6 +116,7 @@ class TcpPath::Stream final {
   std::vector<wire::BlockAnswer> answers_;
   std::vector<Checksum> checksums_;
   wire::Pieces pieces_;
+  Ticks ticks_;
 };
 
 BlockStatus TcpPath::Stream::verdict(const Chunk& chunk) const {
@@ -285,7 +287,7 @@ bool TcpPath::Stream::settle_ended() {
   return under_way_.size() < before;
 }
 
-/// As long as the connections are held up nobody claims what waits for them.
+/// Nobody claims what waits behind more than the connections carry in time.
 void TcpPath::Stream::settle_queued() {
   while (const auto chunk = path_.queue_.claim_ended(path_.clock_.now())) {
     chunk->fail_rest(verdict(*chunk));
@@ -331,6 +333,8 @@ void TcpPath::Stream::begin_anew() {
       continue;
     }
     auto link = connect_again();
+    // Broken here for what nobody wanted any more; who wants the rest has deadlines of its own.
+    if (!link && given_up && link.error().code == Code::kDeadlineExceeded) continue;
     if (!link || (*link)->offer().epoch != path_.offer_.epoch) {
       const bool dead = link || link.error().code == Code::kUnavailable;
       if (dead && path_.judge_of_death_) path_.gone_.store(true, std::memory_order_release);
@@ -345,6 +349,7 @@ void TcpPath::Stream::begin_anew() {
 
 void TcpPath::Stream::work() {
   for (;;) {
+    if (ticks_.passed()) settle_queued();  // also where answers are quicker than a tick
     while (under_way_.size() < kRequestsMax) {
       const auto chunk = path_.queue_.claim(under_way_.empty());
       if (!chunk) break;

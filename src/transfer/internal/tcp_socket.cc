@@ -94,9 +94,10 @@ Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
   while (connect(fd.get(), address->get(), address->size) != 0) {
     const bool under_way = errno == EINPROGRESS || errno == EALREADY || errno == EINTR;
     if (under_way && !stop()) continue;
-    const bool late = under_way || errno == ETIMEDOUT;
-    return fail(late ? Code::kDeadlineExceeded : Code::kUnavailable,
-                fmt::format("nobody at {}:{}: {}", host, port, errno_text(errno)));
+    const int why = errno;
+    const std::string text = fmt::format("connecting to {}:{}: {}", host, port, errno_text(why));
+    if (under_way || why == ETIMEDOUT) return fail(Code::kDeadlineExceeded, text);
+    return fail(why == ECONNREFUSED ? Code::kUnavailable : Code::kOverloaded, text);
   }
   tune_tcp(fd.get());
   return fd;

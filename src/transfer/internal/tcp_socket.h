@@ -35,7 +35,7 @@ class Ticks final {
 
 Result<Fd> listen_tcp(const std::string& host, std::uint16_t port);
 /// Asks `stop()` every tick. kUnavailable: nobody listens there; kDeadlineExceeded: stopped, or no
-/// answer; kOverloaded: this process may open no more descriptors.
+/// answer; kOverloaded: anything else, such as no descriptor, no port or no way there now.
 Result<Fd> connect_tcp(const std::string& host, std::uint16_t port,
                        const std::function<bool()>& stop);
 /// Another host that is gone without a word (power, a cable) breaks the connection when it has not

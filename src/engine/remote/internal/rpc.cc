@@ -43,7 +43,7 @@ void look_at(void* bearer, grpc_auth_context* /*context*/, const grpc_metadata* 
            same_secret(text_of(header.value), *static_cast<const std::string*>(bearer));
   });
   done(call, nullptr, 0, nullptr, 0, shown ? GRPC_STATUS_OK : GRPC_STATUS_UNAUTHENTICATED,
-       shown ? nullptr : "the secret is missing or wrong");
+       shown ? nullptr : "the secret is missing or wrong, or of another build");
 }
 
 /// Connections in the clear, on which each call shows the bearer first. gRPC's own for connections
