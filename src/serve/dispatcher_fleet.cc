@@ -244,6 +244,7 @@ void Dispatcher::retire_gone() {
     const fleet::WorkerInfo* info = registry_.info(slot);
     if (info != nullptr && info->instance == workers_[slot]->instance) continue;
     workers_[slot]->cache.reset();
+    workers_[slot]->hangs = false;  // it is lost, and another life of it may be there
     retired_.push_back(std::move(workers_[slot]));
   }
   if (retired_.size() > before) agree_on_tiers_key();

@@ -139,6 +139,7 @@ class Generation final : public LiveRequest {
   Result<void> give(Choice& choice, engine::GenerateRequest request);
   bool give_to_another(Choice& choice, Code why);
   void log_moved(const Choice& choice, std::string_view how);
+  [[nodiscard]] bool another_may_take(const Choice& choice);
   void leave_hanging_workers();
   Result<void> give_whole(Choice& choice);
   void prompt_ended(Choice& choice, const engine::Output& output);

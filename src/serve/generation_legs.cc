@@ -168,18 +168,23 @@ void Generation::log_moved(const Choice& choice, std::string_view how) {
             choice.place.worker());
 }
 
+/// As give_to_another() will ask, should its worker be left.
+bool Generation::another_may_take(const Choice& choice) {
+  if (choice.tried.size() + 1 >= kWorkersTried) return false;
+  std::vector<kv::Slot> not_at = choice.tried;
+  not_at.push_back(choice.place.worker());
+  return model_.dispatcher().another_is_ready({.rank = plan_.wishes.rank,
+                                               .labels = plan_.wishes.labels,
+                                               .not_at = not_at,
+                                               .only_others = true});
+}
+
 /// Their legs end as those of lost workers do: without a token they go to another worker, and wait
 /// here while none that is ready may have them.
 void Generation::leave_hanging_workers() {
   for (const Choice& choice : choices_) {
     if (choice.ended || !choice.place.hangs()) continue;
-    const kv::Slot here = choice.place.worker();
-    if (choice.again && !model_.dispatcher().another_is_ready({.rank = plan_.wishes.rank,
-                                                               .labels = plan_.wishes.labels,
-                                                               .not_at = {&here, 1},
-                                                               .only_others = true})) {
-      continue;
-    }
+    if (choice.again && !another_may_take(choice)) continue;
     choice.place.engine().abort(choice.leg, engine::CancelReason::kDeadline);
   }
 }
