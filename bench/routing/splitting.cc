@@ -119,9 +119,8 @@ void print_splitting(std::span<const Cell> cells, const TraceOf& trace_of) {
   fmt::print("\nWorkers that may do both, `latency` free to split, against never:\n\n");
   print_cells(cells, trace_of, 0);
   fmt::print(
-      "\nOne of the workers for prompts only, `latency` free to use it, against never, which is "
-      "the "
-      "others alone:\n\n");
+      "\nOne of the workers for prompts only, `latency` free to use it, against never: the others "
+      "alone:\n\n");
   print_cells(cells, trace_of, 1);
 }
 
