@@ -416,31 +416,41 @@ bool say_of_each(int socket, const wire::Request& request, BlockStatus status) {
   return send_all(socket, pieces, never);
 }
 
+/// Asks a liar for every slot.
+struct Puller {
+  explicit Puller(const Liar& liar)
+      : peer(Peer::connect(tcp_address(liar.port()), pool, kClock).value()) {
+    order.granted = hostile_refs();
+  }
+  Result<void> pull(const Pull& pull) { return peer->pull(transfer, pull, *to); }
+
+  CopyPool pool;
+  const std::unique_ptr<Peer> peer;
+  const std::unique_ptr<Arena> to = testing::make_arena(kHostileLayout);
+  testing::Order order{kHostileLayout.slots};
+  Transfer transfer;
+};
+
 TEST(Hostile, WhoHasNoDescriptorLeftDoesNotTakeItsOwnerForDead) {
   std::atomic<bool> hangs_up{true};
   const Liar liar([&](int socket, const wire::Request& request) {
     return !hangs_up && say_of_each(socket, request, BlockStatus::kStale);
   });
-  CopyPool pool;
-  const auto peer = Peer::connect(tcp_address(liar.port()), pool, kClock).value();
-  const auto to = testing::make_arena(kHostileLayout);
-  testing::Order order(kHostileLayout.slots);
-  order.granted = hostile_refs();
-  Transfer transfer;
+  Puller puller(liar);
   for (const bool descriptors : {true, false}) {
     std::optional<testing::NoDescriptors> none;
     if (!descriptors) {
       none.emplace();
       EXPECT_EQ(connect_tcp("127.0.0.1", liar.port(), never).error().code, Code::kOverloaded);
     }
-    ASSERT_TRUE(peer->pull(transfer, order.pull({0, 1}), *to).has_value());
-    ASSERT_TRUE(transfer.wait(testing::in(20s), kClock));
-    EXPECT_EQ(order.count(BlockStatus::kPathFailed), kHostileLayout.slots);
+    ASSERT_TRUE(puller.pull(puller.order.pull({0, 1})).has_value());
+    ASSERT_TRUE(puller.transfer.wait(testing::in(20s), kClock));
+    EXPECT_EQ(puller.order.count(BlockStatus::kPathFailed), kHostileLayout.slots);
   }
   hangs_up = false;
-  ASSERT_TRUE(peer->pull(transfer, order.pull({0, 1}), *to).has_value());
-  ASSERT_TRUE(transfer.wait(testing::in(20s), kClock));
-  EXPECT_EQ(order.count(BlockStatus::kStale), kHostileLayout.slots);
+  ASSERT_TRUE(puller.pull(puller.order.pull({0, 1})).has_value());
+  ASSERT_TRUE(puller.transfer.wait(testing::in(20s), kClock));
+  EXPECT_EQ(puller.order.count(BlockStatus::kStale), kHostileLayout.slots);
 }
 
 TEST(Hostile, AnOwnerThatTricklesCostsTheDeadline) {
@@ -451,23 +461,18 @@ TEST(Hostile, AnOwnerThatTricklesCostsTheDeadline) {
       if (answers_first) say_of_each(socket, request, BlockStatus::kPending);
       return trickle(socket);
     });
-    CopyPool pool;
-    const auto peer = Peer::connect(tcp_address(liar.port()), pool, kClock).value();
-    const auto to = testing::make_arena(kHostileLayout);
-    testing::Order order(kHostileLayout.slots);
-    order.granted = hostile_refs();
-    Transfer transfer;
-    Pull pull = order.pull({0, 1});
+    Puller puller(liar);
+    Pull pull = puller.order.pull({0, 1});
     pull.deadline = testing::in(100ms);
-    ASSERT_TRUE(peer->pull(transfer, pull, *to).has_value());
-    ASSERT_TRUE(transfer.wait(testing::in(10s), kClock));
-    EXPECT_EQ(order.count(BlockStatus::kDeadline), kHostileLayout.slots);
+    ASSERT_TRUE(puller.pull(pull).has_value());
+    ASSERT_TRUE(puller.transfer.wait(testing::in(10s), kClock));
+    EXPECT_EQ(puller.order.count(BlockStatus::kDeadline), kHostileLayout.slots);
     const int before = asked;
-    ASSERT_TRUE(peer->pull(transfer, order.pull({0, 1}), *to).has_value());
+    ASSERT_TRUE(puller.pull(puller.order.pull({0, 1})).has_value());
     while (asked == before) std::this_thread::yield();
-    transfer.cancel();
-    ASSERT_TRUE(transfer.wait(testing::in(10s), kClock));
-    EXPECT_EQ(order.count(BlockStatus::kCancelled), kHostileLayout.slots);
+    puller.transfer.cancel();
+    ASSERT_TRUE(puller.transfer.wait(testing::in(10s), kClock));
+    EXPECT_EQ(puller.order.count(BlockStatus::kCancelled), kHostileLayout.slots);
   }
 }
 
