@@ -10,7 +10,7 @@ The peers are run if PENSTOCK_TRANSFER_PEERS names a Python that has nixl and
 mooncake-transfer-engine, and PENSTOCK_SHARED (or ../shared) has bench/transfer; else their
 published figures stand in, as such.
 
-    bench/transfer/run.sh [--runs 2] [--rows shared,cma,tcp,submit,latency,death] [--json FILE]
+    bench/transfer/run.sh [--runs 3] [--rows shared,cma,tcp,submit,latency,death] [--json FILE]
 """
 
 import argparse
@@ -121,7 +121,7 @@ def run_peers():
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--runs', type=int, default=2)
+    parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--rows', default='shared,cma,tcp,submit,latency,death')
     parser.add_argument('--json', help='write every row to this file')
     options = parser.parse_args()

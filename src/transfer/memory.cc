@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <fstream>
 #include <string>
 
 namespace penstock::transfer {
@@ -15,6 +14,9 @@ namespace {
 
 constexpr std::uint64_t kHugePage = 2 << 20;
 constexpr std::uint64_t kSmallPage = 4 << 10;
+#if !defined(MADV_COLLAPSE)
+#define MADV_COLLAPSE 25  // Linux 6.1; a libc may be older
+#endif
 
 std::unexpected<Error> failed(std::string_view what, std::uint64_t size_bytes) {
   return fail(Code::kUnavailable,
@@ -32,20 +34,41 @@ Result<Fd> make_file(std::uint64_t size_bytes, bool huge) {
   return fd;
 }
 
-/// What a request for transparent huge pages gets: the system's answer, not ours.
-Pages transparent_pages(MemoryKind kind) {
-  const std::string folder = "/sys/kernel/mm/transparent_hugepage/";
-  std::ifstream file(folder + (kind == MemoryKind::kShared ? "shmem_enabled" : "enabled"));
-  std::string line;
-  std::getline(file, line);
-  const bool refused = line.empty() || line.find("[never]") != std::string::npos ||
-                       line.find("[deny]") != std::string::npos;
-  return refused ? Pages::kSmall : Pages::kTransparentHuge;
+/// As mmap(), at the beginning of a huge page: a file's huge pages are small ones to whom they do
+/// not lie evenly.
+std::byte* map_evenly(std::uint64_t size_bytes, int protection, int flags, int fd) {
+  const std::uint64_t more = size_bytes + kHugePage;
+  void* reserved =
+      mmap(nullptr, more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<std::byte*>(reserved);
+  auto* const data = begin + (-reinterpret_cast<std::uintptr_t>(begin)) % kHugePage;
+  const std::uint64_t end = (size_bytes + kSmallPage - 1) / kSmallPage * kSmallPage;
+  if (mmap(data, size_bytes, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    const int why = errno;
+    munmap(begin, more);
+    errno = why;
+    return nullptr;
+  }
+  if (data != begin) munmap(begin, static_cast<std::size_t>(data - begin));
+  if (begin + more != data + end) {
+    munmap(data + end, static_cast<std::size_t>(begin + more - data - end));
+  }
+  return data;
 }
 
 /// Writes to each page, so that it is there; or says that the system does not grant so many.
 bool populate(void* data, std::uint64_t size_bytes) {
   return madvise(data, size_bytes, MADV_POPULATE_WRITE) == 0;
+}
+
+/// Asks for huge pages of a memory file, which most systems do not give at a page's first byte but
+/// make of what is there when told to. One small page of each is quicker than all of them.
+void collapse(std::byte* data, std::uint64_t size_bytes) {
+  for (std::uint64_t at = 0; at < size_bytes; at += kHugePage) {
+    if (!populate(data + at, kSmallPage)) return;
+  }
+  madvise(data, size_bytes, MADV_COLLAPSE);
 }
 
 }  // namespace
@@ -60,15 +83,6 @@ std::string_view to_string(MemoryKind kind) noexcept {
     case MemoryKind::kPrivate: return "private";
     case MemoryKind::kForeign: return "foreign";
     case MemoryKind::kDevice: return "device";
-  }
-  return "?";
-}
-
-std::string_view to_string(Pages pages) noexcept {
-  switch (pages) {
-    case Pages::kSmall: return "small";
-    case Pages::kTransparentHuge: return "transparent huge";
-    case Pages::kHuge: return "huge";
   }
   return "?";
 }
@@ -94,16 +108,17 @@ Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes, Touch t
     } else {
       flags |= MAP_PRIVATE | MAP_ANONYMOUS | (touch == Touch::kLater ? MAP_NORESERVE : 0);
     }
-    void* data = mmap(nullptr, whole, PROT_READ | PROT_WRITE, flags, memory.fd_.get(), 0);
-    if (data == MAP_FAILED) {
+    std::byte* data = map_evenly(whole, PROT_READ | PROT_WRITE, flags, memory.fd_.get());
+    if (data == nullptr) {
       if (huge) continue;
       return failed("memory", whole);
     }
-    memory.data_ = static_cast<std::byte*>(data);
+    memory.data_ = data;
     memory.size_bytes_ = whole;
-    if (touch == Touch::kAtOnce) madvise(data, whole, MADV_HUGEPAGE);
-    memory.pages_ = huge ? Pages::kHuge : transparent_pages(kind);
-    if (touch == Touch::kLater || populate(data, whole)) return memory;
+    if (touch == Touch::kLater) return memory;
+    madvise(data, whole, MADV_HUGEPAGE);
+    if (kind == MemoryKind::kShared && unit == kHugePage && !huge) collapse(data, whole);
+    if (populate(data, whole)) return memory;
     if (!huge) return failed("memory", whole);
     munmap(std::exchange(memory.data_, nullptr), whole);
   }
@@ -128,12 +143,11 @@ Result<Memory> Memory::map(int fd, std::uint64_t size_bytes, bool writable) {
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   constexpr std::uint64_t kStatUnit = 512;  // of st_blocks
   const bool whole = static_cast<std::uint64_t>(status.st_blocks) * kStatUnit >= size_bytes;
-  void* data =
-      mmap(nullptr, size_bytes, protection, MAP_SHARED | (whole ? MAP_POPULATE : 0), fd, 0);
-  if (data == MAP_FAILED) return failed("a peer's memory", size_bytes);
+  std::byte* data = map_evenly(size_bytes, protection, MAP_SHARED | (whole ? MAP_POPULATE : 0), fd);
+  if (data == nullptr) return failed("a peer's memory", size_bytes);
   madvise(data, size_bytes, MADV_HUGEPAGE);
   Memory memory;
-  memory.data_ = static_cast<std::byte*>(data);
+  memory.data_ = data;
   memory.size_bytes_ = size_bytes;
   memory.kind_ = MemoryKind::kShared;
   return memory;
@@ -147,7 +161,6 @@ void Memory::swap(Memory& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_bytes_, other.size_bytes_);
   std::swap(kind_, other.kind_);
-  std::swap(pages_, other.pages_);
   std::swap(fd_, other.fd_);
 }
 

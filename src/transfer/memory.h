@@ -39,18 +39,15 @@ enum class MemoryKind : std::uint8_t {
 
 /// When a piece of memory takes up the pages that it is made of.
 enum class Touch : std::uint8_t {
-  kAtOnce,  // so that no page fault waits in a transfer; huge pages from the system's pool
+  kAtOnce,  // so that no page fault waits in a transfer
   kLater,   // each with the first byte written to it: an arena that may never fill up
 };
-
-enum class Pages : std::uint8_t { kSmall, kTransparentHuge, kHuge };
-[[nodiscard]] std::string_view to_string(Pages pages) noexcept;
 
 /// A piece of memory that is mapped once and stays where it is. Move only; thread: any.
 class Memory final {
  public:
-  /// Memory of ours. Takes huge pages from the system's pool if it has as many free (kAtOnce), else
-  /// asks for transparent ones; `pages` tells.
+  /// Memory of ours. That of kAtOnce is of huge pages, if it is as long as one and the system
+  /// grants them: from its pool if that has as many free, else transparent ones.
   static Result<Memory> create(MemoryKind kind, std::uint64_t size_bytes,
                                Touch touch = Touch::kAtOnce);
   /// Memory that somebody else owns and keeps alive as long as this.
@@ -71,7 +68,6 @@ class Memory final {
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::uint64_t size_bytes() const noexcept { return size_bytes_; }
   [[nodiscard]] MemoryKind kind() const noexcept { return kind_; }
-  [[nodiscard]] Pages pages() const noexcept { return pages_; }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }  // -1 unless kShared and ours
 
  private:
@@ -80,7 +76,6 @@ class Memory final {
   std::byte* data_ = nullptr;
   std::uint64_t size_bytes_ = 0;
   MemoryKind kind_ = MemoryKind::kForeign;
-  Pages pages_ = Pages::kSmall;
   Fd fd_;
 };
 
