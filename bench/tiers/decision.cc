@@ -78,7 +78,7 @@ struct Times {
 class Bench final {
  public:
   static constexpr double kDecides = 1;
-  static constexpr double kLoads = 1e4;  // a weight by which whatever is there is loaded
+  static constexpr double kLoads = 1e4;  // a weight by which all is kept and loaded
 
   Bench(const std::string& model, std::string folder, std::uint32_t block_tokens)
       : folder_(std::move(folder)),

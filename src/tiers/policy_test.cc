@@ -1,4 +1,4 @@
-// The small parts that admission is made of: keys, fame, wear, the breaker.
+// The small parts that admission is made of: keys, fame, wear, the breaker; how large files are.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "tiers/budget.h"
 #include "tiers/frequency_sketch.h"
+#include "tiers/record.h"
 
 namespace penstock::tiers {
 namespace {
@@ -105,6 +106,21 @@ TEST(Breaker, OpensAfterFailuresInARowAndWaitsLongerEachTime) {
   breaker.succeeded();
   breaker.failed(now + 2min);
   EXPECT_TRUE(breaker.allows(now + 2min));
+}
+
+TEST(Geometry, OfAFileIsItsOwnAndFilesAreFew) {
+  for (const std::uint32_t block : {1U, 4000U, 8000U, 65536U, 1474560U, 1U << 28}) {
+    for (std::uint64_t bytes = 1; bytes < 1ULL << 34; bytes = bytes * 3 + 1) {
+      const Geometry made = Geometry::of(block, bytes);
+      const Geometry again = Geometry::of(block, made.segment_bytes);
+      ASSERT_EQ(made.records, again.records) << block << " in " << bytes;
+      ASSERT_EQ(made.segment_bytes, again.segment_bytes);
+    }
+  }
+  EXPECT_EQ(segment_bytes_for(8ULL << 30), kSegmentBytesMin);
+  for (std::uint64_t bytes = 1ULL << 30; bytes < 1ULL << 48; bytes *= 3) {
+    EXPECT_LE(bytes / segment_bytes_for(bytes), kSegmentsMax);
+  }
 }
 
 }  // namespace

@@ -17,10 +17,11 @@ using Host = Store::Entry::Host;
 
 constexpr std::uint32_t kBlockBytesMax = 1U << 30;
 constexpr int kVictimsSeenMax = 64;
-// A disk and a copy, until they are measured.
-constexpr double kDiskFixedNs = 200e3;
+// A disk and a copy, until they are measured: quick ones, for only what is used is measured.
+constexpr double kDiskFixedNs = 20e3;
 constexpr double kDiskNsPerByte = 1;
 constexpr double kCopyNsPerByte = 0.2;
+constexpr double kDoubtedAfterS = 60;  // half of how slow it was is forgotten
 
 transfer::Layout layout_of(const Geometry& geometry, std::uint32_t slots) {
   // A slot is a record as it goes to disk; peers that are granted it see the block alone.
@@ -121,8 +122,14 @@ double Store::State::value(const Entry& entry) const noexcept {
   return kept_value(entry.recompute_ns, sketch.estimate(entry.key));
 }
 
+/// A disk that was found slow is not read, so nobody would see that it has become quick: the longer
+/// ago that was, the less it counts.
 double Store::State::disk_block_ns() const noexcept {
-  return reads.predict_ns(geometry.record_bytes);
+  const double measured = reads.predict_ns(geometry.record_bytes);
+  const double prior = reads.prior_ns(geometry.record_bytes);
+  if (measured <= prior) return measured;
+  const double age_s = to_ms(clock.now() - read_at) / 1e3;
+  return prior + (measured - prior) * std::exp2(-age_s / kDoubtedAfterS);
 }
 
 bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {

@@ -447,6 +447,30 @@ TEST_F(StoreTest, ADiskThatHangsIsNotWaitedForAgainAndAgain) {
   EXPECT_TRUE(get(1));
 }
 
+TEST_F(StoreTest, ADiskThatWasSlowIsTriedAgainWhenThatIsLongAgo) {
+  put_on_disk(1);
+  fill_host();
+  const std::array keys{key_of(1)};
+  const auto chosen = [&] { return store->choose(keys, 0, 1e6).blocks; };
+  EXPECT_EQ(chosen(), 1U);
+  faults->stalls = true;
+  const std::uint32_t before = faults->runs;
+  {
+    const Store::Fetch fetch = store->fetch(keys, Deadline(clock.now() + 1h));
+    while (faults->runs == before) std::this_thread::yield();
+    clock.advance(1s);
+    faults->stalls = false;
+    faults->stalls.notify_all();
+    EXPECT_TRUE(fetch.wait(20s));
+  }
+  fill_host();
+  EXPECT_EQ(chosen(), 0U);
+  clock.advance(1min);
+  EXPECT_EQ(chosen(), 0U);
+  clock.advance(20min);
+  EXPECT_EQ(chosen(), 1U);
+}
+
 TEST_F(StoreTest, WhatFailsIsLoggedWithItsCauseAndNotEachTime) {
   ::testing::internal::CaptureStderr();
   faults->write_error = EIO;
@@ -521,21 +545,6 @@ TEST_F(StoreTest, FilesOfOthersStayAndWhatWasNeverBegunGoes) {
   for (std::uint64_t i = 2; i < 20; ++i) {
     put_on_disk(i);
     EXPECT_TRUE(store->on_disk(key_of(i))) << i;
-  }
-}
-
-TEST(Geometry, OfAFileIsItsOwnAndFilesAreFew) {
-  for (const std::uint32_t block : {1U, 4000U, 8000U, 65536U, 1474560U, 1U << 28}) {
-    for (std::uint64_t bytes = 1; bytes < 1ULL << 34; bytes = bytes * 3 + 1) {
-      const Geometry made = Geometry::of(block, bytes);
-      const Geometry again = Geometry::of(block, made.segment_bytes);
-      ASSERT_EQ(made.records, again.records) << block << " in " << bytes;
-      ASSERT_EQ(made.segment_bytes, again.segment_bytes);
-    }
-  }
-  EXPECT_EQ(segment_bytes_for(8ULL << 30), kSegmentBytesMin);
-  for (std::uint64_t bytes = 1ULL << 30; bytes < 1ULL << 48; bytes *= 3) {
-    EXPECT_LE(bytes / segment_bytes_for(bytes), kSegmentsMax);
   }
 }
 

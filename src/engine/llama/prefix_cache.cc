@@ -64,13 +64,14 @@ BlockPool::Options PrefixCache::pool_options() {
 }
 
 double PrefixCache::block_cost_ns() const noexcept {
-  return static_cast<double>(token_cost_.load(std::memory_order_relaxed).count()) * block_tokens_;
+  const auto token_ns = static_cast<double>(token_cost_.load(std::memory_order_relaxed).count());
+  return recompute_weight_ * token_ns * block_tokens_;
 }
 
 tiers::LoadChoice PrefixCache::foresee_load(std::span<const tiers::Key> keys,
                                             std::size_t have) const {
   if (!reuses_store()) return {};
-  return store_->foresee(keys, have, recompute_weight_ * block_cost_ns());
+  return store_->foresee(keys, have, block_cost_ns());
 }
 
 TierState PrefixCache::tier_state() const {
@@ -102,8 +103,7 @@ bool PrefixCache::begin_fetch(Sequence& s) {
   s.chain = pool_.match(s.root, s.request.prompt);
   const std::size_t have = s.chain.size();
   (void)key_of(s, blocks - 1);
-  const tiers::LoadChoice choice =
-      store_->choose(s.keys, have, recompute_weight_ * block_cost_ns());
+  const tiers::LoadChoice choice = store_->choose(s.keys, have, block_cost_ns());
   if (choice.blocks == 0) return false;
   const TimePoint latest = clock_.now() + Nanos(static_cast<std::int64_t>(choice.recompute_ns));
   s.fetch.emplace(store_->fetch(std::span(s.keys).subspan(have, choice.blocks),

@@ -450,6 +450,7 @@ void Store::State::read_batch(std::unique_lock<std::mutex>& lock,
   lock.lock();
   stats.bytes_read += ops.size() * geometry.record_bytes;
   reads.record({}, geometry.record_bytes, Nanos(0), each);
+  read_at = clock.now();
   for (std::size_t i = 0; i < ops.size(); ++i) settle_read(*batch[i], from[i], ops[i]);
 }
 

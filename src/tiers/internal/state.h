@@ -95,6 +95,7 @@ struct Store::State {
   std::vector<std::string> to_say;  // lines of the log, for one of our threads without the lock
   WearBudget wear;
   transfer::Meter reads;
+  TimePoint read_at;  // the last time
   transfer::Meter writes;
   transfer::Meter copies;
   Stats stats;
