@@ -2,7 +2,8 @@
 """kill -9 of `penstock serve --kv-disk` in the middle of writing, again and again over one folder.
 
 Each round starts the service, asks prompts of earlier rounds again, waits until all KV blocks that
-were ever asked for are on disk, keeps it computing and writing new ones, and kills it. Checked:
+were ever asked for are on disk, has clients ask new ones without a pause, and kills it right after
+one write or another. Checked:
 
 - all of a prompt that was on disk before a kill is cached when it is asked again, with more behind
   it so that its last block counts too; those written last are asked after each kill;
@@ -18,12 +19,15 @@ restored and what is computed must agree.
 """
 
 import argparse
+import ctypes
 import http.client
 import json
 import os
 import random
+import select
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
@@ -35,6 +39,8 @@ CONTEXT = 2048
 PROMPT_TOKENS, ANSWER_TOKENS, BLOCK_TOKENS = 320, 4, 16
 MORE_TOKENS = 64  # as many --exact computes anew, whatever is cached
 ASKED_AGAIN = 2
+CLIENTS = 2
+WRITES_MAX = 40  # seen before a kill
 SETTLED_S = 20
 FAILURES = ('committed blocks lost', 'wrong answers', 'bad reads')
 BAD_READS = ('corrupt', 'wrong_record', 'truncated', 'io_error')
@@ -42,6 +48,7 @@ BAD_READS = ('corrupt', 'wrong_record', 'truncated', 'io_error')
 
 class Service(servers.Server):
     def __init__(self, model, folder):
+        self.store = folder
         port = servers.free_port()
         super().__init__('penstock', [
             servers.PENSTOCK, 'serve', '--model', model, '--served-model-name', 'm', '--port',
@@ -78,75 +85,125 @@ class Service(servers.Server):
                    (reasons is None or any(f'"{reason}"' in name for reason in reasons)))
 
 
-class Asked:
-    """A prompt, and what it was answered first."""
+class Writes:
+    """Of files in a folder, as they end."""
 
-    def __init__(self, chance, service):
+    IN_MODIFY, IN_NONBLOCK = 2, os.O_NONBLOCK
+
+    def __init__(self, folder):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = libc.inotify_init1(self.IN_NONBLOCK)
+        if self.fd < 0 or libc.inotify_add_watch(self.fd, folder.encode(), self.IN_MODIFY) < 0:
+            raise OSError(ctypes.get_errno(), f'{folder}: cannot be watched')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        os.close(self.fd)
+
+    def wait(self):
+        """For one at least since the last time."""
+        if not select.select([self.fd], [], [], SETTLED_S)[0]:
+            raise SystemExit('nothing is written')
+        os.read(self.fd, 1 << 16)
+
+
+class Asked:
+    """A prompt, and what it was answered first: nothing yet if a kill was quicker."""
+
+    def __init__(self, chance):
         self.prompt = [chance.randrange(256) for _ in range(PROMPT_TOKENS)]
         self.more = self.prompt + [chance.randrange(256) for _ in range(MORE_TOKENS)]
-        self.answer, _ = service.ask(self.prompt)
+        self.answer = None
 
 
 class Checks:
     def __init__(self):
         self.known = []     # on disk in full since they were waited for
         self.open = []      # asked after that: a kill may have cut them off
-        self.blocks = 0     # of all that was asked for
-        self.extended = set()
+        self.extended = set()  # with what stands behind them
+        self.lost = 0       # blocks
         self.found = dict.fromkeys([
-            'kills', 'with blocks on their way to disk', 'committed blocks lost',
+            'kills', 'with a prompt half on disk', 'committed blocks lost',
             'prompts on disk asked again', 'not loaded, being slow', 'answers compared',
             'wrong answers', 'bad reads'], 0)
 
+    def blocks(self):
+        """Of all that was asked for."""
+        return (len(self.known + self.open) * PROMPT_TOKENS + len(self.extended) * MORE_TOKENS
+                ) // BLOCK_TOKENS - self.lost
+
     def compare(self, service, asked):
         answer, _ = service.ask(asked.prompt)
+        if asked.answer is None:
+            asked.answer = answer
+            return
         self.found['answers compared'] += 1
         self.found['wrong answers'] += answer != asked.answer
 
-    def ask_known(self, service, asked):
+    def cached(self, service, asked):
+        """Tokens of a prompt that were not computed again, and whether any were passed by."""
         missed = service.missed()
         _, cached = service.ask(asked.more)
-        if asked not in self.extended:
-            self.extended.add(asked)
-            self.blocks += MORE_TOKENS // BLOCK_TOKENS
+        self.extended.add(asked)
+        return min(cached, PROMPT_TOKENS), service.missed() > missed
+
+    def ask_known(self, service, asked):
+        cached, slow = self.cached(service, asked)
         self.found['prompts on disk asked again'] += 1
         if cached < PROMPT_TOKENS:
-            slow = service.missed() > missed  # it was found
             self.found['not loaded, being slow'] += slow
             if not slow:
                 self.found['committed blocks lost'] += (PROMPT_TOKENS - cached) // BLOCK_TOKENS
         self.compare(service, asked)
 
-    def ask_new(self, service, chance):
-        self.open.append(Asked(chance, service))
-        self.blocks += PROMPT_TOKENS // BLOCK_TOKENS
+    def ask_cut(self, service, asked):
+        """Whether the kill came between the first and the last of its blocks."""
+        cached, slow = self.cached(service, asked)
+        least = 0 if asked.answer is not None else 1
+        self.compare(service, asked)
+        return not slow and least <= cached < PROMPT_TOKENS
 
     def settle(self, service):
         """Waits until all that was asked for is on disk."""
         until = time.monotonic() + SETTLED_S
-        while service.on_disk() != self.blocks and time.monotonic() < until:
+        while service.on_disk() != self.blocks() and time.monotonic() < until:
             time.sleep(0.001)
-        self.found['committed blocks lost'] += abs(self.blocks - service.on_disk())
-        self.blocks = service.on_disk()
+        self.found['committed blocks lost'] += abs(self.blocks() - service.on_disk())
+        self.lost = self.blocks() + self.lost - service.on_disk()
         self.known += self.open
         self.open = []
 
     def begin_round(self, service, chance):
-        on_disk = service.metrics()['penstock_kv_tier_recovered_blocks']
-        self.found['with blocks on their way to disk'] += on_disk < self.blocks
         for asked in self.known[-1:] + chance.sample(self.known, min(ASKED_AGAIN, len(self.known))):
             self.ask_known(service, asked)
-        for asked in self.open:
-            self.compare(service, asked)
-        self.ask_new(service, chance)
+        cut = [self.ask_cut(service, asked) for asked in self.open]
+        self.found['with a prompt half on disk'] += any(cut)
         self.settle(service)
 
-    def write_until_killed(self, service, chance, prompts):
-        """The last time as the blocks of an answer are being written."""
-        for _ in range(prompts):
-            self.ask_new(service, chance)
-        time.sleep(10 ** chance.uniform(-5, -2.5))  # 10 us to 3 ms, whatever the disk takes
-        service.kill()
+    def write_until_killed(self, service, chance):
+        """Under clients that ask without a pause."""
+        def client(own):
+            try:
+                while True:
+                    asked = Asked(own)
+                    self.open.append(asked)
+                    asked.answer, _ = service.ask(asked.prompt)
+            except (OSError, http.client.HTTPException):
+                pass  # killed
+
+        clients = [threading.Thread(target=client, args=[random.Random(chance.random())])
+                   for _ in range(CLIENTS)]
+        with Writes(service.store) as writes:
+            for each in clients:
+                each.start()
+            for _ in range(chance.randint(1, WRITES_MAX)):
+                writes.wait()
+            time.sleep(chance.uniform(0, 0.001))
+            service.kill()
+        for each in clients:
+            each.join()
         self.found['kills'] += 1
 
 
@@ -169,10 +226,10 @@ def main():
             with Service(model, store) as service:
                 checks.begin_round(service, chance)
                 checks.found['bad reads'] += int(service.missed(BAD_READS))
-                checks.write_until_killed(service, chance, chance.randint(1, 3))
+                checks.write_until_killed(service, chance)
     print(servers.machine())
     print(servers.table(['what', 'how many'], [[what, n] for what, n in checks.found.items()] + [
-        ['blocks asked for in all', checks.blocks],
+        ['blocks asked for in all', checks.blocks()],
         ['seconds', round(time.monotonic() - began)]]))
     return 1 if sum(checks.found[what] for what in FAILURES) > 0 else 0
 
