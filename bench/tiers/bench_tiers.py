@@ -147,7 +147,7 @@ def decision(folder, rounds):
                                str(block_tokens), *map(str, lengths)], check=True,
                               stdout=subprocess.PIPE)
         for row in map(json.loads, done.stdout.splitlines()):
-            if row['loaded_tokens'] < row['tokens'] // block_tokens * block_tokens:
+            if row['loaded_tokens'] < (row['tokens'] - 1) // block_tokens * block_tokens:
                 raise SystemExit(f'{name}, {row}: was not there to be loaded')
             ratio = row['decided_ms'] / min(row['computed_ms'], row['loaded_ms'])
             lines.append([name, row['tokens'], row['tier'],

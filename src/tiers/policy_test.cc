@@ -1,11 +1,14 @@
-// The small parts that admission is made of: keys, fame, wear, the breaker; how large files are.
+// The small parts that admission is made of: keys, fame, wear, costs, the breaker; how large files
+// are.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <vector>
 
 #include "base/rng.h"
 #include "tiers/budget.h"
 #include "tiers/frequency_sketch.h"
+#include "tiers/read_cost.h"
 #include "tiers/record.h"
 
 namespace penstock::tiers {
@@ -106,6 +109,25 @@ TEST(Breaker, OpensAfterFailuresInARowAndWaitsLongerEachTime) {
   breaker.succeeded();
   breaker.failed(now + 2min);
   EXPECT_TRUE(breaker.allows(now + 2min));
+}
+
+TEST(ReadCost, IsQuickUntilMeasuredAndForgetsThatItWasSlow) {
+  constexpr double kQuick = 1e4;
+  constexpr double kSlow = 1e9;
+  TimePoint now;
+  ReadCost cost(kQuick);
+  EXPECT_EQ(cost.ns(now + 1h), kQuick);
+  cost.measured(kSlow, now);
+  EXPECT_EQ(cost.ns(now), kSlow);
+  for (int minutes = 1; minutes <= 20; ++minutes) {
+    now += 1min;
+    EXPECT_NEAR(cost.ns(now), kQuick + (kSlow - kQuick) / std::exp2(minutes), 1);
+  }
+  // A quick one then counts, and what was forgotten does not come back.
+  cost.measured(kQuick, now);
+  EXPECT_LT(cost.ns(now), 2 * kQuick);
+  for (int i = 0; i < 50; ++i) cost.measured(kQuick / 2, now);
+  EXPECT_NEAR(cost.ns(now + 24h), kQuick / 2, 1);  // only slowness is doubted
 }
 
 TEST(Geometry, OfAFileIsItsOwnAndFilesAreFew) {

@@ -2,18 +2,20 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <string>
 
 namespace penstock::transfer {
 namespace {
 
 constexpr std::uint64_t kHugePage = 2 << 20;
 constexpr std::uint64_t kSmallPage = 4 << 10;
+constexpr int kHugePageBits = 21 << MFD_HUGE_SHIFT;  // in flags: whatever the system's default is
+static_assert(MFD_HUGE_SHIFT == MAP_HUGE_SHIFT);
 #if !defined(MADV_COLLAPSE)
 #define MADV_COLLAPSE 25  // Linux 6.1; a libc may be older
 #endif
@@ -25,8 +27,8 @@ std::unexpected<Error> failed(std::string_view what, std::uint64_t size_bytes) {
 
 /// A memfd whose size is fixed for good.
 Result<Fd> make_file(std::uint64_t size_bytes, bool huge) {
-  Fd fd(
-      memfd_create("penstock-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0U)));
+  Fd fd(memfd_create("penstock-arena",
+                     MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | kHugePageBits : 0U)));
   if (!fd.valid() || ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0 ||
       fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return failed("a memory file", size_bytes);
@@ -34,27 +36,20 @@ Result<Fd> make_file(std::uint64_t size_bytes, bool huge) {
   return fd;
 }
 
-/// As mmap(), at the beginning of a huge page: a file's huge pages are small ones to whom they do
-/// not lie evenly.
+/// As mmap(), but from where a huge page can begin: whoever has a file's huge pages at another
+/// place maps them as small ones. If others take that place meanwhile, it is only slower.
 std::byte* map_evenly(std::uint64_t size_bytes, int protection, int flags, int fd) {
-  const std::uint64_t more = size_bytes + kHugePage;
-  void* reserved =
-      mmap(nullptr, more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (reserved == MAP_FAILED) return nullptr;
-  auto* const begin = static_cast<std::byte*>(reserved);
-  auto* const data = begin + (-reinterpret_cast<std::uintptr_t>(begin)) % kHugePage;
-  const std::uint64_t end = (size_bytes + kSmallPage - 1) / kSmallPage * kSmallPage;
-  if (mmap(data, size_bytes, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
-    const int why = errno;
-    munmap(begin, more);
-    errno = why;
-    return nullptr;
+  void* place = nullptr;
+  if (size_bytes >= kHugePage) {
+    const std::uint64_t more = size_bytes + kHugePage;
+    void* free = mmap(nullptr, more, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (free != MAP_FAILED) {
+      munmap(free, more);
+      place = static_cast<std::byte*>(free) + (-reinterpret_cast<std::uintptr_t>(free)) % kHugePage;
+    }
   }
-  if (data != begin) munmap(begin, static_cast<std::size_t>(data - begin));
-  if (begin + more != data + end) {
-    munmap(data + end, static_cast<std::size_t>(begin + more - data - end));
-  }
-  return data;
+  void* data = mmap(place, size_bytes, protection, flags, fd, 0);
+  return data == MAP_FAILED ? nullptr : static_cast<std::byte*>(data);
 }
 
 /// Writes to each page, so that it is there; or says that the system does not grant so many.
@@ -62,8 +57,9 @@ bool populate(void* data, std::uint64_t size_bytes) {
   return madvise(data, size_bytes, MADV_POPULATE_WRITE) == 0;
 }
 
-/// Asks for huge pages of a memory file, which most systems do not give at a page's first byte but
-/// make of what is there when told to. One small page of each is quicker than all of them.
+/// Makes a memory file's small pages huge ones, which few systems give at a page's first byte
+/// (`shmem_enabled`). Of nothing there is nothing to make (EINVAL), and of all there is much to
+/// copy: so one small page of each is touched first.
 void collapse(std::byte* data, std::uint64_t size_bytes) {
   for (std::uint64_t at = 0; at < size_bytes; at += kHugePage) {
     if (!populate(data + at, kSmallPage)) return;
@@ -98,7 +94,7 @@ Result<Memory> Memory::create(MemoryKind kind, std::uint64_t size_bytes, Touch t
   const std::uint64_t whole = (size_bytes + unit - 1) / unit * unit;
   for (const bool huge : {true, false}) {
     if (huge && (unit != kHugePage || touch == Touch::kLater)) continue;
-    int flags = huge ? MAP_HUGETLB : 0;
+    int flags = huge ? MAP_HUGETLB | kHugePageBits : 0;
     if (kind == MemoryKind::kShared) {
       auto fd = make_file(whole, huge);
       if (!fd && huge) continue;

@@ -38,7 +38,8 @@ void Meter::record(const std::array<std::uint64_t, kBlockStatuses>& blocks, std:
 
 double Meter::predict_ns(std::uint64_t bytes) const noexcept {
   const double measured = ns_per_byte_[class_of(bytes)].load(std::memory_order_relaxed);
-  return measured > 0 ? measured * static_cast<double>(bytes) : prior_ns(bytes);
+  const auto size = static_cast<double>(bytes);
+  return measured > 0 ? measured * size : prior_fixed_ns_ + prior_ns_per_byte_ * size;
 }
 
 }  // namespace penstock::transfer

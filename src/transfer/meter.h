@@ -39,10 +39,6 @@ class Meter final {
               Nanos queued, Nanos ran) noexcept;
   /// Predicted time of moving `bytes`, from what this size has cost lately.
   [[nodiscard]] double predict_ns(std::uint64_t bytes) const noexcept;
-  /// The same until something was measured.
-  [[nodiscard]] double prior_ns(std::uint64_t bytes) const noexcept {
-    return prior_fixed_ns_ + prior_ns_per_byte_ * static_cast<double>(bytes);
-  }
 
   [[nodiscard]] std::uint64_t blocks(BlockStatus status) const noexcept {
     return blocks_[static_cast<std::size_t>(status)].load(std::memory_order_relaxed);

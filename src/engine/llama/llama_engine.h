@@ -29,7 +29,7 @@ struct LlamaOptions {
   bool kv_event_tokens = true;         // KV events carry their blocks' tokens
   std::shared_ptr<SharedStore> store;  // KV behind the reusable blocks; may be empty
   /// How much computing a block counts against keeping and loading it; other than 1 to measure what
-  /// deciding by cost is worth (bench/tiers): 1e4 keeps and loads everything.
+  /// deciding by cost is worth (bench/tiers): 1e4 keeps and loads everything, and waits for it.
   double recompute_weight = 1;
   std::shared_ptr<KvExchange> exchange;  // workers that KV is handed over to and from; may be empty
 };

@@ -190,7 +190,7 @@ void Store::State::write_forever() {
       to_write.pop_front();
     }
     under_way = batch.size();
-    write_late_from = late_from(batch.size(), writes);
+    write_late_from = late_from(batch.size(), writes.predict_ns(geometry.record_bytes));
     write_batch(lock, std::move(batch));
     write_late_from = TimePoint::max();
     under_way = 0;
@@ -272,8 +272,8 @@ std::shared_ptr<Segment> Store::State::segment_to_fill(std::unique_lock<std::mut
 }
 
 /// When `blocks` that are asked for now are so late that the disk must hang.
-TimePoint Store::State::late_from(std::size_t blocks, const transfer::Meter& of) const {
-  const double expected_ns = 4 * static_cast<double>(blocks) * of.predict_ns(geometry.record_bytes);
+TimePoint Store::State::late_from(std::size_t blocks, double block_ns) const {
+  const double expected_ns = 4 * static_cast<double>(blocks) * block_ns;
   return clock.now() + kLate + Nanos(static_cast<std::int64_t>(expected_ns));
 }
 
@@ -325,9 +325,10 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
   std::vector<RecordHeader> headers(batch.size());
   for (std::size_t i = 0; i < batch.size(); ++i) {
     const Entry& entry = *batch[i];
-    headers[i] = segment->header_of(segment->next++, entry.key, ++generation,
-                                    static_cast<std::uint32_t>(entry.recompute_ns / 1e3),
-                                    arena->table().checksum(entry.slot, 0));
+    headers[i] = segment->header_of(
+        segment->next++, entry.key, ++generation,
+        static_cast<std::uint32_t>(std::min(entry.recompute_ns / 1e3, double{UINT32_MAX})),
+        arena->table().checksum(entry.slot, 0));
     ops[i] = {.kind = FileOp::Kind::kWrite,
               .fd = segment->fd(),
               .offset_bytes = geometry.record_at(headers[i].record),
@@ -421,7 +422,7 @@ void Store::State::read_forever() {
       }
     }
     reading = batch.size();
-    read_late_from = late_from(reading, reads);
+    read_late_from = late_from(reading, disk_block_ns());
     if (!batch.empty()) read_batch(lock, batch);
     read_late_from = TimePoint::max();
     reading = 0;
@@ -449,8 +450,7 @@ void Store::State::read_batch(std::unique_lock<std::mutex>& lock,
   const Nanos each = (clock.now() - start) / ops.size();
   lock.lock();
   stats.bytes_read += ops.size() * geometry.record_bytes;
-  reads.record({}, geometry.record_bytes, Nanos(0), each);
-  read_at = clock.now();
+  read_cost.measured(static_cast<double>(each.count()), clock.now());
   for (std::size_t i = 0; i < ops.size(); ++i) settle_read(*batch[i], from[i], ops[i]);
 }
 

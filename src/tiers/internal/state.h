@@ -13,6 +13,7 @@
 #include "tiers/budget.h"
 #include "tiers/frequency_sketch.h"
 #include "tiers/internal/segment.h"
+#include "tiers/read_cost.h"
 #include "tiers/store.h"
 #include "transfer/arena.h"
 #include "transfer/meter.h"
@@ -94,8 +95,7 @@ struct Store::State {
   Complaint write_complaint;
   std::vector<std::string> to_say;  // lines of the log, for one of our threads without the lock
   WearBudget wear;
-  transfer::Meter reads;
-  TimePoint read_at;  // the last time
+  ReadCost read_cost;
   transfer::Meter writes;
   transfer::Meter copies;
   Stats stats;
@@ -151,7 +151,7 @@ struct Store::State {
   Result<void> open_disk();
   void note_wear(const Segment& segment);
   void index_segment(const std::shared_ptr<Segment>& segment);
-  [[nodiscard]] TimePoint late_from(std::size_t blocks, const transfer::Meter& of) const;
+  [[nodiscard]] TimePoint late_from(std::size_t blocks, double block_ns) const;
   void writing_failed(int error);
   void say(std::unique_lock<std::mutex>& lock);
   void write_forever();
