@@ -347,10 +347,14 @@ Result<serve::ModelOptions> settle(ServeFlags& f) {
   return options;
 }
 
+/// Of a worker that joins: its connection here, ours there, and both anew before the old ones end.
+constexpr std::uint64_t kWorkerDescriptors = 4;
+
 /// Holds connections to what this process may open: beyond that, accept() would fail and clients
-/// would wait for nothing.
-void fit_connections(net::HttpServerOptions& http, std::uint64_t store_files) {
-  const std::uint64_t others = kOtherDescriptors + store_files;
+/// would wait for nothing; gRPC's server would never accept again.
+void fit_connections(net::HttpServerOptions& http, std::uint64_t store_files,
+                     std::uint64_t joining) {
+  const std::uint64_t others = kOtherDescriptors + store_files + kWorkerDescriptors * joining;
   const std::uint64_t files = allow_descriptors(http.connections_max + others);
   const std::uint64_t room = files > 2 * others ? files - others : files / 2;
   if (files == 0 || room >= http.connections_max) return;
@@ -398,7 +402,9 @@ int run_serve(ServeFlags& flags) {
     const Result<void> opened = open_kv_sharing(flags.engine.kv_transfer, model->sharing);
     if (!opened) return refuse("serve", opened.error(), 1);
   }
-  fit_connections(flags.http, store_descriptors(model->store));
+  const bool has_door = flags.processes || !flags.remote.door.address.empty();
+  fit_connections(flags.http, store_descriptors(model->store),
+                  has_door ? flags.remote.workers_max : 0);
   const Signals signals;
   const SteadyClock clock;
   serve::Service service(flags.service, clock);

@@ -29,6 +29,11 @@ std::string misfit(const engine::EngineInfo& ours, const engine::EngineInfo& its
     why = differs("least number of computed tokens (--exact)", its.computed_tokens_min,
                   ours.computed_tokens_min);
   }
+  const bool exact = ours.computed_tokens_min > 1;
+  if (why.empty() && exact && its.kv_compatibility_key != ours.kv_compatibility_key) {
+    why =
+        "its --kv-type, build or CPU is another, and with --exact all workers give the same tokens";
+  }
   if (why.empty()) why = differs("embedding size", its.embedding_size, ours.embedding_size);
   if (why.empty() && its.context_tokens_max < ours.context_tokens_max) {
     why = differs("context", its.context_tokens_max, ours.context_tokens_max);

@@ -553,6 +553,17 @@ TEST_F(DispatcherFleetTest, ADrainingWorkerGetsNothing) {
   EXPECT_EQ(place()->worker(), 1U);  // a request that was let in before
 }
 
+TEST_F(DispatcherFleetTest, AnExactFleetTakesNobodyWhoseTokensMayDiffer) {
+  engine::EngineInfo exact = info_;
+  exact.computed_tokens_min = 64;
+  Dispatcher dispatcher(exact, {}, options_, clock_);
+  const auto connect = [] { return std::make_unique<FakeRemote>(std::make_shared<Seen>()); };
+  engine::EngineInfo other = exact;
+  other.kv_compatibility_key += " of another CPU";
+  EXPECT_FALSE(dispatcher.join({.instance = "x", .address = "host:9"}, other, connect));
+  EXPECT_TRUE(dispatcher.join({.instance = "x", .address = "host:9"}, exact, connect));
+}
+
 TEST_F(DispatcherFleetTest, WhoDoesNotFitStaysOut) {
   int connected = 0;
   const auto connect = [&] {

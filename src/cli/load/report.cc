@@ -359,8 +359,12 @@ std::string text_report(const LoadOptions& options, const RunResult& result) {
   fmt::format_to(to, "{}:{}{}{}, model {}\n{}\n", options.server.host, options.server.port,
                  options.server.path, path_of(options.request.endpoint), options.request.model,
                  describe_load(options));
-  fmt::format_to(to, "\nrequests   {} ok, {} failed, in {:.1f} s\n", ok, measured_failures(s),
+  fmt::format_to(to, "\nrequests   {} ok, {} failed, in {:.1f} s", ok, measured_failures(s),
                  to_seconds(result.window_time));
+  if (ok != s.requests_in_window) {
+    fmt::format_to(to, "; rates are of {} that ended within them", s.requests_in_window);
+  }
+  out += '\n';
   add_error_lines(out, s);
   const bool prompts = counts_prompts(s);
   fmt::format_to(

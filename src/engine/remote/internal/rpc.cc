@@ -30,6 +30,8 @@ constexpr int kKeepaliveMs = 5000;
 /// What a caller was given is kept for so long while it does not answer at all: it may be a front
 /// end that was stopped for a moment. The calls of one that ends or is killed end at once.
 constexpr int kCallerSilentMs = 30'000;
+constexpr int kHandshakeMs = 5000;  // from a connection to its first frame
+constexpr int kIdleMs = 30'000;     // without a call
 
 std::string_view text_of(const grpc_slice& slice) {
   return {reinterpret_cast<const char*>(GRPC_SLICE_START_PTR(slice)), GRPC_SLICE_LENGTH(slice)};
@@ -203,6 +205,9 @@ Result<std::unique_ptr<grpc::Server>> start_server(const std::string& address,
                              kKeepaliveMs / 2);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kCallerSilentMs);
+  // Who says nothing holds a descriptor: workers and front ends have something under way.
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleMs);
   builder.SetMaxReceiveMessageSize(message_bytes_max);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
