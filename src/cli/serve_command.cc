@@ -402,6 +402,8 @@ int run_serve(ServeFlags& flags) {
     const Result<void> opened = open_kv_sharing(flags.engine.kv_transfer, model->sharing);
     if (!opened) return refuse("serve", opened.error(), 1);
   }
+  const Result<void> folder = tiers::make_folder(model->store.disk_folder);
+  if (!folder) return refuse("serve", folder.error(), 1);
   const bool has_door = flags.processes || !flags.remote.door.address.empty();
   fit_connections(flags.http, store_descriptors(model->store),
                   has_door ? flags.remote.workers_max : 0);

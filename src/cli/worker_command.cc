@@ -146,6 +146,8 @@ int run_worker(const WorkerFlags& flags) {
     const Result<void> opened = open_kv_sharing(flags.engine.kv_transfer, options->sharing);
     if (!opened) return refuse("worker", opened.error(), 1);
   }
+  const Result<void> folder = tiers::make_folder(options->store.disk_folder);
+  if (!folder) return refuse("worker", folder.error(), 1);
   const std::uint64_t files = store_descriptors(options->store) + kOtherDescriptors;
   const std::uint64_t for_others =
       options->sharing.outside() ? engine::KvExchange::kDescriptorsMax : 0;

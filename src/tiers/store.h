@@ -42,6 +42,11 @@ enum class Keep : std::uint8_t {
   kHeld,     // its maker is about to drop it: host memory, and the disk when that is short
 };
 
+/// Makes the folder of Options::disk_folder, unless it is there or empty, which is none. Fails with
+/// kUnavailable when this process cannot write there; what a store does first, for those who want
+/// to know before they load a model.
+Result<void> make_folder(const std::string& folder);
+
 /// KV blocks over host memory and disk, under one index. A block is whole or not there: it becomes
 /// readable by one commit, and whoever takes it verifies it once more. Whatever goes wrong is a
 /// miss with a counted reason, never an error and never other bytes.

@@ -579,6 +579,8 @@ TEST_F(StoreTest, RefusesWhatCannotBe) {
   options = testing::small_store("", faults);
   options.host_bytes = 3 * testing::kRecordBytes;
   EXPECT_FALSE(Store::open(options, clock).has_value());
+  EXPECT_TRUE(make_folder(""));
+  EXPECT_FALSE(make_folder("/proc/penstock"));
   options = testing::small_store("/proc/penstock", faults);
   EXPECT_FALSE(Store::open(options, clock).has_value());
 }

@@ -57,11 +57,22 @@ std::string often(std::uint64_t times) { return times == 1 ? "" : fmt::format(" 
 
 }  // namespace
 
+Result<void> make_folder(const std::string& folder) {
+  if (folder.empty()) return {};
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error && access(folder.c_str(), W_OK | X_OK) != 0)
+    error.assign(errno, std::system_category());
+  if (!error) return {};
+  return fail(Code::kUnavailable,
+              fmt::format("--kv-disk {}: cannot be used: {}", folder, error.message()));
+}
+
 Result<void> Store::State::open_disk() {
   const TimePoint start = std::chrono::steady_clock::now();
   const std::string& folder = options.disk_folder;
+  if (auto made = make_folder(folder); !made) return made;
   std::error_code error;
-  std::filesystem::create_directories(folder, error);
   lock_fd = ::open((folder + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock_fd < 0) {
     return fail(Code::kUnavailable,
