@@ -239,7 +239,7 @@ Result<Assignment> Dispatcher::place(const DispatchRequest& request) {
   return made;
 }
 
-Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
+Result<fleet::Role> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
   const std::lock_guard lock(mutex_);
   if (slot >= workers_.size() || workers_[slot] == nullptr) {
     return fail(Code::kNotFound, fmt::format("there is no worker {}", slot));
@@ -265,7 +265,7 @@ Result<void> Dispatcher::set_role(kv::Slot slot, fleet::Role role) {
       set_roles_[*process] = role;
     }
   }
-  return {};
+  return fitting;
 }
 
 Result<void> Dispatcher::clear_cache(kv::Slot slot) {

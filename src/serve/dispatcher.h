@@ -232,10 +232,11 @@ class Dispatcher final {
   [[nodiscard]] bool another_is_ready(const DispatchRequest& request);
 
   /// Changes what a worker takes from now on, and if it has a kProcessLabel what takes its place
-  /// when it is started again; what it has goes on. Fails with kNotFound when there is none of that
+  /// when it is started again; what it has goes on. Gives the role that it has now: kWhole instead
+  /// of kBoth where its KV cannot go to others. Fails with kNotFound when there is none of that
   /// number, kUnprocessable when its KV cannot go to others, kInvalidArgument when nobody would be
   /// left to answer.
-  Result<void> set_role(kv::Slot slot, fleet::Role role);
+  Result<fleet::Role> set_role(kv::Slot slot, fleet::Role role);
 
   /// See engine::Engine::clear_cache; and fails with kNotFound when there is none of that number.
   Result<void> clear_cache(kv::Slot slot);

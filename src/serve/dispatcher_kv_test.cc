@@ -96,7 +96,7 @@ TEST_F(DispatcherTest, WhoHandsNoKvOverTakesWholeRequestsAndHindersNobody) {
   }
   EXPECT_NE(place(prompt_of(100, 9))->worker(), place(prompt_of(100, 9))->worker());
   EXPECT_EQ(dispatcher_->set_role(2, fleet::Role::kDecode).error().code, Code::kUnprocessable);
-  EXPECT_TRUE(dispatcher_->set_role(2, fleet::Role::kBoth).has_value());
+  EXPECT_EQ(dispatcher_->set_role(2, fleet::Role::kBoth), fleet::Role::kWhole);
   EXPECT_EQ(dispatcher_->view().workers[2].role, fleet::Role::kWhole);
 }
 

@@ -350,10 +350,11 @@ Result<void> Service::command_worker(net::Exchange& exchange, Dispatcher& dispat
   }
   const Result<fleet::Role> role = role_of(exchange.request().query());
   if (!role) return std::unexpected(role.error());
-  if (Result<void> done = dispatcher.set_role(slot, *role); !done) return done;
-  log::info("worker {} has the role {} from now on", slot, to_string(*role));
+  const Result<fleet::Role> now = dispatcher.set_role(slot, *role);
+  if (!now) return std::unexpected(now.error());
+  log::info("worker {} has the role {} from now on", slot, to_string(*now));
   exchange.respond(200, kJson,
-                   fmt::format(R"({{"worker":{},"role":"{}"}})", slot, to_string(*role)));
+                   fmt::format(R"({{"worker":{},"role":"{}"}})", slot, to_string(*now)));
   return {};
 }
 

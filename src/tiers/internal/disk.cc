@@ -61,9 +61,9 @@ Result<void> make_folder(const std::string& folder) {
   if (folder.empty()) return {};
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (!error && access(folder.c_str(), W_OK | X_OK) != 0)
-    error.assign(errno, std::system_category());
-  if (!error) return {};
+  const bool made = !error;
+  if (made && access(folder.c_str(), W_OK | X_OK) == 0) return {};
+  if (made) error.assign(errno, std::system_category());
   return fail(Code::kUnavailable,
               fmt::format("--kv-disk {}: cannot be used: {}", folder, error.message()));
 }
