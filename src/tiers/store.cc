@@ -146,7 +146,7 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
     refuse(*refused);
     // Fame fades, also of what is on disk.
     if (refused == Reason::kCold && ++cold_refusals % kRefusalsAnUpdate == 0) update_oldest_value();
-  } else if (to_write.size() + under_way >= arena->layout().slots / 2) {
+  } else if (to_write.size() + writing >= arena->layout().slots / 2) {
     refuse(Reason::kQueueFull);
   } else {
     return true;
@@ -154,10 +154,13 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
   return false;
 }
 
-/// In the segment that is being filled.
+/// In the segments that are being filled.
 std::size_t Store::State::records_left() const noexcept {
-  if (segments.empty() || !segments.back()->fits() || segments.back()->sealed) return 0;
-  return segments.back()->records() - segments.back()->next;
+  std::size_t left = 0;
+  for (const Writer& writer : writers) {
+    if (writer.segment != nullptr) left += writer.segment->records_left();
+  }
+  return left;
 }
 
 void Store::State::queue_write(Entry& entry) {
@@ -432,7 +435,7 @@ bool Store::on_disk(const Key& key) const {
 bool Store::flush(Nanos at_most) {
   std::unique_lock lock(state_->mutex);
   return state_->done_changed.wait_for(
-      lock, at_most, [this] { return state_->to_write.empty() && state_->under_way == 0; });
+      lock, at_most, [this] { return state_->to_write.empty() && state_->writing == 0; });
 }
 
 Stats Store::stats() const {

@@ -1,4 +1,4 @@
-// The disk tier of a store: recovery, and the two threads that write and read.
+// The disk tier of a store: recovery, and the threads that write and read.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <ranges>
 
 #include "base/log.h"
 #include "tiers/internal/state.h"
@@ -19,6 +20,11 @@ using Host = Store::Entry::Host;
 using transfer::BlockStatus;
 using transfer::FileOp;
 
+// Two a direction: one keeps the disk busy while the other ends a batch, waits for its sync or
+// makes a segment. Where few segments fit, one writer: what it fills cannot go.
+constexpr std::size_t kReaders = 2;
+constexpr std::size_t kWriters = 2;
+constexpr std::uint64_t kSegmentsForAll = 16;
 // What shares a sync: so much keeps a disk busy meanwhile, and so many blocks, if they are large.
 constexpr std::uint64_t kWriteBatchBytes = 32 << 20;
 constexpr std::size_t kWriteBatchMin = 32;
@@ -87,10 +93,16 @@ Result<void> Store::State::open_disk() {
                             options.disk_bytes, options.block_bytes,
                             ((2 * geometry.segment_bytes) >> 20) + 1));
   }
-  for (auto* io : {&write_io, &read_io}) {
+  const bool many = options.disk_bytes / geometry.segment_bytes >= kSegmentsForAll;
+  writers = std::vector<Writer>(many ? kWriters : 1);
+  readers = std::vector<IoThread>(kReaders);
+  std::vector<IoThread*> threads;
+  for (Writer& writer : writers) threads.push_back(&writer);
+  for (IoThread& reader : readers) threads.push_back(&reader);
+  for (IoThread* thread : threads) {
     auto made = options.io();
     if (!made) return std::unexpected(made.error());
-    *io = std::move(*made);
+    thread->io = std::move(*made);
   }
   const std::vector<std::uint64_t> ids = segments_in(folder, error);
   if (error) {
@@ -100,7 +112,7 @@ Result<void> Store::State::open_disk() {
   if (!ids.empty()) next_segment = ids.back() + 1;
   std::vector<std::string> paths;
   for (const std::uint64_t id : ids) paths.push_back(folder + "/" + segment_name(id));
-  const auto found = Segment::open_all(paths, geometry, compatibility, *read_io);
+  const auto found = Segment::open_all(paths, geometry, compatibility, *readers.front().io);
   std::size_t blocks_max = 0;
   for (const auto& segment : found) blocks_max += segment->entries.size();
   index.reserve(blocks_max);
@@ -112,14 +124,7 @@ Result<void> Store::State::open_disk() {
     log::warn("--kv-disk {}: {} files cannot be read and stay unused", folder,
               stats.unreadable_segments);
   }
-  for (const auto& segment : segments) {
-    if (!segment->fits() || segment->sealed) continue;
-    if (segment != segments.back()) {
-      segment->sealed = segment->write_footer(*write_io);
-    } else {
-      write_io->sync(segment->fd());  // found whole, but whoever wrote it may not have come so far
-    }
-  }
+  fill_or_seal_found();
   {
     std::unique_lock lock(mutex);
     make_room(lock, 0);
@@ -127,13 +132,33 @@ Result<void> Store::State::open_disk() {
   }
   stats.recovered_blocks = stats.disk_blocks;
   stats.recovery_ms = to_ms(std::chrono::steady_clock::now() - start);
-  writer = std::thread([this] { write_forever(); });
-  reader = std::thread([this] { read_forever(); });
+  for (Writer& writer : writers) {
+    writer.thread = std::thread([this, &writer] { write_forever(writer); });
+  }
+  for (IoThread& reader : readers) {
+    reader.thread = std::thread([this, &reader] { read_forever(reader); });
+  }
   return {};
 }
 
+/// Segments that nobody has sealed: the newest go on being filled, a writer each.
+void Store::State::fill_or_seal_found() {
+  auto writer = writers.begin();
+  for (const auto& segment : std::views::reverse(segments)) {
+    if (!segment->fits() || segment->sealed) continue;
+    if (writer != writers.end() && segment->records_left() > 0) {
+      // Found whole, but whoever wrote it may not have come so far.
+      writer->io->sync(segment->fd());
+      writer++->segment = segment;
+    } else {
+      segment->sealed = segment->write_footer(*writers.front().io);
+    }
+  }
+}
+
 /// What was spent when it was made, less what the day has given back since, and all of it on top as
-/// if it were written now: after the newest one that is too much by a segment at most.
+/// if it were written now: after the newest one that is wrong by a segment at most, too much or, by
+/// what went to another one since, too little.
 void Store::State::note_wear(const Segment& segment) {
   const SegmentHeader* const header = segment.header();
   if (header == nullptr) return;
@@ -181,14 +206,18 @@ void Store::State::stop() {
     stop_by = clock.now() + kFlushMax;
     work_changed.notify_all();
   }
-  if (writer.joinable()) writer.join();
-  if (reader.joinable()) reader.join();
+  for (Writer& writer : writers) {
+    if (writer.thread.joinable()) writer.thread.join();
+  }
+  for (IoThread& reader : readers) {
+    if (reader.thread.joinable()) reader.thread.join();
+  }
   if (lock_fd >= 0) ::close(lock_fd);
 }
 
 // Writing.
 
-void Store::State::write_forever() {
+void Store::State::write_forever(Writer& writer) {
   const std::size_t batch_max =
       std::max<std::size_t>(kWriteBatchMin, kWriteBatchBytes / geometry.record_bytes);
   std::unique_lock lock(mutex);
@@ -200,11 +229,12 @@ void Store::State::write_forever() {
       batch.push_back(to_write.front());
       to_write.pop_front();
     }
-    under_way = batch.size();
-    write_late_from = late_from(batch.size(), writes.predict_ns(geometry.record_bytes));
-    write_batch(lock, std::move(batch));
-    write_late_from = TimePoint::max();
-    under_way = 0;
+    const std::size_t taken = batch.size();
+    writing += taken;
+    writer.late_from = late_from(taken, writes.predict_ns(geometry.record_bytes));
+    write_batch(lock, writer, std::move(batch));
+    writer.late_from = TimePoint::max();
+    writing -= taken;
     done_changed.notify_all();
     say(lock);
   }
@@ -216,17 +246,26 @@ void Store::State::make_room(std::unique_lock<std::mutex>& lock, std::uint64_t b
   }
 }
 
-/// False: there is none but the one being filled.
+/// Of those that nobody fills. Null: there is none.
+std::shared_ptr<Segment> Store::State::oldest() const {
+  const auto is_filled = [this](const auto& segment) {
+    return std::ranges::find(writers, segment, &Writer::segment) != writers.end();
+  };
+  const auto found = std::ranges::find_if_not(segments, is_filled);
+  return found != segments.end() ? *found : nullptr;
+}
+
+/// False: there is none that can go.
 bool Store::State::drop_oldest(std::unique_lock<std::mutex>& lock) {
-  if (segments.size() < 2) return false;
-  const std::shared_ptr<Segment> oldest = segments.front();
-  segments.pop_front();
-  disk_bytes -= oldest->bytes();
+  const std::shared_ptr<Segment> gone = oldest();
+  if (gone == nullptr) return false;
+  std::erase(segments, gone);
+  disk_bytes -= gone->bytes();
   ++stats.segments_dropped;
-  drop_entries(*oldest);
+  drop_entries(*gone);
   update_oldest_value();
   lock.unlock();
-  oldest->unlink();
+  gone->unlink();
   lock.lock();
   return true;
 }
@@ -242,44 +281,44 @@ void Store::State::drop_entries(const Segment& segment) {
 
 void Store::State::update_oldest_value() {
   oldest_value = 0;
-  if (segments.empty() || segments.front()->live == 0) return;
-  const Segment& oldest = *segments.front();
-  for (const FooterEntry& in : oldest.entries) {
+  const std::shared_ptr<Segment> next = oldest();
+  if (next == nullptr || next->live == 0) return;
+  for (const FooterEntry& in : next->entries) {
     const Entry* entry = in.generation == 0 ? nullptr : find(in.key);
-    if (entry != nullptr && entry->segment.get() == &oldest) oldest_value += value(*entry);
+    if (entry != nullptr && entry->segment == next) oldest_value += value(*entry);
   }
-  oldest_value /= oldest.live;
+  oldest_value /= next->live;
 }
 
-/// Null: `error` says why.
-std::shared_ptr<Segment> Store::State::segment_to_fill(std::unique_lock<std::mutex>& lock,
-                                                       int& error) {
-  error = 0;
-  if (records_left() > 0) return segments.back();
-  if (!segments.empty() && segments.back()->fits() && !segments.back()->sealed) {
-    const std::shared_ptr<Segment> last = segments.back();
+/// Sees to it that the writer's segment has room. 0, or an errno: it has none.
+int Store::State::find_room(std::unique_lock<std::mutex>& lock, Writer& writer) {
+  if (writer.segment != nullptr && writer.segment->records_left() == 0) {
     lock.unlock();
-    const bool written = last->write_footer(*write_io);
+    const bool written = writer.segment->write_footer(*writer.io);
     lock.lock();
-    last->sealed = written;
+    std::exchange(writer.segment, nullptr)->sealed = written;
   }
+  if (writer.segment != nullptr) return 0;
   make_room(lock, geometry.segment_bytes);
+  disk_bytes += geometry.segment_bytes;  // another may be made meanwhile
   Segment::Created created;
   do {  // whoever made a file of that name: it is not ours
     const std::uint64_t id = next_segment++;
     const std::uint64_t spent_bytes = wear.spent_bytes(clock.now());
     lock.unlock();
     created =
-        Segment::create(options.disk_folder, id, geometry, compatibility, spent_bytes, *write_io);
+        Segment::create(options.disk_folder, id, geometry, compatibility, spent_bytes, *writer.io);
     lock.lock();
   } while (created.error_number == EEXIST);
-  error = created.error_number;
-  if (created.segment == nullptr) return nullptr;
+  if (created.segment == nullptr) {
+    disk_bytes -= geometry.segment_bytes;
+    return created.error_number;
+  }
+  writer.segment = created.segment;
   segments.push_back(created.segment);
-  disk_bytes += created.segment->bytes();
   stats.direct = stats.direct && created.segment->direct();
   update_oldest_value();
-  return created.segment;
+  return 0;
 }
 
 /// When `blocks` that are asked for now are so late that the disk must hang.
@@ -313,12 +352,12 @@ void Store::State::say(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
-void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<Entry*> batch) {
-  int error = 0;
+void Store::State::write_batch(std::unique_lock<std::mutex>& lock, Writer& writer,
+                               std::vector<Entry*> batch) {
   const bool full = clock.now() < full_until;
   const bool tries = !full && write_breaker.allows(clock.now());
-  const std::shared_ptr<Segment> segment = tries ? segment_to_fill(lock, error) : nullptr;
-  if (segment == nullptr) {
+  int error = tries ? find_room(lock, writer) : 0;
+  if (!tries || error != 0) {
     if (tries) writing_failed(error);
     for (Entry* entry : batch) {
       refuse(full || error == ENOSPC ? Reason::kDiskFull
@@ -328,7 +367,8 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
     }
     return;
   }
-  while (batch.size() > segment->records() - segment->next) {  // the rest goes to the next one
+  const std::shared_ptr<Segment>& segment = writer.segment;
+  while (batch.size() > segment->records_left()) {  // the rest goes to the next one
     to_write.push_front(batch.back());
     batch.pop_back();
   }
@@ -351,8 +391,8 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, std::vector<E
     std::memcpy(ops[i].memory, &headers[i], sizeof headers[i]);
   }
   const TimePoint start = clock.now();
-  write_io->run(ops);
-  error = write_io->sync(segment->fd());
+  writer.io->run(ops);
+  error = writer.io->sync(segment->fd());
   const Nanos each = (clock.now() - start) / ops.size();
   lock.lock();
   writes.record({}, geometry.record_bytes, Nanos(0), each);
@@ -413,7 +453,7 @@ void Store::State::end_write(Entry& entry) {
 
 // Reading.
 
-void Store::State::read_forever() {
+void Store::State::read_forever(IoThread& reader) {
   std::unique_lock lock(mutex);
   for (;;) {
     work_changed.wait(lock, [&] { return stopping || !to_read.empty(); });
@@ -432,17 +472,17 @@ void Store::State::read_forever() {
         batch.push_back(&entry);
       }
     }
-    reading = batch.size();
-    read_late_from = late_from(reading, disk_block_ns());
-    if (!batch.empty()) read_batch(lock, batch);
-    read_late_from = TimePoint::max();
-    reading = 0;
+    reading += batch.size();
+    reader.late_from = late_from(batch.size(), disk_block_ns());
+    if (!batch.empty()) read_batch(lock, *reader.io, batch);
+    reader.late_from = TimePoint::max();
+    reading -= batch.size();
     done_changed.notify_all();
     say(lock);
   }
 }
 
-void Store::State::read_batch(std::unique_lock<std::mutex>& lock,
+void Store::State::read_batch(std::unique_lock<std::mutex>& lock, BlockIo& io,
                               const std::vector<Entry*>& batch) {
   std::vector<FileOp> ops;
   std::vector<std::shared_ptr<Segment>> from;  // so that files stay open
@@ -457,11 +497,14 @@ void Store::State::read_batch(std::unique_lock<std::mutex>& lock,
   }
   lock.unlock();
   const TimePoint start = clock.now();
-  read_io->run(ops);
-  const Nanos each = (clock.now() - start) / ops.size();
+  io.run(ops);
   lock.lock();
+  // Of what two did at a time, each counts from where the other's ended.
+  const TimePoint now = clock.now();
+  const Nanos each = (now - std::max(start, reads_measured_until)) / ops.size();
+  reads_measured_until = now;
   stats.bytes_read += ops.size() * geometry.record_bytes;
-  read_cost.measured(static_cast<double>(each.count()), clock.now());
+  read_cost.measured(static_cast<double>(each.count()), now);
   for (std::size_t i = 0; i < ops.size(); ++i) settle_read(*batch[i], from[i], ops[i]);
 }
 

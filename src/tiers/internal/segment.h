@@ -29,7 +29,7 @@ class PageBuffer final {
 };
 
 /// One file of records. What it is and where it lies never changes; the fields that
-/// are not private are the store's, under its lock; its writer's thread alone changes `entries`.
+/// are not private are the store's, under its lock; who fills it alone changes `entries`.
 /// Whoever reads or writes it holds it, so that the descriptor stays open when the file is dropped
 /// meanwhile.
 class Segment final {
@@ -74,6 +74,7 @@ class Segment final {
     return fits_ ? next * geometry_.record_bytes : bytes_;
   }
   [[nodiscard]] std::uint32_t records() const noexcept { return geometry_.records; }
+  [[nodiscard]] std::uint32_t records_left() const noexcept { return records() - next; }
   [[nodiscard]] bool fits() const noexcept { return fits_; }  // of our blocks
   /// Why it could not be opened or read; empty: it could.
   [[nodiscard]] const std::string& trouble() const noexcept { return trouble_; }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <list>
@@ -49,9 +50,19 @@ struct Store::Entry {
   std::optional<Reason> left_out;  // why it was not read; counted by who waits for it
 };
 
-/// All of a store, under one lock that is never held during I/O or a copy. The writer's thread
-/// alone makes, fills and drops segments.
+/// All of a store, under one lock that is never held during I/O or a copy. The writers' threads
+/// alone make, fill and drop segments.
 struct Store::State {
+  /// A thread that reads or writes.
+  struct IoThread {
+    std::unique_ptr<BlockIo> io;
+    TimePoint late_from = TimePoint::max();  // what it is doing should be done by then
+    std::thread thread;
+  };
+  struct Writer : IoThread {
+    std::shared_ptr<Segment> segment;  // it alone fills that one; null: none yet
+  };
+
   State(const Options& chosen, const Clock& time);
 
   const Options options;
@@ -70,51 +81,51 @@ struct Store::State {
   FrequencySketch sketch;
   std::deque<Entry*> to_write;
   std::deque<Entry*> to_read;
-  std::size_t under_way = 0;  // blocks being written
-  std::size_t reading = 0;    // blocks being read
+  std::size_t writing = 0;  // blocks being written
+  std::size_t reading = 0;  // blocks being read
 
   // Blocks that are somewhere else than before, for followers: the last ones of all so far.
   static constexpr std::size_t kChangesMax = 1 << 16;
   std::deque<Key> changed;
   std::uint64_t changes = 0;
 
-  std::deque<std::shared_ptr<Segment>> segments;  // oldest first; the last one is being filled
+  std::deque<std::shared_ptr<Segment>> segments;  // as they were made, oldest first
   std::uint64_t disk_bytes = 0;
   std::uint64_t next_segment = 1;
   std::uint64_t generation = 0;
-  double oldest_value = 0;  // a block of the oldest segment, at the mean; see `value`
+  double oldest_value = 0;  // a block of the segment to go next, at the mean; see `value`
   std::uint64_t cold_refusals = 0;
   // Reading and writing fail, hang and recover apart: what is on a disk that is full or has become
   // read-only is as good as before.
   Breaker read_breaker;
   Breaker write_breaker;
-  TimePoint read_late_from = TimePoint::max();   // what is being read should be there by then
-  TimePoint write_late_from = TimePoint::max();  // the same of what is being written
-  TimePoint full_until = TimePoint::min();       // the disk had no room: nobody writes
+  TimePoint full_until = TimePoint::min();  // the disk had no room: nobody writes
   Complaint read_complaint;
   Complaint write_complaint;
   std::vector<std::string> to_say;  // lines of the log, for one of our threads without the lock
   WearBudget wear;
   ReadCost read_cost;
+  TimePoint reads_measured_until = TimePoint::min();
   transfer::Meter writes;
   transfer::Meter copies;
   Stats stats;
   bool stopping = false;
   TimePoint stop_by;
 
-  std::unique_ptr<BlockIo> write_io;
-  std::unique_ptr<BlockIo> read_io;
-  std::thread writer;
-  std::thread reader;
+  std::vector<Writer> writers;  // none: there is no disk
+  std::vector<IoThread> readers;
 
   // store.cc; under the lock unless said otherwise.
   Result<void> take_memory();
-  [[nodiscard]] bool has_disk() const noexcept { return write_io != nullptr; }
+  [[nodiscard]] bool has_disk() const noexcept { return !writers.empty(); }
+  [[nodiscard]] static bool are_in_time(const auto& threads, TimePoint now) noexcept {
+    return std::ranges::all_of(threads, [now](const auto& t) { return now < t.late_from; });
+  }
   [[nodiscard]] bool reads_work(TimePoint now) const noexcept {
-    return read_breaker.allows(now) && now < read_late_from;
+    return read_breaker.allows(now) && are_in_time(readers, now);
   }
   [[nodiscard]] bool writes_work(TimePoint now) const noexcept {
-    return write_breaker.allows(now) && now < write_late_from;
+    return write_breaker.allows(now) && are_in_time(writers, now);
   }
   [[nodiscard]] std::byte* record(std::uint32_t slot) const noexcept {
     return arena->part(slot, 0) - kRecordHeaderBytes;
@@ -150,22 +161,25 @@ struct Store::State {
   // disk.cc: recovery, and the two threads, which let go of the lock for I/O.
   Result<void> open_disk();
   void note_wear(const Segment& segment);
+  void fill_or_seal_found();
   void index_segment(const std::shared_ptr<Segment>& segment);
   [[nodiscard]] TimePoint late_from(std::size_t blocks, double block_ns) const;
   void writing_failed(int error);
   void say(std::unique_lock<std::mutex>& lock);
-  void write_forever();
-  void write_batch(std::unique_lock<std::mutex>& lock, std::vector<Entry*> batch);
-  std::shared_ptr<Segment> segment_to_fill(std::unique_lock<std::mutex>& lock, int& error);
+  void write_forever(Writer& writer);
+  void write_batch(std::unique_lock<std::mutex>& lock, Writer& writer, std::vector<Entry*> batch);
+  int find_room(std::unique_lock<std::mutex>& lock, Writer& writer);
   void make_room(std::unique_lock<std::mutex>& lock, std::uint64_t bytes);
   bool drop_oldest(std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] std::shared_ptr<Segment> oldest() const;
   void drop_entries(const Segment& segment);
   void update_oldest_value();
   void settle_write(Entry& entry, const std::shared_ptr<Segment>& segment,
                     const transfer::FileOp& op, const RecordHeader& header, int sync_error);
   void end_write(Entry& entry);
-  void read_forever();
-  void read_batch(std::unique_lock<std::mutex>& lock, const std::vector<Entry*>& batch);
+  void read_forever(IoThread& reader);
+  void read_batch(std::unique_lock<std::mutex>& lock, BlockIo& io,
+                  const std::vector<Entry*>& batch);
   void settle_read(Entry& entry, const std::shared_ptr<Segment>& segment,
                    const transfer::FileOp& op);
   void reading_failed(std::string_view what);
