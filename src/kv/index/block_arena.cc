@@ -11,10 +11,10 @@ namespace {
 
 constexpr std::uint32_t kGranuleBlocks = BlockArena::kGranule;
 
-// A free stretch keeps in its owners: [0] kFreeBit | granules, [1] next and [2] previous of its
-// bin, and in the last one kFreeBit | granules again, for the neighbour behind.
-constexpr std::uint32_t kNext = 1;
-constexpr std::uint32_t kPrevious = 2;
+// A free stretch keeps in its owners: [0] kFreeBit | granules, [1] the newer and [2] the older one
+// of its bin, and in the last one kFreeBit | granules again, for the neighbour behind.
+constexpr std::uint32_t kNewer = 1;
+constexpr std::uint32_t kOlder = 2;
 
 std::uint32_t chunks_for(std::size_t budget_bytes) {
   const std::size_t most = (std::size_t{1} << (32 - BlockArena::kChunkShift)) - 1;
@@ -31,31 +31,30 @@ BlockArena::BlockArena(PagePool& pool, std::size_t user)
   static_assert(kChunkBlocks <= 1U << kChunkShift);
   static_assert(kOwnersAt + std::size_t{4} * kChunkBlocks <= kPieceBytes);
   for (std::uint32_t i = 0; i < chunks_max_; ++i) chunks_[i].store(nullptr);
-  bins_.fill(kNone);
 }
 
 void BlockArena::list(BlockId first, std::uint32_t granules) {
   std::uint32_t* owner = owners(first);
-  const std::uint32_t bin = bin_of(granules);
+  const std::uint32_t number = bin_of(granules);
+  Bin& bin = bins_[number];
   owner[0] = kFreeBit | granules;
-  owner[kNext] = bins_[bin];
-  owner[kPrevious] = kNone;
+  owner[kNewer] = kNone;
+  owner[kOlder] = bin.newest;
   owner[granules * kGranuleBlocks - 1] = kFreeBit | granules;
-  if (bins_[bin] != kNone) owners(bins_[bin])[kPrevious] = first;
-  bins_[bin] = first;
-  bins_filled_ |= std::uint64_t{1} << bin;
+  (bin.newest != kNone ? owners(bin.newest)[kNewer] : bin.oldest) = first;
+  bin.newest = first;
+  bins_filled_ |= std::uint64_t{1} << number;
 }
 
 void BlockArena::unlist(BlockId first, std::uint32_t granules) {
   const std::uint32_t* owner = owners(first);
-  const std::uint32_t bin = bin_of(granules);
-  if (owner[kNext] != kNone) owners(owner[kNext])[kPrevious] = owner[kPrevious];
-  if (owner[kPrevious] != kNone) {
-    owners(owner[kPrevious])[kNext] = owner[kNext];
-  } else {
-    bins_[bin] = owner[kNext];
-    if (bins_[bin] == kNone) bins_filled_ &= ~(std::uint64_t{1} << bin);
-  }
+  const BlockId newer = owner[kNewer];
+  const BlockId older = owner[kOlder];
+  const std::uint32_t number = bin_of(granules);
+  Bin& bin = bins_[number];
+  (newer != kNone ? owners(newer)[kOlder] : bin.newest) = older;
+  (older != kNone ? owners(older)[kNewer] : bin.oldest) = newer;
+  if (bin.oldest == kNone) bins_filled_ &= ~(std::uint64_t{1} << number);
 }
 
 bool BlockArena::add_chunk() {
@@ -81,7 +80,7 @@ BlockId BlockArena::allocate(std::uint32_t blocks, std::uint32_t& got) {
   CHECK(want > 0);
   const bool fits = bins_filled_ >> (want - 1) != 0;
   if (!fits && !add_chunk() && bins_filled_ == 0) return kNone;
-  const BlockId first = bins_[bin_for(want)];
+  const BlockId first = bins_[bin_for(want)].oldest;
   const std::uint32_t have = owners(first)[0] & ~kFreeBit;
   want = std::min(want, have);
   unlist(first, have);

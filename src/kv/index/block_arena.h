@@ -61,8 +61,14 @@ class alignas(kCacheLineBytes) BlockArena {
  private:
   static constexpr std::size_t kAliasesAt = std::size_t{8} * kChunkBlocks;
   static constexpr std::size_t kOwnersAt = std::size_t{16} * kChunkBlocks;
-  /// Free stretches of n granules are listed in bin n - 1; all longer ones in the last.
+  /// Free stretches of n granules are listed in bin n - 1; all longer ones in the last. The oldest
+  /// is used first: what was freed just now lies beside what goes next, and is left to grow into a
+  /// chunk.
   static constexpr std::uint32_t kBins = 64;
+  struct Bin {
+    BlockId oldest = kNone;
+    BlockId newest = kNone;
+  };
 
   [[nodiscard]] std::byte* chunk(BlockId id) const {
     return chunks_[id >> kChunkShift].load(std::memory_order_relaxed);
@@ -80,7 +86,7 @@ class alignas(kCacheLineBytes) BlockArena {
   const std::uint32_t chunks_max_;
   std::unique_ptr<std::atomic<std::byte*>[]> chunks_;
   alignas(kCacheLineBytes) std::uint32_t chunks_end_ = 0;  // no chunk was ever at or after this
-  std::array<BlockId, kBins> bins_;
+  std::array<Bin, kBins> bins_;
   std::uint64_t bins_filled_ = 0;  // a bit a bin
 };
 
