@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <ranges>
 
 #include "base/check.h"
 #include "tiers/admission.h"
@@ -154,13 +155,12 @@ bool Store::State::wanted_on_disk(const Key& key, double recompute_ns) {
   return false;
 }
 
-/// In the segments that are being filled.
+/// What can surely be written before a segment has to be made.
 std::size_t Store::State::records_left() const noexcept {
-  std::size_t left = 0;
-  for (const Writer& writer : writers) {
-    if (writer.segment != nullptr) left += writer.segment->records_left();
-  }
-  return left;
+  const auto left = [](const Writer& writer) {
+    return writer.segment != nullptr ? writer.segment->records_left() : 0;
+  };
+  return std::ranges::min(writers | std::views::transform(left));
 }
 
 void Store::State::queue_write(Entry& entry) {

@@ -51,9 +51,9 @@ Result<void> make_folder(const std::string& folder);
 /// readable by one commit, and whoever takes it verifies it once more. Whatever goes wrong is a
 /// miss with a counted reason, never an error and never other bytes.
 ///
-/// Blocks come in by reserve and commit, and reach the disk from a thread of the store, many by one
+/// Blocks come in by reserve and commit, and reach the disk from threads of the store, many by one
 /// sync; they are there for good (kill -9, power loss) when `on_disk` says so. A block on disk is
-/// read into host memory first, by another thread; readers wait for it no longer than their
+/// read into host memory first, by others of them; readers wait for it no longer than their
 /// deadline. Thread: any, for all calls. Lives longer than its pins, reservations and fetches.
 class Store final {
  public:

@@ -141,15 +141,19 @@ Result<void> Store::State::open_disk() {
   return {};
 }
 
-/// Segments that nobody has sealed: the newest go on being filled, a writer each.
+/// Segments that nobody has sealed: the newest go on being filled, a writer each, if they are of
+/// the size that the budget reckons with.
 void Store::State::fill_or_seal_found() {
   auto writer = writers.begin();
   for (const auto& segment : std::views::reverse(segments)) {
     if (!segment->fits() || segment->sealed) continue;
-    if (writer != writers.end() && segment->records_left() > 0) {
+    const bool usable = segment->records_left() > 0 && segment->bytes() == geometry.segment_bytes;
+    if (usable && writer != writers.end()) {
       // Found whole, but whoever wrote it may not have come so far.
       writer->io->sync(segment->fd());
       writer++->segment = segment;
+      // What was written to it since the newest one was made is in no header.
+      if (segment != segments.back()) wear.spend(segment->written_bytes(), clock.now());
     } else {
       segment->sealed = segment->write_footer(*writers.front().io);
     }
@@ -157,8 +161,7 @@ void Store::State::fill_or_seal_found() {
 }
 
 /// What was spent when it was made, less what the day has given back since, and all of it on top as
-/// if it were written now: after the newest one that is wrong by a segment at most, too much or, by
-/// what went to another one since, too little.
+/// if it were written now: after the newest one that is too much by a segment at most.
 void Store::State::note_wear(const Segment& segment) {
   const SegmentHeader* const header = segment.header();
   if (header == nullptr) return;
@@ -218,23 +221,12 @@ void Store::State::stop() {
 // Writing.
 
 void Store::State::write_forever(Writer& writer) {
-  const std::size_t batch_max =
-      std::max<std::size_t>(kWriteBatchMin, kWriteBatchBytes / geometry.record_bytes);
   std::unique_lock lock(mutex);
   for (;;) {
     work_changed.wait(lock, [&] { return stopping || !to_write.empty(); });
     if (to_write.empty() || (stopping && clock.now() >= stop_by)) return;
-    std::vector<Entry*> batch;
-    while (!to_write.empty() && batch.size() < batch_max) {
-      batch.push_back(to_write.front());
-      to_write.pop_front();
-    }
-    const std::size_t taken = batch.size();
-    writing += taken;
-    writer.late_from = late_from(taken, writes.predict_ns(geometry.record_bytes));
-    write_batch(lock, writer, std::move(batch));
+    write_some(lock, writer);
     writer.late_from = TimePoint::max();
-    writing -= taken;
     done_changed.notify_all();
     say(lock);
   }
@@ -260,13 +252,13 @@ bool Store::State::drop_oldest(std::unique_lock<std::mutex>& lock) {
   const std::shared_ptr<Segment> gone = oldest();
   if (gone == nullptr) return false;
   std::erase(segments, gone);
-  disk_bytes -= gone->bytes();
   ++stats.segments_dropped;
   drop_entries(*gone);
   update_oldest_value();
   lock.unlock();
   gone->unlink();
   lock.lock();
+  disk_bytes -= gone->bytes();  // not before: another writer would fill the room
   return true;
 }
 
@@ -296,7 +288,10 @@ int Store::State::find_room(std::unique_lock<std::mutex>& lock, Writer& writer) 
     lock.unlock();
     const bool written = writer.segment->write_footer(*writer.io);
     lock.lock();
-    std::exchange(writer.segment, nullptr)->sealed = written;
+    const std::shared_ptr<Segment> full = std::exchange(writer.segment, nullptr);
+    full->sealed = written;
+    std::erase(segments, full);
+    segments.push_back(full);
   }
   if (writer.segment != nullptr) return 0;
   make_room(lock, geometry.segment_bytes);
@@ -352,14 +347,25 @@ void Store::State::say(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
-void Store::State::write_batch(std::unique_lock<std::mutex>& lock, Writer& writer,
-                               std::vector<Entry*> batch) {
+/// The first of those that wait, at most `blocks`.
+std::vector<Store::Entry*> Store::State::take_to_write(std::size_t blocks) {
+  const auto end = to_write.begin() + std::ptrdiff_t(std::min(blocks, to_write.size()));
+  std::vector<Entry*> batch(to_write.begin(), end);
+  to_write.erase(to_write.begin(), end);
+  return batch;
+}
+
+void Store::State::write_some(std::unique_lock<std::mutex>& lock, Writer& writer) {
+  const std::size_t batch_max =
+      std::max<std::size_t>(kWriteBatchMin, kWriteBatchBytes / geometry.record_bytes);
+  writer.late_from =
+      late_from(std::min(batch_max, to_write.size()), writes.predict_ns(geometry.record_bytes));
   const bool full = clock.now() < full_until;
   const bool tries = !full && write_breaker.allows(clock.now());
   int error = tries ? find_room(lock, writer) : 0;
   if (!tries || error != 0) {
     if (tries) writing_failed(error);
-    for (Entry* entry : batch) {
+    for (Entry* entry : take_to_write(batch_max)) {
       refuse(full || error == ENOSPC ? Reason::kDiskFull
              : tries                 ? Reason::kIoError
                                      : Reason::kBreakerOpen);
@@ -368,10 +374,10 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, Writer& write
     return;
   }
   const std::shared_ptr<Segment>& segment = writer.segment;
-  while (batch.size() > segment->records_left()) {  // the rest goes to the next one
-    to_write.push_front(batch.back());
-    batch.pop_back();
-  }
+  const std::vector<Entry*> batch =
+      take_to_write(std::min<std::size_t>(batch_max, segment->records_left()));
+  if (batch.empty()) return;  // another took it meanwhile
+  writing += batch.size();
   std::vector<FileOp> ops(batch.size());
   std::vector<RecordHeader> headers(batch.size());
   for (std::size_t i = 0; i < batch.size(); ++i) {
@@ -395,6 +401,7 @@ void Store::State::write_batch(std::unique_lock<std::mutex>& lock, Writer& write
   error = writer.io->sync(segment->fd());
   const Nanos each = (clock.now() - start) / ops.size();
   lock.lock();
+  writing -= batch.size();
   writes.record({}, geometry.record_bytes, Nanos(0), each);
   wear.spend(ops.size() * geometry.record_bytes, clock.now());
   stats.bytes_written += ops.size() * geometry.record_bytes;
@@ -473,7 +480,7 @@ void Store::State::read_forever(IoThread& reader) {
       }
     }
     reading += batch.size();
-    reader.late_from = late_from(batch.size(), disk_block_ns());
+    reader.late_from = late_from(reading, disk_block_ns());
     if (!batch.empty()) read_batch(lock, *reader.io, batch);
     reader.late_from = TimePoint::max();
     reading -= batch.size();
@@ -499,13 +506,22 @@ void Store::State::read_batch(std::unique_lock<std::mutex>& lock, BlockIo& io,
   const TimePoint start = clock.now();
   io.run(ops);
   lock.lock();
-  // Of what two did at a time, each counts from where the other's ended.
-  const TimePoint now = clock.now();
-  const Nanos each = (now - std::max(start, reads_measured_until)) / ops.size();
-  reads_measured_until = now;
   stats.bytes_read += ops.size() * geometry.record_bytes;
-  read_cost.measured(static_cast<double>(each.count()), now);
+  measure_reads(ops.size(), start);
   for (std::size_t i = 0; i < ops.size(); ++i) settle_read(*batch[i], from[i], ops[i]);
+}
+
+/// What a block cost where several threads read: the time from where the last measurement ended,
+/// by all that came since. Little that had to wait beside much is counted with that.
+void Store::State::measure_reads(std::size_t blocks, TimePoint start) {
+  unmeasured_reads += blocks;
+  if (2 * blocks < reading) return;
+  const TimePoint now = clock.now();
+  const Nanos took = now - std::max(start, reads_measured_until);
+  reads_measured_until = now;
+  read_cost.measured(
+      static_cast<double>(took.count()) / static_cast<double>(std::exchange(unmeasured_reads, 0)),
+      now);
 }
 
 void Store::State::settle_read(Entry& entry, const std::shared_ptr<Segment>& segment,

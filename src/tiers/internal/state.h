@@ -89,7 +89,7 @@ struct Store::State {
   std::deque<Key> changed;
   std::uint64_t changes = 0;
 
-  std::deque<std::shared_ptr<Segment>> segments;  // as they were made, oldest first
+  std::deque<std::shared_ptr<Segment>> segments;  // as they were sealed, oldest first
   std::uint64_t disk_bytes = 0;
   std::uint64_t next_segment = 1;
   std::uint64_t generation = 0;
@@ -106,6 +106,7 @@ struct Store::State {
   WearBudget wear;
   ReadCost read_cost;
   TimePoint reads_measured_until = TimePoint::min();
+  std::size_t unmeasured_reads = 0;  // blocks that came since
   transfer::Meter writes;
   transfer::Meter copies;
   Stats stats;
@@ -158,7 +159,7 @@ struct Store::State {
   void refuse(Reason reason) { ++stats.refused[static_cast<std::size_t>(reason)]; }
   void miss(Reason reason) { ++stats.missed[static_cast<std::size_t>(reason)]; }
 
-  // disk.cc: recovery, and the two threads, which let go of the lock for I/O.
+  // disk.cc: recovery, and the threads, which let go of the lock for I/O.
   Result<void> open_disk();
   void note_wear(const Segment& segment);
   void fill_or_seal_found();
@@ -167,7 +168,8 @@ struct Store::State {
   void writing_failed(int error);
   void say(std::unique_lock<std::mutex>& lock);
   void write_forever(Writer& writer);
-  void write_batch(std::unique_lock<std::mutex>& lock, Writer& writer, std::vector<Entry*> batch);
+  void write_some(std::unique_lock<std::mutex>& lock, Writer& writer);
+  std::vector<Entry*> take_to_write(std::size_t blocks);
   int find_room(std::unique_lock<std::mutex>& lock, Writer& writer);
   void make_room(std::unique_lock<std::mutex>& lock, std::uint64_t bytes);
   bool drop_oldest(std::unique_lock<std::mutex>& lock);
@@ -180,6 +182,7 @@ struct Store::State {
   void read_forever(IoThread& reader);
   void read_batch(std::unique_lock<std::mutex>& lock, BlockIo& io,
                   const std::vector<Entry*>& batch);
+  void measure_reads(std::size_t blocks, TimePoint start);
   void settle_read(Entry& entry, const std::shared_ptr<Segment>& segment,
                    const transfer::FileOp& op);
   void reading_failed(std::string_view what);
