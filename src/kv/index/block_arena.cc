@@ -33,16 +33,18 @@ BlockArena::BlockArena(PagePool& pool, std::size_t user)
   for (std::uint32_t i = 0; i < chunks_max_; ++i) chunks_[i].store(nullptr);
 }
 
-void BlockArena::list(BlockId first, std::uint32_t granules) {
+void BlockArena::list(BlockId first, std::uint32_t granules, Age age) {
   std::uint32_t* owner = owners(first);
   const std::uint32_t number = bin_of(granules);
   Bin& bin = bins_[number];
   owner[0] = kFreeBit | granules;
-  owner[kNewer] = kNone;
-  owner[kOlder] = bin.newest;
   owner[granules * kGranuleBlocks - 1] = kFreeBit | granules;
-  (bin.newest != kNone ? owners(bin.newest)[kNewer] : bin.oldest) = first;
-  bin.newest = first;
+  const BlockId newer = age == Age::kOldest ? bin.oldest : kNone;
+  const BlockId older = age == Age::kNewest ? bin.newest : kNone;
+  owner[kNewer] = newer;
+  owner[kOlder] = older;
+  (newer != kNone ? owners(newer)[kOlder] : bin.newest) = first;
+  (older != kNone ? owners(older)[kNewer] : bin.oldest) = first;
   bins_filled_ |= std::uint64_t{1} << number;
 }
 
@@ -65,7 +67,7 @@ bool BlockArena::add_chunk() {
   if (memory == nullptr) return false;
   chunks_[at].store(memory, std::memory_order_release);
   chunks_end_ = std::max(chunks_end_, at + 1);
-  list(at << kChunkShift, kChunkGranules);
+  list(at << kChunkShift, kChunkGranules, Age::kNewest);
   return true;
 }
 
@@ -84,7 +86,7 @@ BlockId BlockArena::allocate(std::uint32_t blocks, std::uint32_t& got) {
   const std::uint32_t have = owners(first)[0] & ~kFreeBit;
   want = std::min(want, have);
   unlist(first, have);
-  if (have > want) list(first + want * kGranuleBlocks, have - want);
+  if (have > want) list(first + want * kGranuleBlocks, have - want, Age::kOldest);
   got = want * kGranuleBlocks;
   std::memset(owners(first), 0, std::size_t{4} * got);
   return first;
@@ -115,7 +117,7 @@ void BlockArena::free(BlockId first, std::uint32_t blocks) {
     pool_.give(user_, slot.exchange(nullptr, std::memory_order_relaxed));
     return;
   }
-  list(first, granules);
+  list(first, granules, Age::kNewest);
 }
 
 }  // namespace penstock::kv::index

@@ -69,6 +69,8 @@ class alignas(kCacheLineBytes) BlockArena {
     BlockId oldest = kNone;
     BlockId newest = kNone;
   };
+  /// What is left of one that was cut stays the next to be used.
+  enum class Age : std::uint8_t { kOldest, kNewest };
 
   [[nodiscard]] std::byte* chunk(BlockId id) const {
     return chunks_[id >> kChunkShift].load(std::memory_order_relaxed);
@@ -76,7 +78,7 @@ class alignas(kCacheLineBytes) BlockArena {
   static std::uint32_t bin_of(std::uint32_t granules) {
     return (granules < kBins ? granules : kBins) - 1;
   }
-  void list(BlockId first, std::uint32_t granules);
+  void list(BlockId first, std::uint32_t granules, Age age);
   void unlist(BlockId first, std::uint32_t granules);
   bool add_chunk();
   [[nodiscard]] std::uint32_t bin_for(std::uint32_t granules) const;
