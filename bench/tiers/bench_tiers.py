@@ -53,7 +53,8 @@ def disk(folder, mib):
 
 
 def recovery(folder, mib):
-    """What grows with the disk is the slope; the segment that was being filled is read once."""
+    """What grows with the disk is the slope. Segments that were being filled, which are read once,
+    are left out."""
     mib = min(mib, shutil.disk_usage(folder).free // 2**21)  # half of what is free
     lines = []
     for block_bytes in BLOCK_BYTES:
