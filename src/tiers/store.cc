@@ -17,7 +17,7 @@ namespace {
 using Host = Store::Entry::Host;
 
 constexpr std::uint32_t kBlockBytesMax = 1U << 30;
-constexpr std::size_t kVictimsSeenMax = 1024;  // some 20 µs
+constexpr std::size_t kVictimsSeenMax = 1024;
 // A quick disk's share of one read of many, as NVMe has it: 10 GB/s.
 constexpr double kReadFixedNs = 10e3;
 constexpr double kReadNsPerByte = 0.1;
