@@ -81,8 +81,7 @@ class Floor {
 };
 
 /// The same bytes through plain sockets. `mode`: "sockets" as they come; "tuned": with the
-/// library's send buffer; "summed", "tuned-summed": checksums taken of the bytes as they come,
-/// which verified data needs.
+/// library's send buffer; "staged": also received as the library does, checksums taken.
 void sockets_row(std::uint32_t block, unsigned streams, const std::string& mode);
 
 }  // namespace penstock::transfer::measure

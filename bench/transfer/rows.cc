@@ -1,5 +1,5 @@
 // One row of the transfer library's benchmark as a line of JSON:
-//   transfer_rows memory|shared|cma|tcp|sockets|summed|tuned|tuned-summed BLOCK_BYTES [THREADS]
+//   transfer_rows memory|shared|cma|tcp|sockets|tuned|staged BLOCK_BYTES [THREADS]
 //   transfer_rows submit|latency|death|checksum
 // Pools are larger than the last-level cache, blocks go in a random order to a random order of
 // slots, a transfer's creation is inside its time, and what arrived is looked at. See
@@ -362,7 +362,7 @@ int main(int count, char** words) {
     memory_row(block);
   } else if (mode == "shared" || mode == "cma" || mode == "tcp") {
     pull_rows(mode, block, number(3, mode == "tcp" ? 2 : 1));
-  } else if (mode == "sockets" || mode == "tuned" || mode.ends_with("summed")) {
+  } else if (mode == "sockets" || mode == "tuned" || mode == "staged") {
     sockets_row(block, number(3, 2), mode);
   } else if (mode == "submit") {
     submit_row();
@@ -375,7 +375,7 @@ int main(int count, char** words) {
     checksum_rows();
   } else {
     fmt::print(stderr,
-               "transfer_rows memory|shared|cma|tcp|sockets|summed|tuned|tuned-summed BLOCK_BYTES "
+               "transfer_rows memory|shared|cma|tcp|sockets|tuned|staged BLOCK_BYTES "
                "[THREADS]\n"
                "transfer_rows submit|latency|death|checksum\n");
     return 2;

@@ -1,4 +1,4 @@
-// What plain sockets carry, with nothing around them but, if wanted, checksums.
+// What plain sockets carry, with nothing around them.
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -7,8 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
+#include <optional>
+#include <span>
 #include <thread>
 
 #include "measure.h"
@@ -53,37 +56,52 @@ double socket_round(const std::vector<int>& out, const std::byte* from,
   return static_cast<double>(each * out.size() * block) / seconds(start) / 1e9;
 }
 
+/// All of a stream, right to where it is to be, `pieces` blocks a call. False: it is over.
+bool receive(int fd, std::span<std::byte> to, std::uint32_t block, unsigned pieces) {
+  std::vector<iovec> vectors(pieces);
+  for (std::uint64_t at = 0; at < to.size();) {
+    unsigned count = 0;
+    for (std::uint64_t next = at; next < to.size() && count < pieces; ++count) {
+      const std::uint64_t end = (next / block + 1) * block;
+      vectors[count] = {to.data() + next, end - next};
+      next = end;
+    }
+    const ssize_t got = readv(fd, vectors.data(), static_cast<int>(count));
+    if (got <= 0) return false;
+    at += static_cast<std::uint64_t>(got);
+  }
+  return true;
+}
+
+/// The same as the library does it: by way of a buffer that stays in the cache, checksums taken.
+bool receive_staged(int fd, std::span<std::byte> to, std::uint32_t block) {
+  alignas(64) static thread_local std::array<std::byte, 64 << 10> buffer;
+  static std::atomic<Checksum> sums{0};  // somebody needs them
+  const std::size_t step = std::min<std::size_t>(block, buffer.size());
+  std::optional<CopySum> copy;
+  for (std::uint64_t at = 0; at < to.size();) {
+    const std::uint64_t bytes = std::min(buffer.size(), to.size() - at);
+    if (recv(fd, buffer.data(), bytes, MSG_WAITALL) != static_cast<ssize_t>(bytes)) return false;
+    for (std::uint64_t taken = 0; taken < bytes; taken += step, at += step) {
+      if (at % block == 0) copy.emplace(to.data() + at, block, Stores::kStreaming);
+      copy->add(buffer.data() + taken, step);
+      if ((at + step) % block == 0) sums.fetch_xor(copy->sum(), std::memory_order_relaxed);
+    }
+  }
+  fence_stores();
+  return true;
+}
+
 [[noreturn]] void receive_for_ever(int listener, unsigned streams, std::uint32_t block,
-                                   unsigned pieces, bool summed) {
+                                   unsigned pieces, bool staged) {
   const Memory to = pool(kPoolBytes);
   const std::uint64_t each = kPoolBytes / block / streams * block;
-  std::atomic<Checksum> sums{0};  // somebody needs them
   std::vector<std::jthread> threads;
   for (unsigned s = 0; s < streams; ++s) {
     const int fd = accept(listener, nullptr, nullptr);
-    threads.emplace_back([&to, &sums, fd, s, each, block, pieces, summed] {
-      std::vector<iovec> vectors(pieces);
-      for (;;) {
-        FillingSum filling;
-        std::uint64_t filled = 0;  // bytes of which blocks' sums are taken
-        for (std::uint64_t at = 0; at < each;) {
-          unsigned count = 0;
-          for (std::uint64_t next = at; next < each && count < pieces; ++count) {
-            const std::uint64_t end = (next / block + 1) * block;
-            vectors[count] = {to.data() + s * each + next, end - next};
-            next = end;
-          }
-          const ssize_t got = readv(fd, vectors.data(), static_cast<int>(count));
-          if (got <= 0) return;
-          at += static_cast<std::uint64_t>(got);
-          while (summed && filled < at) {
-            const std::uint64_t begin = filled / block * block;
-            if (filled == begin) filling = FillingSum(to.data() + s * each + begin, block);
-            filled = std::min(at, begin + block);
-            filling.filled(filled - begin);
-            if (filled == begin + block) sums.fetch_xor(filling.sum(), std::memory_order_relaxed);
-          }
-        }
+    const std::span<std::byte> part(to.data() + s * each, each);
+    threads.emplace_back([fd, part, block, pieces, staged] {
+      while (staged ? receive_staged(fd, part, block) : receive(fd, part, block, pieces)) {
         if (write(fd, "", 1) != 1) return;
       }
     });
@@ -95,8 +113,8 @@ double socket_round(const std::vector<int>& out, const std::byte* from,
 }  // namespace
 
 void sockets_row(std::uint32_t block, unsigned streams, const std::string& mode) {
-  const bool summed = mode == "summed" || mode == "tuned-summed";
-  const bool tuned = mode == "tuned" || mode == "tuned-summed";
+  const bool staged = mode == "staged";
+  const bool tuned = staged || mode == "tuned";
   Floor floor(block);
   double best = 0;
   for (const unsigned pieces : {1U, 16U, 64U}) {
@@ -110,7 +128,7 @@ void sockets_row(std::uint32_t block, unsigned streams, const std::string& mode)
     CHECK(listen(listener, 16) == 0);
     CHECK(getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size) == 0);
     const pid_t receiver = fork();
-    if (receiver == 0) receive_for_ever(listener, streams, block, pieces, summed);
+    if (receiver == 0) receive_for_ever(listener, streams, block, pieces, staged);
     Memory from = pool(kPoolBytes);
     write_pattern(from.data(), kPoolBytes);
     std::vector<int> out;

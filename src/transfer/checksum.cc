@@ -4,6 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include "base/check.h"
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -52,12 +54,12 @@ struct Lanes {
 using Words = std::array<std::uint64_t, 8>;
 
 PENSTOCK_AVX2 inline Lanes load(const Words& words) noexcept {
-  return {_mm256_load_si256(reinterpret_cast<const __m256i*>(words.data())),
-          _mm256_load_si256(reinterpret_cast<const __m256i*>(words.data() + 4))};
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words.data())),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words.data() + 4))};
 }
 PENSTOCK_AVX2 inline void store(const Lanes& lanes, Words& words) noexcept {
-  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data()), lanes.low);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(words.data() + 4), lanes.high);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words.data()), lanes.low);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words.data() + 4), lanes.high);
 }
 
 PENSTOCK_AVX2 inline __m256i mix(__m256i lanes, __m256i data,
@@ -121,7 +123,7 @@ std::uint64_t secret_word(std::size_t at) noexcept {
 }
 
 PENSTOCK_AVX2 Checksum merge(const Lanes& lanes, std::size_t size) noexcept {
-  alignas(32) Words words;
+  Words words;
   store(lanes, words);
   std::uint64_t sum = size * 0x9e3779b185ebca87ULL;
   for (std::size_t i = 0; i < 4; ++i) {
@@ -170,40 +172,27 @@ PENSTOCK_AVX2 Checksum long_sum(const std::byte* data, std::size_t size) noexcep
   return end_sum(lanes, data + blocks * kBlock, size - blocks * kBlock, size);
 }
 
+PENSTOCK_AVX2 void begin_copy(Words& words) noexcept { store(first_lanes(), words); }
 template <bool kStream>
-PENSTOCK_AVX2 Checksum long_copy(std::byte* to, const std::byte* from, std::size_t size) noexcept {
-  Lanes lanes = first_lanes();
-  const std::size_t blocks = blocks_before_end(size);
+PENSTOCK_AVX2 void copy_blocks(Words& words, std::byte* to, const std::byte* from,
+                               std::size_t blocks) noexcept {
+  Lanes lanes = load(words);
   for (std::size_t i = 0; i < blocks; ++i) {
     block<true, kStream>(lanes, to + i * kBlock, from + i * kBlock);
   }
-  // The end is read once, into a place of our own.
-  alignas(64) std::array<std::byte, kBlock + kStripe> end;
-  const std::size_t left = size - blocks * kBlock;
-  copy_once(end.data(), from + blocks * kBlock, left);
-  std::byte* out = to + blocks * kBlock;
-  std::size_t stored = 0;
-  if constexpr (kStream) {
-    for (; stored + 32 <= left; stored += 32) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(out + stored),
-                          _mm256_load_si256(reinterpret_cast<const __m256i*>(end.data() + stored)));
-    }
-  }
-  copy_once(out + stored, end.data() + stored, left - stored);
-  return end_sum(lanes, end.data(), left, size);
-}
-
-PENSTOCK_AVX2 void begin_filling(Words& words) noexcept { store(first_lanes(), words); }
-PENSTOCK_AVX2 void fill(Words& words, const std::byte* data, std::size_t blocks) noexcept {
-  Lanes lanes = load(words);
-  for (std::size_t i = 0; i < blocks; ++i) {
-    block<false, false, false>(lanes, nullptr, data + i * kBlock);
-  }
   store(lanes, words);
 }
-PENSTOCK_AVX2 Checksum end_filling(const Words& words, const std::byte* rest, std::size_t left,
-                                   std::size_t size) noexcept {
-  return end_sum(load(words), rest, left, size);
+PENSTOCK_AVX2 void stream_end(std::byte* to, const std::byte* end, std::size_t size) noexcept {
+  std::size_t at = 0;
+  for (; at + 32 <= size; at += 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + at),
+                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(end + at)));
+  }
+  copy_once(to + at, end + at, size - at);
+}
+PENSTOCK_AVX2 Checksum end_copy(const Words& words, const std::byte* end, std::size_t left,
+                                std::size_t size) noexcept {
+  return end_sum(load(words), end, left, size);
 }
 
 const bool kHaveAvx2 = __builtin_cpu_supports("avx2") != 0;
@@ -224,47 +213,51 @@ Checksum checksum(const std::byte* data, std::size_t size_bytes) noexcept {
   return XXH3_64bits(data, size_bytes);
 }
 
-FillingSum::FillingSum(const std::byte* data, std::size_t size_bytes) noexcept
-    : data_(data), size_bytes_(size_bytes) {
+CopySum::CopySum(std::byte* to, std::size_t size_bytes, Stores stores) noexcept
+    : to_(to), size_bytes_(size_bytes), stores_(stores) {
 #if defined(__x86_64__)
-  if (is_long(size_bytes)) begin_filling(lanes_);
+  if (!is_long(size_bytes)) return;
+  if (!aligned(to)) stores_ = Stores::kCached;
+  steps_left_ = blocks_before_end(size_bytes);
+  begin_copy(lanes_);
 #endif
 }
 
-void FillingSum::filled(std::size_t bytes) noexcept {
+void CopySum::add(const std::byte* from, std::size_t bytes) noexcept {
 #if defined(__x86_64__)
-  if (!is_long(size_bytes_)) return;
-  const std::size_t there = std::min(bytes / kBlock, blocks_before_end(size_bytes_));
-  if (there <= blocks_) return;
-  fill(lanes_, data_ + blocks_ * kBlock, there - blocks_);
-  blocks_ = there;
-#else
-  static_cast<void>(bytes);
-#endif
-}
-
-Checksum FillingSum::sum() noexcept {
-#if defined(__x86_64__)
+  static_assert(kBlock == kStepBytes);
   if (is_long(size_bytes_)) {
-    filled(size_bytes_);
-    return end_filling(lanes_, data_ + blocks_ * kBlock, size_bytes_ - blocks_ * kBlock,
-                       size_bytes_);
+    const std::size_t steps = std::min(bytes / kBlock, steps_left_);
+    const auto copy = stores_ == Stores::kStreaming ? copy_blocks<true> : copy_blocks<false>;
+    copy(lanes_, to_, from, steps);
+    steps_left_ -= steps;
+    to_ += steps * kBlock;
+    const std::size_t rest = bytes - steps * kBlock;
+    CHECK_LE(rest, steps_left_ > 0 ? 0 : end_.size() - end_bytes_);
+    copy_once(end_.data() + end_bytes_, from + steps * kBlock, rest);
+    end_bytes_ += rest;
+    return;
   }
 #endif
-  return XXH3_64bits(data_, size_bytes_);
+  copy_once(to_, from, bytes);
+  to_ += bytes;
+}
+
+Checksum CopySum::sum() noexcept {
+#if defined(__x86_64__)
+  if (is_long(size_bytes_)) {
+    (stores_ == Stores::kStreaming ? stream_end : copy_once)(to_, end_.data(), end_bytes_);
+    return end_copy(lanes_, end_.data(), end_bytes_, size_bytes_);
+  }
+#endif
+  return XXH3_64bits(to_ - size_bytes_, size_bytes_);
 }
 
 Checksum copy_and_sum(std::byte* to, const std::byte* from, std::size_t size_bytes,
                       Stores stores) noexcept {
-#if defined(__x86_64__)
-  if (is_long(size_bytes)) {
-    return stores == Stores::kStreaming && aligned(to) ? long_copy<true>(to, from, size_bytes)
-                                                       : long_copy<false>(to, from, size_bytes);
-  }
-#endif
-  static_cast<void>(stores);
-  copy_once(to, from, size_bytes);
-  return XXH3_64bits(to, size_bytes);
+  CopySum copy(to, size_bytes, stores);
+  copy.add(from, size_bytes);
+  return copy.sum();
 }
 
 void fence_stores() noexcept {

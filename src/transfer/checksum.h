@@ -17,24 +17,6 @@ using Checksum = std::uint64_t;
 /// Thread: any.
 [[nodiscard]] Checksum checksum(const std::byte* data, std::size_t size_bytes) noexcept;
 
-/// The checksum of memory that is being filled from its beginning on: taken of each piece when it
-/// has come, while that is still in the cache.
-class FillingSum final {
- public:
-  FillingSum() noexcept : FillingSum(nullptr, 0) {}
-  FillingSum(const std::byte* data, std::size_t size_bytes) noexcept;
-  /// So many bytes are there now, and stay as they are.
-  void filled(std::size_t bytes) noexcept;
-  /// Of all of them: they are there.
-  [[nodiscard]] Checksum sum() noexcept;
-
- private:
-  const std::byte* data_;
-  std::size_t size_bytes_;
-  std::size_t blocks_ = 0;  // of XXH3's, in `lanes_`
-  alignas(32) std::array<std::uint64_t, 8> lanes_;
-};
-
 /// How a copy stores.
 enum class Stores : std::uint8_t {
   kCached,     // into the cache: somebody reads it right away, or it is small
@@ -46,6 +28,27 @@ enum class Stores : std::uint8_t {
 /// overlap. After streaming stores call `fence_stores` before another thread is told.
 [[nodiscard]] Checksum copy_and_sum(std::byte* to, const std::byte* from, std::size_t size_bytes,
                                     Stores stores) noexcept;
+
+/// The same of what comes in pieces, from its beginning on.
+class CopySum final {
+ public:
+  static constexpr std::size_t kStepBytes = 1024;
+
+  CopySum(std::byte* to, std::size_t size_bytes, Stores stores) noexcept;
+  /// The next piece, no more than is left; a multiple of kStepBytes unless it is the last.
+  void add(const std::byte* from, std::size_t bytes) noexcept;
+  /// Of all of them: they are there.
+  [[nodiscard]] Checksum sum() noexcept;
+
+ private:
+  std::byte* to_;  // where the next piece goes
+  std::size_t size_bytes_;
+  Stores stores_;
+  std::size_t steps_left_ = 0;  // to come before the end
+  std::size_t end_bytes_ = 0;   // in `end_`
+  std::array<std::uint64_t, 8> lanes_;
+  std::array<std::byte, kStepBytes + 64> end_;  // looked at more than once
+};
 
 /// Orders streaming stores before what follows.
 void fence_stores() noexcept;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "base/rng.h"
@@ -17,6 +18,13 @@ std::vector<std::byte> noise(std::size_t size, std::uint64_t seed) {
   std::vector<std::byte> bytes(size);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(rng.next());
   return bytes;
+}
+
+/// Where in `bytes`, which are 64 more than are needed, streaming stores can begin.
+std::byte* aligned(std::vector<std::byte>& bytes) {
+  void* at = bytes.data();
+  std::size_t space = bytes.size();
+  return static_cast<std::byte*>(std::align(64, bytes.size() - 64, at, space));
 }
 
 std::vector<std::size_t> sizes() {
@@ -35,11 +43,11 @@ TEST(Checksum, IsXxh3OfEverySize) {
 
 TEST(Checksum, ACopysSumIsItsCopys) {
   const auto bytes = noise(100100, 2);
-  std::vector<std::byte> to(bytes.size() + 64);
+  std::vector<std::byte> to(bytes.size() + 128);
   for (const Stores stores : {Stores::kCached, Stores::kStreaming}) {
     for (const std::size_t offset : {0, 1, 32}) {  // of the destination: not all can be streamed to
       for (const std::size_t size : sizes()) {
-        auto* at = to.data() + offset;
+        auto* at = aligned(to) + offset;
         std::fill(at, at + size + 1, std::byte{0x5a});
         const Checksum sum = copy_and_sum(at, bytes.data() + 5, size, stores);
         fence_stores();
@@ -54,19 +62,22 @@ TEST(Checksum, ACopysSumIsItsCopys) {
 TEST(Checksum, OfWhatComesInPiecesItIsThatOfTheWhole) {
   const auto bytes = noise(100100, 3);
   Rng rng(4);
-  for (const std::size_t size : sizes()) {
-    // What has not come yet is not looked at.
-    std::vector<std::byte> to(size + 1, std::byte{0x5a});
-    FillingSum filling(to.data(), size);
-    for (std::size_t there = 0; there < size;) {
-      const std::size_t more = std::min<std::size_t>(size - there, 1 + rng.below(5000));
-      std::memcpy(to.data() + there, bytes.data() + there, more);
-      filling.filled(there += more);
+  for (const Stores stores : {Stores::kCached, Stores::kStreaming}) {
+    for (const std::size_t size : sizes()) {
+      std::vector<std::byte> memory(size + 65, std::byte{0x5a});
+      std::byte* to = aligned(memory);
+      CopySum copy(to, size, stores);
+      for (std::size_t there = 0; there < size;) {
+        const std::size_t more = std::min(size - there, CopySum::kStepBytes * (1 + rng.below(5)));
+        copy.add(bytes.data() + there, more);
+        there += more;
+      }
+      ASSERT_EQ(copy.sum(), XXH3_64bits(bytes.data(), size)) << size;
+      fence_stores();
+      ASSERT_TRUE(std::equal(to, to + size, bytes.begin())) << size;
+      ASSERT_EQ(to[size], std::byte{0x5a}) << "wrote past the end of " << size;
     }
-    ASSERT_EQ(filling.sum(), XXH3_64bits(bytes.data(), size)) << size;
   }
-  FillingSum at_once(bytes.data(), bytes.size());
-  EXPECT_EQ(at_once.sum(), XXH3_64bits(bytes.data(), bytes.size()));
 }
 
 TEST(Checksum, EveryFlippedBitIsSeen) {

@@ -57,8 +57,8 @@ BlockStatus judge(const HostSource& source, const BlockRef& ref, bool sums_match
 
 /// Blocks of a last range that are still pending have come through: they become readable.
 void commit(const Chunk& chunk) noexcept {
+  if (chunk.streaming()) fence_stores();  // before anyone is told, of an earlier range too
   if (!chunk.last_range) return;
-  if (chunk.streaming()) fence_stores();
   for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
     if (!chunk.pending(block)) continue;
     chunk.to().commit(chunk.pull().to[block], chunk.pull().keys[block]);

@@ -104,6 +104,24 @@ TEST_P(Remote, BlocksArriveWhateverTheLayouts) {
   }
 }
 
+TEST_P(Remote, PartsOfAnySizeArrive) {
+  // Larger than what is received at once, as large, a little more, and a few bytes.
+  for (const std::uint32_t part_bytes : {200'003U, 65'536U, 65'537U, 131'072U, 7U}) {
+    peer.reset();
+    host.reset();
+    tcp.reset();
+    serve(Layout::by_block(6, 3, part_bytes));
+    connect();
+    const auto to = make_arena(Layout::by_part(6, 3, part_bytes));
+    Order order(6);
+    run(order, *to, grant);
+    for (std::size_t i = 0; i < 6; ++i) {
+      ASSERT_EQ(order.status[i], BlockStatus::kArrived) << part_bytes;
+      ASSERT_TRUE(holds(*to, order.to[i], order.take[i])) << part_bytes;
+    }
+  }
+}
+
 TEST_P(Remote, LayerRangesCompleteInOrder) {
   serve(Layout::by_block(100, 4, 3000));
   connect();

@@ -1,6 +1,8 @@
 #include "transfer/internal/tcp_path.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 #include "base/check.h"
 #include "transfer/checksum.h"
@@ -9,10 +11,10 @@ namespace penstock::transfer {
 namespace {
 
 constexpr auto kConnectWithin = std::chrono::seconds(2);
-constexpr std::uint64_t kChunkBytes = 1 << 20;    // of a request
-constexpr std::size_t kRequestsMax = 4;           // under way on a connection: it never runs dry
-constexpr std::size_t kReceiveBytes = 256 << 10;  // of one call: still in the core's cache when
-                                                  // they are verified
+constexpr std::uint64_t kChunkBytes = 1 << 20;   // of a request
+constexpr std::size_t kRequestsMax = 4;          // under way on a connection: it never runs dry
+constexpr std::size_t kReceiveBytes = 64 << 10;  // of one call: stays in the core's own cache
+static_assert(kReceiveBytes % CopySum::kStepBytes == 0);
 constexpr int kHangUpsMax = 10;
 constexpr auto kHangUpPause = std::chrono::milliseconds(5);
 constexpr int kFailuresMax = 2;  // connections that one chunk may see break
@@ -74,7 +76,7 @@ class TcpPath::Stream final {
     for (auto* list : {&blocks_, &coming_, &take_}) list->reserve(wire::kBlocksMax);
     answers_.resize(wire::kBlocksMax);
     under_way_.reserve(kRequestsMax);
-    pieces_.reserve(2 * wire::kBlocksMax);
+    pieces_.reserve(2);
   }
   void work();
 
@@ -91,7 +93,7 @@ class TcpPath::Stream final {
     std::uint32_t part;  // of that block
   };
   [[nodiscard]] Part coming_part(const Chunk& chunk, std::size_t at) const;
-  void expect_part(const Chunk& chunk, std::size_t at);
+  void begin_part(const Chunk& chunk, std::size_t at);
   void verify_part(const Chunk& chunk, std::size_t at);
   void settle_block(const Chunk& chunk, std::uint32_t i);
   void finish(const Chunk& chunk);
@@ -110,12 +112,13 @@ class TcpPath::Stream final {
   std::vector<UnderWay> under_way_;    // oldest first, at most kRequestsMax
   std::vector<std::uint32_t> blocks_;  // of the answer being received: those it is about
   std::vector<std::uint32_t> coming_;  // of those, as places in `blocks_`: what the owner sends
-  FillingSum filling_;                 // of the part that is coming
+  std::optional<CopySum> copy_;        // of the part that is coming
   bool sums_match_ = true;             // of the block whose parts are coming
   std::vector<std::uint32_t> take_;
   std::vector<wire::BlockAnswer> answers_;
   std::vector<Checksum> checksums_;
   wire::Pieces pieces_;
+  std::array<std::byte, kReceiveBytes> received_;
   Ticks ticks_;
 };
 
@@ -175,37 +178,34 @@ bool TcpPath::Stream::take_answer(const Chunk& chunk) {
   return coming_.empty() || receive_blocks(chunk);
 }
 
-/// What has come is verified at once, while it is in the cache.
+/// By way of a buffer that stays in the cache: received right into slots, bytes would be sent to
+/// memory and come back to be summed.
 bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
-  Arena& to = chunk.to();
-  const std::size_t part_bytes = to.layout().part_bytes;
+  const std::size_t part_bytes = chunk.to().layout().part_bytes;
   const std::size_t parts = coming_.size() * (chunk.last_part - chunk.first_part);
   checksums_.resize(parts);
-  const std::size_t checksums_bytes = parts * sizeof checksums_[0];
   pieces_.clear();
-  pieces_.add(checksums_.data(), checksums_bytes);
-  for (const std::uint32_t i : coming_) {
-    for (std::uint32_t part = chunk.first_part; part < chunk.last_part; ++part) {
-      pieces_.add(to.part(chunk.pull().to[blocks_[i]], part), part_bytes);
-    }
-  }
-  std::size_t received = 0;
-  std::size_t verified = 0;
-  expect_part(chunk, 0);
+  pieces_.add(checksums_.data(), parts * sizeof checksums_[0]);
   Ticks ticks;
-  while (!pieces_.left().empty()) {
+  std::size_t part = 0;   // that is coming,
+  std::size_t there = 0;  // and bytes of it that have come
+  while (part < parts) {
+    const std::size_t bytes = part_bytes > kReceiveBytes
+                                  ? std::min(part_bytes - there, kReceiveBytes)
+                                  : std::min(parts - part, kReceiveBytes / part_bytes) * part_bytes;
     if (ticks.passed() && is_given_up()) return false;
-    const std::ptrdiff_t moved = receive_some(link_->socket(), pieces_, kReceiveBytes);
-    if (moved < 0) return false;
-    received += static_cast<std::size_t>(moved);
-    while (verified < parts && received > checksums_bytes + verified * part_bytes) {
-      const std::size_t there = received - checksums_bytes - verified * part_bytes;
-      if (there < part_bytes) {
-        filling_.filled(there);
-        break;
-      }
-      verify_part(chunk, verified);
-      if (++verified < parts) expect_part(chunk, verified);
+    pieces_.add(received_.data(), bytes);
+    if (!receive_all(link_->socket(), pieces_, [&] { return is_given_up(); })) return false;
+    pieces_.clear();
+    for (std::size_t taken = 0; taken < bytes;) {
+      if (there == 0) begin_part(chunk, part);
+      const std::size_t more = std::min(bytes - taken, part_bytes - there);
+      copy_->add(received_.data() + taken, more);
+      taken += more;
+      there += more;
+      if (there < part_bytes) continue;
+      verify_part(chunk, part++);
+      there = 0;
     }
   }
   return true;
@@ -217,24 +217,26 @@ TcpPath::Stream::Part TcpPath::Stream::coming_part(const Chunk& chunk, std::size
   return {coming_[at / parts], chunk.first_part + static_cast<std::uint32_t>(at % parts)};
 }
 
-void TcpPath::Stream::expect_part(const Chunk& chunk, std::size_t at) {
+void TcpPath::Stream::begin_part(const Chunk& chunk, std::size_t at) {
   const Part next = coming_part(chunk, at);
+  const std::uint32_t block = blocks_[next.of];
   const Arena& to = chunk.to();
   if (next.part == chunk.first_part) {  // what is needed when it has come
-    const std::uint32_t block = blocks_[next.of];
     to.table().prefetch(chunk.pull().to[block]);
     __builtin_prefetch(&chunk.pull().granted[chunk.pull().take[block]]);
   }
-  filling_ =
-      FillingSum(to.part(chunk.pull().to[blocks_[next.of]], next.part), to.layout().part_bytes);
+  copy_.emplace(to.part(chunk.pull().to[block], next.part), to.layout().part_bytes,
+                chunk.streaming() ? Stores::kStreaming : Stores::kCached);
 }
 
 void TcpPath::Stream::verify_part(const Chunk& chunk, std::size_t at) {
   const auto [i, part] = coming_part(chunk, at);
-  const Checksum sum = filling_.sum();
+  const Checksum sum = copy_->sum();
   chunk.to().table().set_checksum(chunk.pull().to[blocks_[i]], part, sum);
   sums_match_ = (part == chunk.first_part || sums_match_) && sum == checksums_[at];
-  if (part + 1 == chunk.last_part) settle_block(chunk, i);
+  if (part + 1 < chunk.last_part) return;
+  if (chunk.streaming()) fence_stores();
+  settle_block(chunk, i);
 }
 
 void TcpPath::Stream::settle_block(const Chunk& chunk, std::uint32_t i) {

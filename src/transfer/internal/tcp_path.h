@@ -30,10 +30,11 @@ class TcpLink final {
   wire::Offer offer_;
 };
 
-/// Pulls over several connections, each with a thread that keeps some requests under way, receives
-/// into the slots and verifies there. A broken connection is made anew, and what it had under way
-/// is asked for again; a chunk that has seen several break is kPathFailed. Whatever the connections
-/// do, what nobody wants any more ends a few ticks later: what is under way on one costs it.
+/// Pulls over several connections, each with a thread that keeps some requests under way, and
+/// verifies what comes while it copies it into the slots. A broken connection is made anew, and
+/// what it had under way is asked for again; a chunk that has seen several break is kPathFailed.
+/// Whatever the connections do, what nobody wants any more ends a few ticks later: what is under
+/// way on one costs it.
 class TcpPath final : public Path {
  public:
   /// `gone`: the peer's; set here only if `judge_of_death`, when nobody listens at the address or

@@ -124,20 +124,11 @@ std::ptrdiff_t send_some(int socket, wire::Pieces& pieces) {
   return sent;
 }
 
-std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces, std::size_t bytes_max) {
-  const std::span<iovec> left = pieces.left();
-  const std::size_t pieces_max = std::min(left.size(), kCallPiecesMax);
-  std::size_t count = 0;
-  std::size_t bytes = 0;
-  for (; count < pieces_max && bytes < bytes_max; ++count) bytes += left[count].iov_len;
-  iovec& last = left[count - 1];
-  const std::size_t too_much = bytes - std::min(bytes, bytes_max);
-  last.iov_len -= too_much;
+std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces) {
   msghdr message{};
-  message.msg_iov = left.data();
-  message.msg_iovlen = count;
+  message.msg_iov = pieces.left().data();
+  message.msg_iovlen = std::min(pieces.left().size(), kCallPiecesMax);
   const ssize_t got = recvmsg(socket, &message, MSG_WAITALL);
-  last.iov_len += too_much;
   if (got == 0) return -1;
   if (got < 0) return in_vain() ? 0 : -1;
   pieces.advance(static_cast<std::size_t>(got));

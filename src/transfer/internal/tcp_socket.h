@@ -56,7 +56,7 @@ bool receive_all(int socket, wire::Pieces& pieces, Stop stop);
 
 /// One call of each: bytes moved, 0 for a tick in vain, -1 for a broken connection.
 std::ptrdiff_t send_some(int socket, wire::Pieces& pieces);
-std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces, std::size_t bytes_max = SIZE_MAX);
+std::ptrdiff_t receive_some(int socket, wire::Pieces& pieces);
 
 template <class Stop>
 bool send_all(int socket, wire::Pieces& pieces, Stop stop) {
