@@ -4,8 +4,11 @@
 The workload is made from formulas (workload.h): every program gets the same events and queries,
 and the check value of a cell says that it gave the same answers. The peers' program (Rust) lies
 in PENSTOCK_SHARED/bench/index (or ../shared) and is built with cargo outside the tree; where that
-is not possible, published figures stand in its place and are labelled so. Programs never run at the
-same time; they take turns, so that what drifts on the machine hits all.
+is not possible, published figures stand in its place and are labelled so. The floor (floor.h) is
+told where each
+answer lies and only compares the hashes and writes the depths; it copies events, and holds two
+hashes a block. Programs never run at the same time; they take turns, so that what drifts on the
+machine hits all.
 
     bench/index/run.sh [--rounds 2] [--cells s1,s2,s3,w7000] [--peers smg,crtc] [--json FILE]
 """
@@ -24,8 +27,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from servers import ROOT, machine, say, span, table
 
 OURS = os.environ.get('PENSTOCK_INDEX_ROWS') or os.path.join(ROOT, 'build', 'index_rows')
-MODES = ('query', 'apply1', 'apply2', 'mixed', 'mem')
-PEER_NAMES = {'smg-chain': 'smg', 'dyn-crtc': 'crtc'}
+MODES = ('floor', 'query', 'apply1', 'apply2', 'mixed', 'mem')
+NAMES = {'penstock': 'penstock', 'floor': 'floor', 'smg-chain': 'smg', 'dyn-crtc': 'crtc'}
 CHECKS = {'s1': '3617272bf216373d', 's2': 'b8c6439711607b93', 's3': 'ea0c3a58a18709cd'}
 TOUCHED_BYTES = 2 << 30
 
@@ -118,10 +121,10 @@ def collect(rows, figures):
     """Adds the rows of one run to figures[(cell, mode, field)][who] = [values]."""
     loaded = None
     for row in rows:
-        if row['impl'] not in ('penstock', *PEER_NAMES):
+        if row['impl'] not in NAMES:
             continue
-        who = PEER_NAMES.get(row['impl'], 'penstock')
-        if row['mode'] == 'mem':
+        who = NAMES[row['impl']]
+        if row['mode'] == 'mem' and who != 'floor':
             loaded = row['rss_delta']
         if row['mode'] == 'memchurn':
             if row['turnovers'] != 3:
@@ -134,7 +137,7 @@ def collect(rows, figures):
         if who == 'penstock' and row.get('taken_bytes', 0) > row.get('budget_bytes', 0):
             raise SystemExit(f'over the budget: {row}')
         for mode, field in FIGURES:
-            if row['mode'] == mode:
+            if row['mode'] == mode and field in row:
                 figures.setdefault((row['cell'], mode, field), {}).setdefault(who, []).append(
                     row[field])
 
@@ -168,10 +171,21 @@ def report(figures, peers, live):
         shown = [scale(of[p]) if p in of else (f'{PUBLISHED[key]:g} (published)' if not live and
                  p == 'smg' and key in PUBLISHED else '-') for p in peers]
         aim, reached = verdict(key, ours, best)
-        rows.append([key[0], title, unit, scale(of['penstock']), *shown,
+        rows.append([key[0], title, unit, scale(of['floor']) if 'floor' in of else '-',
+                     scale(of['penstock']), *shown,
                      f'{ours / best:.2f}x' if best else '-', aim, reached])
-    print(table(['cell', 'what', 'unit', 'penstock', *peers, 'to the best', 'aim', 'reached'],
-                rows))
+    print(table(['cell', 'what', 'unit', 'floor', 'penstock', *peers, 'to the best', 'aim',
+                 'reached'], rows))
+
+
+def report_stops(stops):
+    if not stops:
+        return
+    often = statistics.median(row['per_s'] for row in stops)
+    long_ns = statistics.median(row['p50_ns'] for row in stops)
+    print(f'\nThis machine stops a thread {often:,.0f} times a second for a microsecond or more '
+          f'(median {long_ns:,.0f} ns):\none lookup in a hundred has such a stop in it, and so p99 '
+          f'is of them, from {1e7 / often:,.0f} ns a lookup on.')
 
 
 def main():
@@ -190,10 +204,10 @@ def main():
     for number in range(options.rounds):
         for cell in options.cells.split(','):
             for mode in options.modes.split(','):
-                if cell == 'w7000' and mode != 'query':
+                if cell == 'w7000' and mode not in ('floor', 'query'):
                     continue  # the peers stop at about a thousand workers
                 commands = [[OURS, cell, mode]]
-                if program and cell != 'w7000':
+                if program and cell != 'w7000' and mode != 'floor':
                     commands += [[program, peer, cell, mode] for peer in peers]
                 if number % 2:
                     commands.reverse()
@@ -209,6 +223,7 @@ def main():
     print('\nMemory is what RSS grows by after loading and malloc_trim, all tables included, '
           'divided by (slot, block)\npairs; ours holds its budget of 1 GiB by construction '
           '(checked in each mem row).')
+    report_stops([row for row in everything if row['mode'] == 'stops'])
     if options.json:
         with open(options.json, 'w') as out:
             json.dump(everything, out, indent=1)

@@ -1,5 +1,5 @@
 // One row of the prefix index's benchmark as a line of JSON: index_rows CELL query|apply1|apply2|
-// mixed|mem. The modes and their fields are those of the peers' program; see bench_index.py.
+// mixed|mem|floor. The modes and their fields are those of the peers' program; see bench_index.py.
 #include <fmt/format.h>
 #include <malloc.h>
 
@@ -13,7 +13,9 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 
+#include "floor.h"
 #include "workload.h"
 
 namespace {
@@ -21,6 +23,13 @@ namespace {
 using namespace penstock;
 using namespace penstock::bench;
 using SteadyTime = std::chrono::steady_clock;
+
+constexpr std::string_view kOurs = "penstock";
+constexpr std::size_t kQueries = 100'000;
+constexpr std::size_t kChurnQueries = 50'000;
+std::uint64_t churn_steps(const Cell& cell) {
+  return std::min<std::uint64_t>(cell.conversations, 20'000);
+}
 
 double seconds_since(SteadyTime::time_point start) {
   return std::chrono::duration<double>(SteadyTime::now() - start).count();
@@ -74,47 +83,53 @@ std::string latency(std::vector<std::uint32_t>& ns) {
                      percentile(ns, 90), percentile(ns, 99), percentile(ns, 99.9));
 }
 
-/// One lookup as a router makes it, with its time.
-std::uint32_t timed(const kv::PrefixIndex& index, const std::vector<std::uint64_t>& query,
-                    std::vector<std::uint32_t>& depths) {
+/// Runs match(), which is one lookup as a router makes it; how long that took.
+template <class Match>
+std::uint32_t timed(const Match& match) {
   const auto start = SteadyTime::now();
-  index.match(query, depths);
-  const auto took = SteadyTime::now() - start;
-  return static_cast<std::uint32_t>(std::chrono::nanoseconds(took).count());
+  match();
+  return static_cast<std::uint32_t>(std::chrono::nanoseconds(SteadyTime::now() - start).count());
 }
 
-void row(const Cell& cell, std::string_view mode, const std::string& fields) {
-  fmt::print(R"({{"impl":"penstock","cell":"{}","mode":"{}",{}}})"
+void row(std::string_view who, const Cell& cell, std::string_view mode, const std::string& fields) {
+  fmt::print(R"({{"impl":"{}","cell":"{}","mode":"{}",{}}})"
              "\n",
-             cell.name, mode, fields);
+             who, cell.name, mode, fields);
   std::fflush(stdout);
 }
 
-void query_rows(const Cell& cell) {
-  Workload work(cell);
-  kv::PrefixIndex index(options(cell));
-  load(work, index);
-  const Queries all = queries(work, 0, 100'000);
+/// Every query once, by match(k, depths), after the first ones untimed, whose answers are checked.
+template <class Match>
+void query1_row(std::string_view who, const Cell& cell, std::size_t queries, const Match& match) {
   std::vector<std::uint32_t> depths(cell.workers);
-
   std::uint64_t check = 0;
   std::uint64_t results = 0;
   for (std::size_t k = 0; k < 20'000; ++k) {
-    index.match(all[k], depths);
+    match(k, depths);
     for (std::uint64_t w = 0; w < cell.workers; ++w) {
       if (depths[w] == 0) continue;
       check += h(10, w, depths[w]);
       ++results;
     }
   }
-  std::vector<std::uint32_t> ns(all.size());
+  std::vector<std::uint32_t> ns(queries);
   const auto start = SteadyTime::now();
-  for (std::size_t k = 0; k < all.size(); ++k) ns[k] = timed(index, all[k], depths);
+  for (std::size_t k = 0; k < queries; ++k) ns[k] = timed([&] { match(k, depths); });
   const double took_s = seconds_since(start);
-  row(cell, "query1",
+  row(who, cell, "query1",
       fmt::format(R"({},"qps":{:.0f},"checksum":"{:016x}","results":{},"check":"{}")", latency(ns),
-                  all.size() / took_s, check, results,
+                  queries / took_s, check, results,
                   cell.check == 0 ? "none" : (check == cell.check ? "ok" : "WRONG")));
+}
+
+void query_rows(const Cell& cell) {
+  Workload work(cell);
+  kv::PrefixIndex index(options(cell));
+  load(work, index);
+  const Queries all = queries(work, 0, kQueries);
+  query1_row(kOurs, cell, all.size(), [&](std::size_t k, std::vector<std::uint32_t>& depths) {
+    index.match(all[k], depths);
+  });
 
   const auto start2 = SteadyTime::now();
   std::vector<std::thread> threads;
@@ -127,7 +142,8 @@ void query_rows(const Cell& cell) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  row(cell, "query2", fmt::format(R"("qps":{:.0f})", 2 * all.size() / seconds_since(start2)));
+  row(kOurs, cell, "query2",
+      fmt::format(R"("qps":{:.0f})", 2 * all.size() / seconds_since(start2)));
 }
 
 void apply_row(const Cell& cell, std::size_t threads) {
@@ -152,7 +168,7 @@ void apply_row(const Cell& cell, std::size_t threads) {
   }
   for (std::thread& thread : running) thread.join();
   const double took_s = seconds_since(start);
-  row(cell, threads == 1 ? "apply1" : "apply2",
+  row(kOurs, cell, threads == 1 ? "apply1" : "apply2",
       fmt::format(R"("block_ops":{},"s":{:.3f},"Mops":{:.3f})", ops, took_s, ops / took_s / 1e6));
   index.check();
 }
@@ -161,7 +177,7 @@ void mixed_row(const Cell& cell) {
   Workload work(cell);
   kv::PrefixIndex index(options(cell));
   load(work, index);
-  const std::uint64_t steps = std::min<std::uint64_t>(cell.conversations, 20'000);
+  const std::uint64_t steps = churn_steps(cell);
   std::vector<Event> churn;
   for (std::uint64_t t = 0; t < steps; ++t) {
     work.remove(t, churn);
@@ -169,7 +185,7 @@ void mixed_row(const Cell& cell) {
   }
   std::size_t ops = 0;
   for (const Event& event : churn) ops += event.ops();
-  const Queries all = queries(work, steps / 2, 50'000);
+  const Queries all = queries(work, steps / 2, kChurnQueries);
 
   std::atomic<bool> started = false;
   std::atomic<bool> stop = false;
@@ -179,7 +195,7 @@ void mixed_row(const Cell& cell) {
     std::vector<std::uint32_t> depths(cell.workers);
     started.store(true, std::memory_order_release);
     for (std::size_t k = 0; !stop.load(std::memory_order_relaxed); ++k) {
-      ns.push_back(timed(index, all[k % all.size()], depths));
+      ns.push_back(timed([&] { index.match(all[k % all.size()], depths); }));
     }
   });
   while (!started.load(std::memory_order_acquire)) {
@@ -189,7 +205,7 @@ void mixed_row(const Cell& cell) {
   const double took_s = seconds_since(start);
   stop.store(true);
   reader.join();
-  row(cell, "mixed1w1r",
+  row(kOurs, cell, "mixed1w1r",
       fmt::format(
           R"("churn_ops":{},"s":{:.3f},"write_Mops":{:.3f},"reads":{},"read_qps":{:.0f},{})", ops,
           took_s, ops / took_s / 1e6, ns.size(), ns.size() / took_s, latency(ns)));
@@ -214,7 +230,7 @@ void mem_row(const Cell& cell) {
   const auto print = [&](std::string_view mode, std::uint64_t turnovers) {
     const std::uint64_t delta = rss_bytes() - before;
     const kv::PrefixIndex::Stats stats = index.stats();
-    row(cell, mode,
+    row(kOurs, cell, mode,
         fmt::format(
             R"("turnovers":{},"memberships":{},"rss_delta":{},"bytes_per_membership":{:.1f},)"
             R"("taken_bytes":{},"budget_bytes":{},"shed_memberships":{},"runs":{})",
@@ -235,6 +251,65 @@ void mem_row(const Cell& cell) {
   index.check();
 }
 
+/// How often the machine itself stops a thread that does nothing but look at the clock.
+void stops_row(const Cell& cell) {
+  constexpr auto kWatched = std::chrono::milliseconds(300);
+  constexpr auto kStop = std::chrono::microseconds(1);
+  std::vector<std::uint32_t> ns;
+  const auto start = SteadyTime::now();
+  auto last = start;
+  while (last - start < kWatched) {
+    const auto now = SteadyTime::now();
+    const std::chrono::nanoseconds gone = now - std::exchange(last, now);
+    if (gone >= kStop) ns.push_back(static_cast<std::uint32_t>(gone.count()));
+  }
+  std::sort(ns.begin(), ns.end());
+  row("floor", cell, "stops",
+      fmt::format(R"("per_s":{:.0f},"p50_ns":{})", ns.size() / seconds_since(start),
+                  ns.empty() ? 0 : percentile(ns, 50)));
+}
+
+/// What nothing can go below: answers that need not be found, without anybody who writes; events
+/// that are copied and no more; each distinct block's two hashes.
+void floor_rows(const Cell& cell) {
+  constexpr std::string_view kFloor = "floor";
+  stops_row(cell);
+  Workload work(cell);
+  const auto lookups = [&](std::uint64_t base, std::size_t count, const auto& measure) {
+    const Queries all = queries(work, base, count);
+    const LookupFloor floor(work, base);
+    measure([&](std::size_t k, std::vector<std::uint32_t>& depths) {
+      floor.match(work.asked(k, base), all[k], depths);
+    });
+  };
+  lookups(0, kQueries, [&](const auto& match) { query1_row(kFloor, cell, kQueries, match); });
+  lookups(churn_steps(cell) / 2, kChurnQueries, [&](const auto& match) {
+    std::vector<std::uint32_t> depths(cell.workers);
+    std::vector<std::uint32_t> ns;
+    for (std::size_t k = 0; k < 4 * kChurnQueries; ++k) {
+      ns.push_back(timed([&] { match(k % kChurnQueries, depths); }));
+    }
+    row(kFloor, cell, "mixed1w1r", latency(ns));
+  });
+
+  std::vector<Event> events;
+  std::size_t ops = 0;
+  std::uint64_t distinct = cell.prefix * cell.groups;
+  for (std::uint64_t q = 0; q < cell.conversations; ++q) {
+    work.store(q, events);
+    distinct += work.suffix(q);
+  }
+  for (const Event& event : events) ops += event.ops();
+  std::vector<kv::StoredBlock> copied(ops);
+  const auto start = SteadyTime::now();
+  auto to = copied.begin();
+  for (const Event& event : events) to = std::ranges::copy(event.blocks, to).out;
+  row(kFloor, cell, "apply1", fmt::format(R"("Mops":{:.3f})", ops / seconds_since(start) / 1e6));
+  row(kFloor, cell, "mem",
+      fmt::format(R"("bytes_per_membership":{:.1f})",
+                  static_cast<double>(distinct * sizeof(kv::StoredBlock)) / ops));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -246,7 +321,8 @@ int main(int argc, char** argv) {
     if (mode == "apply2") return apply_row(cell, 2), 0;
     if (mode == "mixed") return mixed_row(cell), 0;
     if (mode == "mem") return mem_row(cell), 0;
+    if (mode == "floor") return floor_rows(cell), 0;
   }
-  fmt::print(stderr, "index_rows s1|s2|s3|w7000 query|apply1|apply2|mixed|mem\n");
+  fmt::print(stderr, "index_rows s1|s2|s3|w7000 query|apply1|apply2|mixed|mem|floor\n");
   return 2;
 }

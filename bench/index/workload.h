@@ -87,16 +87,18 @@ class Workload {
     }
   }
 
+  /// The conversation that query `k` is about.
+  [[nodiscard]] std::uint64_t asked(std::uint64_t k, std::uint64_t base) const {
+    return base + h(7, k, 0) % cell_.conversations;
+  }
   [[nodiscard]] std::vector<std::uint64_t> query(std::uint64_t k, std::uint64_t base) const {
-    const std::uint64_t q = base + h(7, k, 0) % cell_.conversations;
-    std::vector<std::uint64_t> locals = this->locals(q);
+    std::vector<std::uint64_t> locals = this->locals(asked(k, base));
     if (h(8, k, 0) % 4 == 0) {
       for (std::uint64_t i = 0; i < 32; ++i) locals.push_back(h(9, k, i));
     }
     return locals;
   }
 
- private:
   [[nodiscard]] std::size_t suffix(std::uint64_t q) const {
     return cell_.suffix_min + h(2, q, 0) % cell_.suffix_mod;
   }
@@ -114,6 +116,8 @@ class Workload {
     }
     return all;
   }
+
+ private:
   [[nodiscard]] std::vector<kv::StoredBlock> blocks(std::uint64_t q) const {
     const std::vector<std::uint64_t> content = locals(q);
     std::vector<std::uint64_t> names;
