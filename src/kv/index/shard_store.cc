@@ -14,8 +14,8 @@ constexpr std::uint32_t kSlackMax = 64;
 
 /// A writer that waits looks at the lock rarely: each look takes the line from the one who has it
 /// and whose next events are mostly for the same shard, cheapest one after the other.
-constexpr unsigned kPausesMax = 64;
-constexpr unsigned kLooksMax = 64;
+constexpr unsigned kPausesMax = 256;
+constexpr unsigned kLooksMax = 16;
 
 constexpr std::uint64_t kMix1 = 0x9E3779B97F4A7C15;
 constexpr std::uint64_t kMix2 = 0xBF58476D1CE4E5B9;
