@@ -5,10 +5,9 @@ The workload is made from formulas (workload.h): every program gets the same eve
 and the check value of a cell says that it gave the same answers. The peers' program (Rust) lies
 in PENSTOCK_SHARED/bench/index (or ../shared) and is built with cargo outside the tree; where that
 is not possible, published figures stand in its place and are labelled so. The floor (floor.h) is
-told where each
-answer lies and only compares the hashes and writes the depths; it copies events, and holds two
-hashes a block. Programs never run at the same time; they take turns, so that what drifts on the
-machine hits all.
+told where each answer lies and only compares the hashes and writes the depths; it copies events,
+and holds two hashes a block. Programs never run at the same time; they take turns, so that what
+drifts on the machine hits all.
 
     bench/index/run.sh [--rounds 2] [--cells s1,s2,s3,w7000] [--peers smg,crtc] [--json FILE]
 """

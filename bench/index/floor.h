@@ -12,8 +12,9 @@
 
 namespace penstock::bench {
 
-/// What any index has to do to answer: compare the prompt's hashes with those that are held and
-/// write every worker's depth. Where they lie and who holds them it is told, not asked to find.
+/// What an index that fills a dense array does to answer, without looking for anything: compares
+/// the prompt's hashes with those that are held and writes every worker's depth. Where they lie and
+/// who holds them it is told.
 class LookupFloor {
  public:
   /// Of the cell's number of conversations from `base` on.

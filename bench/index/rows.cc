@@ -269,17 +269,19 @@ void stops_row(const Cell& cell) {
                   ns.empty() ? 0 : percentile(ns, 50)));
 }
 
-/// What nothing can go below: answers that need not be found, without anybody who writes; events
-/// that are copied and no more; each distinct block's two hashes.
+/// What the figures are seen beside: answers that need not be found, without anybody who writes;
+/// events that are copied and no more; each distinct block's two hashes.
 void floor_rows(const Cell& cell) {
   constexpr std::string_view kFloor = "floor";
   stops_row(cell);
   Workload work(cell);
   const auto lookups = [&](std::uint64_t base, std::size_t count, const auto& measure) {
     const Queries all = queries(work, base, count);
+    std::vector<std::uint64_t> asked;
+    for (std::uint64_t k = 0; k < count; ++k) asked.push_back(work.asked(k, base));
     const LookupFloor floor(work, base);
     measure([&](std::size_t k, std::vector<std::uint32_t>& depths) {
-      floor.match(work.asked(k, base), all[k], depths);
+      floor.match(asked[k], all[k], depths);
     });
   };
   lookups(0, kQueries, [&](const auto& match) { query1_row(kFloor, cell, kQueries, match); });

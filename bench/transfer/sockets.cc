@@ -78,6 +78,7 @@ bool receive_staged(int fd, std::span<std::byte> to, std::uint32_t block) {
   alignas(64) static thread_local std::array<std::byte, 64 << 10> buffer;
   static std::atomic<Checksum> sums{0};  // somebody needs them
   const std::size_t step = std::min<std::size_t>(block, buffer.size());
+  CHECK(buffer.size() % step == 0 && block % step == 0);
   std::optional<CopySum> copy;
   for (std::uint64_t at = 0; at < to.size();) {
     const std::uint64_t bytes = std::min(buffer.size(), to.size() - at);

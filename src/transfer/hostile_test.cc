@@ -12,6 +12,7 @@
 #include <functional>
 #include <thread>
 
+#include "transfer/checksum.h"
 #include "transfer/host_server.h"
 #include "transfer/internal/tcp_path.h"
 #include "transfer/internal/wire.h"
@@ -311,9 +312,9 @@ TEST(Hostile, OwnersThatOfferWhatIsNotThere) {
 class Liar final {
  public:
   using Answer = std::function<bool(int socket, const wire::Request&)>;
-  explicit Liar(Answer answer)
+  explicit Liar(Answer answer, const Layout& layout = kHostileLayout)
       : listener_(listen_tcp("127.0.0.1", 0).value()),
-        thread_([this, answer = std::move(answer)](const std::stop_token& stop) {
+        thread_([this, layout, answer = std::move(answer)](const std::stop_token& stop) {
           std::vector<std::jthread> readers;
           while (!stop.stop_requested()) {
             Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -322,21 +323,23 @@ class Liar final {
               continue;
             }
             tune_tcp(socket.get());
-            readers.emplace_back(
-                [&answer, stop, mine = std::move(socket)] { serve(mine.get(), answer, stop); });
+            readers.emplace_back([&answer, layout, stop, mine = std::move(socket)] {
+              serve(mine.get(), answer, layout, stop);
+            });
           }
         }) {}
 
   [[nodiscard]] std::uint16_t port() const { return port_of(listener_); }
 
  private:
-  static void serve(int socket, const Answer& answer, const std::stop_token& stop) {
+  static void serve(int socket, const Answer& answer, const Layout& layout,
+                    const std::stop_token& stop) {
     const auto over = [&] { return stop.stop_requested(); };
     const wire::Challenge challenge;
     wire::Response response;
     if (!send_object(socket, challenge, over) || !receive_object(socket, response, over)) return;
     wire::Verdict verdict;
-    verdict.offer = {42, kHostileLayout};
+    verdict.offer = {42, layout};
     verdict.proof = wire::owner_proof(kSecret, challenge, response, verdict);
     if (!send_object(socket, verdict, over)) return;
     wire::Request request;
@@ -451,6 +454,65 @@ TEST(Hostile, WhoHasNoDescriptorLeftDoesNotTakeItsOwnerForDead) {
   ASSERT_TRUE(puller.pull(puller.order.pull({0, 1})).has_value());
   ASSERT_TRUE(puller.transfer.wait(testing::in(20s), kClock));
   EXPECT_EQ(puller.order.count(BlockStatus::kStale), kHostileLayout.slots);
+}
+
+TEST(Hostile, BlocksThatCameWholeStayThoughTheConnectionBreaksInTheNext) {
+  constexpr std::uint32_t kWhole = 6;  // blocks of an answer, then half of another one
+  std::atomic<int> asked{0};
+  const Liar liar([&](int socket, const wire::Request& request) {
+    ++asked;
+    const std::vector<std::byte> zeros(kHostileLayout.block_bytes() * request.blocks);
+    wire::BlockAnswer answer;
+    answer.key = testing::key_of(0);
+    answer.generation = 2;
+    answer.length_bytes = static_cast<std::uint32_t>(kHostileLayout.block_bytes());
+    const std::vector<wire::BlockAnswer> answers(request.blocks, answer);
+    const std::vector<Checksum> sums(std::size_t{2} * request.blocks,
+                                     checksum(zeros.data(), kHostileLayout.part_bytes));
+    wire::Pieces pieces;
+    pieces.add(answers.data(), answers.size() * sizeof answers[0]);
+    pieces.add(sums.data(), sums.size() * sizeof sums[0]);
+    pieces.add(zeros.data(), std::min(zeros.size(), kWhole * kHostileLayout.block_bytes() + 600));
+    return send_all(socket, pieces, never) && request.blocks <= kWhole;
+  });
+  Puller puller(liar);
+  std::ranges::fill(puller.order.keys, testing::key_of(0));
+  ASSERT_TRUE(puller.pull(puller.order.pull({0, 1})).has_value());
+  ASSERT_TRUE(puller.transfer.wait(testing::in(20s), kClock));
+  // 6, 6 and 4: a chunk may see two connections break.
+  EXPECT_EQ(puller.order.count(BlockStatus::kArrived), kHostileLayout.slots) << asked;
+  for (std::uint32_t slot = 0; slot < kHostileLayout.slots; ++slot) {
+    EXPECT_TRUE(puller.to->verify(slot, testing::key_of(0)));
+  }
+}
+
+TEST(Hostile, ALargeBlockThatComesSteadilyAndTooSlowlyCostsTheDeadline) {
+  const Layout layout = Layout::by_block(1, 1, 32 << 20);
+  const Liar liar(
+      [&](int socket, const wire::Request& request) {
+        const std::vector<std::byte> piece(64 << 10);
+        pollfd hang_up{socket, POLLRDHUP, 0};
+        if (!say_of_each(socket, request, BlockStatus::kPending)) return false;
+        for (std::size_t at = 0; at <= layout.part_bytes; at += piece.size()) {  // and its sum
+          wire::Pieces pieces;
+          pieces.add(piece.data(), piece.size());
+          if (poll(&hang_up, 1, 1) != 0 || !send_all(socket, pieces, never)) return false;
+        }
+        return true;
+      },
+      layout);
+  CopyPool pool;
+  const auto peer = Peer::connect(tcp_address(liar.port()), pool, kClock).value();
+  const auto to = testing::make_arena(layout);
+  testing::Order order(1);
+  const std::vector<BlockRef> refs{{0, 2}};
+  order.granted = refs;
+  Pull pull = order.pull({0, 1});
+  pull.deadline = testing::in(50ms);  // of half a second and more
+  Transfer transfer;
+  ASSERT_TRUE(peer->pull(transfer, pull, *to).has_value());
+  ASSERT_TRUE(transfer.wait(testing::in(20s), kClock));
+  EXPECT_EQ(order.status[0], BlockStatus::kDeadline);
 }
 
 TEST(Hostile, AnOwnerThatTricklesCostsTheDeadline) {

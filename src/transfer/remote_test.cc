@@ -144,7 +144,7 @@ TEST_P(Remote, LayerRangesCompleteInOrder) {
 }
 
 TEST_P(Remote, EachWrongBlockIsAMissOfItsOwnAndTheOthersArrive) {
-  serve(Layout::by_block(40, 1, 2000));
+  serve(Layout::by_block(40, 2, 1000));
   connect();
   Order order(40);
   const auto at = [&](std::uint32_t block) {
@@ -152,14 +152,14 @@ TEST_P(Remote, EachWrongBlockIsAMissOfItsOwnAndTheOthersArrive) {
   };
   put(*from, 3, 1003);
   from->reserve(5);
-  from->part(6, 0)[1999] ^= std::byte{1};
+  from->part(6, 0)[999] ^= std::byte{1};  // the part after it is right
   from->table().reserve(7);
   from->table().commit(7, key_of(7), 1000);
   refs[7] = *from->ref(7);
   order.keys[at(8)] = key_of(999);
   order.to[at(10)] = 40;
   order.take[at(9)] = 4000;
-  const auto to = make_arena(Layout::by_block(40, 1, 2000));
+  const auto to = make_arena(Layout::by_block(40, 2, 1000));
   run(order, *to, grant);
   EXPECT_EQ(order.status[at(3)], BlockStatus::kStale);
   EXPECT_EQ(order.status[at(5)], BlockStatus::kStale);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "transfer/checksum.h"
@@ -88,6 +89,7 @@ class TcpPath::Stream final {
   bool ask(const Chunk& chunk);
   bool take_answer(const Chunk& chunk);
   bool receive_blocks(const Chunk& chunk);
+  [[nodiscard]] std::size_t receive_more(std::size_t bytes);
   struct Part {
     std::uint32_t of;    // place in `blocks_`
     std::uint32_t part;  // of that block
@@ -95,7 +97,8 @@ class TcpPath::Stream final {
   [[nodiscard]] Part coming_part(const Chunk& chunk, std::size_t at) const;
   void begin_part(const Chunk& chunk, std::size_t at);
   void verify_part(const Chunk& chunk, std::size_t at);
-  void settle_block(const Chunk& chunk, std::uint32_t i);
+  void judge_block(const Chunk& chunk, std::uint32_t i);
+  void commit(const Chunk& chunk, std::size_t first, std::size_t end);
   void finish(const Chunk& chunk);
   void settle_front();
   bool settle_ended();
@@ -179,7 +182,7 @@ bool TcpPath::Stream::take_answer(const Chunk& chunk) {
 }
 
 /// By way of a buffer that stays in the cache: received right into slots, bytes would be sent to
-/// memory and come back to be summed.
+/// memory and come back to be summed. What comes whole before the connection breaks is settled.
 bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
   const std::size_t part_bytes = chunk.to().layout().part_bytes;
   const std::size_t parts = coming_.size() * (chunk.last_part - chunk.first_part);
@@ -190,16 +193,17 @@ bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
   std::size_t part = 0;   // that is coming,
   std::size_t there = 0;  // and bytes of it that have come
   while (part < parts) {
-    const std::size_t bytes = part_bytes > kReceiveBytes
-                                  ? std::min(part_bytes - there, kReceiveBytes)
-                                  : std::min(parts - part, kReceiveBytes / part_bytes) * part_bytes;
+    const std::size_t wanted =
+        part_bytes > kReceiveBytes
+            ? std::min(part_bytes - there, kReceiveBytes)
+            : std::min(parts - part, kReceiveBytes / part_bytes) * part_bytes;
     if (ticks.passed() && is_given_up()) return false;
-    pieces_.add(received_.data(), bytes);
-    if (!receive_all(link_->socket(), pieces_, [&] { return is_given_up(); })) return false;
-    pieces_.clear();
-    for (std::size_t taken = 0; taken < bytes;) {
+    const std::size_t came = receive_more(wanted);
+    const std::size_t usable = came < wanted ? came / part_bytes * part_bytes : came;
+    const std::size_t first = part;
+    for (std::size_t taken = 0; taken < usable;) {
       if (there == 0) begin_part(chunk, part);
-      const std::size_t more = std::min(bytes - taken, part_bytes - there);
+      const std::size_t more = std::min(usable - taken, part_bytes - there);
       copy_->add(received_.data() + taken, more);
       taken += more;
       there += more;
@@ -207,8 +211,20 @@ bool TcpPath::Stream::receive_blocks(const Chunk& chunk) {
       verify_part(chunk, part++);
       there = 0;
     }
+    commit(chunk, first, part);
+    if (came < wanted) return false;
   }
   return true;
+}
+
+/// What `pieces_` has left, then into `received_`; how many of these bytes have come, fewer if the
+/// connection is of no more use.
+std::size_t TcpPath::Stream::receive_more(std::size_t bytes) {
+  pieces_.add(received_.data(), bytes);
+  const bool whole = receive_all(link_->socket(), pieces_, [&] { return is_given_up(); });
+  const std::size_t left = whole ? 0 : pieces_.left().back().iov_len;
+  pieces_.clear();
+  return bytes - left;
 }
 
 /// `at` counts the parts of the blocks that come, in order.
@@ -234,12 +250,10 @@ void TcpPath::Stream::verify_part(const Chunk& chunk, std::size_t at) {
   const Checksum sum = copy_->sum();
   chunk.to().table().set_checksum(chunk.pull().to[blocks_[i]], part, sum);
   sums_match_ = (part == chunk.first_part || sums_match_) && sum == checksums_[at];
-  if (part + 1 < chunk.last_part) return;
-  if (chunk.streaming()) fence_stores();
-  settle_block(chunk, i);
+  if (part + 1 == chunk.last_part) judge_block(chunk, i);
 }
 
-void TcpPath::Stream::settle_block(const Chunk& chunk, std::uint32_t i) {
+void TcpPath::Stream::judge_block(const Chunk& chunk, std::uint32_t i) {
   const Pull& pull = chunk.pull();
   const std::uint32_t block = blocks_[i];
   const wire::BlockAnswer& answer = answers_[i];
@@ -251,9 +265,19 @@ void TcpPath::Stream::settle_block(const Chunk& chunk, std::uint32_t i) {
     pull.status[block] = BlockStatus::kTruncated;
   } else if (!sums_match_) {
     pull.status[block] = BlockStatus::kCorrupt;
-  } else if (chunk.last_range) {
-    chunk.to().commit(pull.to[block], pull.keys[block]);
-    pull.status[block] = BlockStatus::kArrived;
+  }
+}
+
+/// Of the blocks whose last part is one of these, those that are still pending have come through.
+void TcpPath::Stream::commit(const Chunk& chunk, std::size_t first, std::size_t end) {
+  if (chunk.streaming()) fence_stores();  // before anyone is told, of an earlier range too
+  if (!chunk.last_range) return;
+  const std::size_t each = chunk.last_part - chunk.first_part;
+  for (std::size_t i = first / each; i < end / each; ++i) {
+    const std::uint32_t block = blocks_[coming_[i]];
+    if (!chunk.pending(block)) continue;
+    chunk.to().commit(chunk.pull().to[block], chunk.pull().keys[block]);
+    chunk.pull().status[block] = BlockStatus::kArrived;
   }
 }
 
@@ -325,11 +349,12 @@ Result<std::unique_ptr<TcpLink>> TcpPath::Stream::connect_again() {
 /// The connection is of no more use: what it had under way is asked for again on another.
 void TcpPath::Stream::begin_anew() {
   for (;;) {
-    link_.reset();                         // from here on nothing is received into anybody's slots
+    // From here on nothing is received. Without a connection none broke: it is the first.
+    const bool broke = std::exchange(link_, nullptr) != nullptr;
     const bool given_up = settle_ended();  // then that is why, and no chunk's fault
     if (under_way_.empty()) return;
     UnderWay& front = under_way_.front();
-    if (!given_up && ++front.failures > kFailuresMax) {
+    if (broke && !given_up && ++front.failures > kFailuresMax) {
       front.chunk.fail_rest(BlockStatus::kPathFailed);
       settle_front();
       continue;
