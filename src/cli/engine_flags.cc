@@ -24,6 +24,7 @@ constexpr std::uint32_t kContextTokensMin = 64;
 constexpr const char* kOfModels[] = {
     "--kv-cache-mib", "--kv-disk",     "--kv-disk-mib", "--kv-disk-writes-gib", "--kv-host-mib",
     "--kv-type",      "--kv-transfer", "--threads",     "--slice-ms",           "--exact"};
+constexpr const char* kOfDisk[] = {"--kv-disk-mib", "--kv-disk-writes-gib"};
 constexpr const char* kOfSimulated[] = {"--speedup", "--kv-blocks"};
 constexpr const char* kOfBoth[] = {"--sequences", "--context", "--block-tokens", "--queue",
                                    "--step-tokens"};
@@ -140,6 +141,10 @@ Result<void> check_meaning(const EngineFlags& f, std::uint32_t workers) {
                 fmt::format("{} means nothing to --model {}: leave it out{}", flag, f.model,
                             f.simulated() ? ", or name a model with weights"
                                           : " (only --model simulated has it)"));
+  }
+  if (const char* flag = f.kv_disk.empty() ? first_given(f, kOfDisk) : nullptr) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("{} means nothing without --kv-disk FOLDER, where KV is kept", flag));
   }
   return {};
 }

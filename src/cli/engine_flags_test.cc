@@ -73,8 +73,6 @@ TEST(EngineFlags, WhatMeansNothingToTheEngineIsRefusedByName) {
   for (const std::vector<std::string>& flag :
        std::vector<std::vector<std::string>>{{"--kv-cache-mib", "1024"},
                                              {"--kv-disk", "/tmp"},
-                                             {"--kv-disk-mib", "64"},
-                                             {"--kv-disk-writes-gib", "1"},
                                              {"--kv-host-mib", "64"},
                                              {"--kv-type", "f16"},
                                              {"--kv-transfer", "none"},
@@ -94,6 +92,16 @@ TEST(EngineFlags, WhatMeansNothingToTheEngineIsRefusedByName) {
   EXPECT_THAT(problem_of({"--model", "simulated"}), HasSubstr("--threads"));
   EXPECT_EQ(problem_of({"--model", "demo"}), "");
   unsetenv("ENGINE_FLAGS_TEST_THREADS");  // NOLINT(concurrency-mt-unsafe): one thread
+}
+
+TEST(EngineFlags, WhatIsSaidOfADiskNeedsOne) {
+  for (const char* flag : {"--kv-disk-mib", "--kv-disk-writes-gib"}) {
+    EXPECT_THAT(problem_of({"--model", "simulated", flag, "64"}),
+                AllOf(HasSubstr(flag), HasSubstr("simulated")));
+    EXPECT_THAT(problem_of({"--model", "demo", flag, "64"}),
+                AllOf(HasSubstr(flag), HasSubstr("without --kv-disk FOLDER")));
+    EXPECT_EQ(problem_of({"--model", "demo", flag, "64", "--kv-disk", "/tmp"}), "");
+  }
 }
 
 TEST(EngineFlags, NoneMeansAnythingWithoutWorkers) {
