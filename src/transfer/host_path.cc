@@ -59,11 +59,7 @@ BlockStatus judge(const HostSource& source, const BlockRef& ref, bool sums_match
 void commit(const Chunk& chunk) noexcept {
   if (chunk.streaming()) fence_stores();  // before anyone is told, of an earlier range too
   if (!chunk.last_range) return;
-  for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) {
-    if (!chunk.pending(block)) continue;
-    chunk.to().commit(chunk.pull().to[block], chunk.pull().keys[block]);
-    chunk.pull().status[block] = BlockStatus::kArrived;
-  }
+  for (std::uint32_t block = chunk.begin; block < chunk.end; ++block) chunk.arrived(block);
 }
 
 }  // namespace

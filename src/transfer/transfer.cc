@@ -92,6 +92,12 @@ void Transfer::release() noexcept {
   if (callback != nullptr) callback(with);  // the transfer may be gone from here on
 }
 
+void Chunk::arrived(std::uint32_t block) const noexcept {
+  if (!pending(block)) return;
+  to().commit(pull().to[block], pull().keys[block]);
+  pull().status[block] = BlockStatus::kArrived;
+}
+
 void Chunk::fail_rest(BlockStatus status) const noexcept {
   for (std::uint32_t block = begin; block < end; ++block) {
     if (pending(block)) pull().status[block] = status;

@@ -160,6 +160,8 @@ struct Chunk {
   [[nodiscard]] bool pending(std::uint32_t block) const noexcept {
     return pull().status[block] == BlockStatus::kPending;
   }
+  /// The block is whole and verified: it becomes readable, unless it has another end already.
+  void arrived(std::uint32_t block) const noexcept;
   /// Gives every block that is still pending this end.
   void fail_rest(BlockStatus status) const noexcept;
   [[nodiscard]] BlockStatus verdict(TimePoint now) const noexcept { return transfer->verdict(now); }

@@ -273,12 +273,7 @@ void TcpPath::Stream::commit(const Chunk& chunk, std::size_t first, std::size_t 
   if (chunk.streaming()) fence_stores();  // before anyone is told, of an earlier range too
   if (!chunk.last_range) return;
   const std::size_t each = chunk.last_part - chunk.first_part;
-  for (std::size_t i = first / each; i < end / each; ++i) {
-    const std::uint32_t block = blocks_[coming_[i]];
-    if (!chunk.pending(block)) continue;
-    chunk.to().commit(chunk.pull().to[block], chunk.pull().keys[block]);
-    chunk.pull().status[block] = BlockStatus::kArrived;
-  }
+  for (std::size_t i = first / each; i < end / each; ++i) chunk.arrived(blocks_[coming_[i]]);
 }
 
 void TcpPath::Stream::finish(const Chunk& chunk) {
